@@ -1,0 +1,125 @@
+# The workflow of one profile: train and evaluate every run, collect, then tables and figures.
+#   snakemake --cores all --config profile=embedded
+import json
+import sys
+
+from ascood.experiments import FIGURES, TABLES, figure_stems, load_profile
+
+PROFILE_NAME = config.get("profile", "embedded")
+PROFILE = load_profile(PROFILE_NAME)
+RUNS = {run.run_id: run for run in PROFILE.runs}
+RESULTS = config.get("results", "results")
+FIGURE_DIR = config.get("figures", "figures")
+OUT = f"{RESULTS}/{PROFILE.name}"
+COLLECTED = [f"{OUT}/{name}.csv" for name in ("metrics", "groups", "history", "runs")]
+FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
+                for name in FIGURES}
+FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
+
+WHERE = f"-p profile {PROFILE_NAME} -p results {RESULTS} -p figures {FIGURE_DIR}"
+PAPERMILL = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
+
+
+def code(*modules):
+    return [f"ascood/{module}.py" for module in modules]
+
+
+TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training")
+SCORING = code("detectors", "evaluation")
+
+
+def which(wildcards):
+    run = RUNS[wildcards.run]
+    return f"-p benchmark {run.benchmark} -p method {run.method} -p seed {run.config.seed}"
+
+
+wildcard_constraints:
+    run="|".join(RUNS),
+    table="|".join(TABLES),
+
+
+rule all:
+    input:
+        COLLECTED,
+        expand(f"{OUT}/{{table}}.{{kind}}", table=TABLES, kind=["csv", "md", "tex"]),
+        FIGURE_FILES.values(),
+
+
+rule train:
+    input:
+        TRAINING,
+        notebook=ancient("nbs/experiments/train.ipynb"),
+    output:
+        f"{OUT}/runs/{{run}}/model.safetensors",
+        f"{OUT}/runs/{{run}}/history.csv",
+        f"{OUT}/runs/{{run}}/run.json",
+    log:
+        notebook=f"{OUT}/runs/{{run}}/train.ipynb",
+    params:
+        which=which,
+    threads: int(config.get("threads", 1))
+    resources:
+        gpu=int(config.get("gpu", 0)),
+    shell:
+        PAPERMILL + " {params.which}"
+
+
+rule evaluate:
+    input:
+        TRAINING,
+        SCORING,
+        rules.train.output,
+        notebook=ancient("nbs/experiments/evaluate.ipynb"),
+    output:
+        f"{OUT}/runs/{{run}}/metrics.csv",
+        f"{OUT}/runs/{{run}}/groups.csv",
+        f"{OUT}/runs/{{run}}/scores.npz",
+    log:
+        notebook=f"{OUT}/runs/{{run}}/evaluate.ipynb",
+    params:
+        which=which,
+        detectors=lambda wildcards: json.dumps(RUNS[wildcards.run].detectors, sort_keys=True),
+    threads: int(config.get("threads", 1))
+    resources:
+        gpu=int(config.get("gpu", 0)),
+    shell:
+        PAPERMILL + " {params.which}"
+
+
+rule collect:
+    input:
+        expand(rules.train.output, run=RUNS),
+        expand(rules.evaluate.output, run=RUNS),
+    output:
+        COLLECTED,
+    shell:
+        "{sys.executable} -m ascood.experiments --results {RESULTS} collect {PROFILE_NAME}"
+
+
+rule table:
+    input:
+        COLLECTED,
+        code("reporting"),
+        notebook=ancient("nbs/experiments/{table}.ipynb"),
+    output:
+        multiext(f"{OUT}/{{table}}", ".csv", ".md", ".tex"),
+    log:
+        notebook=f"{OUT}/notebooks/{{table}}.ipynb",
+    shell:
+        PAPERMILL
+
+
+for name in FIGURE_FILES:
+
+    rule:
+        name: name
+        input:
+            COLLECTED,
+            code("reporting"),
+            notebook=ancient(f"nbs/experiments/{name}.ipynb"),
+        output:
+            FIGURE_FILES[name],
+        log:
+            notebook=f"{OUT}/notebooks/{name}.ipynb",
+        shell:
+            PAPERMILL
