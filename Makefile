@@ -14,10 +14,13 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 reproduce: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
-	@echo "Up to date. Tables: results/$(PROFILE)/table_*.md   Figures: figures/$(PROFILE)/*.png"
+	@echo "Profile $(PROFILE) is up to date."
+	@echo "  tables:  results/$(PROFILE)/table_*.md (also .csv, .tex)"
+	@echo "  figures: figures/$(PROFILE)/*.png (also .pdf)"
+	@echo "  executed notebooks: results/$(PROFILE)/notebooks/ and results/$(PROFILE)/runs/*/"
 
 test: $(READY)
-	$(BIN)/nbdev_test --n_workers 2 --do_print
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest
 
 env: $(READY)
@@ -25,20 +28,22 @@ env: $(READY)
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	test -d $(VENV) && rm -f $(VENV)/.ready-* && touch $@
+	rm -f $(VENV)/.ready-*
+	touch $@
 
-# For those who change a notebook: run it from a clean kernel, export the package, redo the README.
+# For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	for nb in nbs/[0-9]*.ipynb nbs/index.ipynb; do \
-	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace $$nb || exit 1; done
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/[0-9]*.ipynb nbs/index.ipynb
 	$(MAKE) export readme
 
 export: $(READY)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 
+# Code cells are left out, and links lead from the project's root.
 readme: $(READY)
-	$(BIN)/python -m tests.readme > README.md
+	$(BIN)/jupyter nbconvert --to markdown --stdout --TemplateExporter.exclude_input=True --log-level WARN nbs/index.ipynb \
+	  | sed 's#(\.\./#(#g' > README.md
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from ascood.experiments import FIGURES, TABLES, figure_stems, load_profile
+from ascood.experiments import FIGURES, figure_stems, load_profile, tables_of
 
 PROFILE_NAME = config.get("profile", "embedded")
 PROFILE = load_profile(PROFILE_NAME)
@@ -35,13 +35,13 @@ def which(wildcards):
 
 wildcard_constraints:
     run="|".join(RUNS),
-    table="|".join(TABLES),
+    table="|".join(tables_of(PROFILE)),
 
 
 rule all:
     input:
         COLLECTED,
-        expand(f"{OUT}/{{table}}.{{kind}}", table=TABLES, kind=["csv", "md", "tex"]),
+        expand(f"{OUT}/{{table}}.{{kind}}", table=tables_of(PROFILE), kind=["csv", "md", "tex"]),
         FIGURE_FILES.values(),
 
 

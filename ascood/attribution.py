@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['submodule_modes', 'true_class_gradient', 'top_fraction_mask']
 
-# %% ../nbs/00_attribution.ipynb #47f4a9c5
+# %% ../nbs/00_attribution.ipynb #ff850e7a
 import math
 from contextlib import contextmanager
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# %% ../nbs/00_attribution.ipynb #cf5d2684
+# %% ../nbs/00_attribution.ipynb #6558ad14
 @contextmanager
 def submodule_modes(model: nn.Module, training: bool):
     "Put every submodule in one mode, and give each its own mode back, whatever happens inside."
@@ -25,7 +25,7 @@ def submodule_modes(model: nn.Module, training: bool):
         for module, mode in before:
             module.training = mode
 
-# %% ../nbs/00_attribution.ipynb #a884eb59
+# %% ../nbs/00_attribution.ipynb #79e057f1
 def _forward_without_parameters(model: nn.Module, x: Tensor, copy_buffers: bool) -> Tensor:
     "The model's output for `x`, differentiable in `x` alone."
     state = {name: p.detach() for name, p in model.named_parameters()}
@@ -33,7 +33,7 @@ def _forward_without_parameters(model: nn.Module, x: Tensor, copy_buffers: bool)
         state |= {name: b.detach().clone() for name, b in model.named_buffers()}
     return functional_call(model, state, (x,))
 
-# %% ../nbs/00_attribution.ipynb #7b2dbbe5
+# %% ../nbs/00_attribution.ipynb #f0544dc8
 def _check_labels(x: Tensor, y: Tensor):
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"y holds class indices and needs an integer dtype, but has {y.dtype}; use y.long()")
@@ -48,7 +48,7 @@ def _check_logits(logits: Tensor, y: Tensor):
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, but y holds values from {low} to {high}")
 
-# %% ../nbs/00_attribution.ipynb #75de2d73
+# %% ../nbs/00_attribution.ipynb #c6b20e24
 def true_class_gradient(
     model: nn.Module,  # Classifier that maps [B,C,H,W] to logits [B,classes]
     x: Tensor,  # Images [B,C,H,W], floating point, in the model's normalised input space
@@ -80,12 +80,12 @@ def true_class_gradient(
         raise FloatingPointError(f"the gradient of image(s) {bad[:8]} is not finite; check x and the model's weights")
     return g
 
-# %% ../nbs/00_attribution.ipynb #86d3de71
+# %% ../nbs/00_attribution.ipynb #75b4e7bf
 def _check_fraction(fraction: float):
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction p_inv must lie in [0, 1], not {fraction}")
 
-# %% ../nbs/00_attribution.ipynb #d67d99e3
+# %% ../nbs/00_attribution.ipynb #2bc473e6
 def top_fraction_mask(
     g: Tensor,  # Attribution [B,...], any floating dtype; each image is ranked by itself
     fraction: float,  # p_inv in [0, 1]

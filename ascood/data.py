@@ -6,7 +6,7 @@
 __all__ = ['ENVIRONMENTS', 'ImageSet', 'batches', 'RandomShift', 'Benchmark', 'holdout_split', 'list_benchmarks',
            'load_benchmark']
 
-# %% ../nbs/05_data.ipynb #3814456c
+# %% ../nbs/05_data.ipynb #500561c6
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-# %% ../nbs/05_data.ipynb #288fc09a
+# %% ../nbs/05_data.ipynb #fb059da2
 class ImageSet(Dataset):
     """Images in memory: `set[i]` is `(image, label)`, `set[[i, j]]` a batch, both after `transform`.
 
@@ -52,7 +52,7 @@ class ImageSet(Dataset):
     def __repr__(self) -> str:
         return f"ImageSet({len(self)} images of {self.images.shape[-2]}x{self.images.shape[-1]}, labels {self.labels.unique().tolist()})"
 
-# %% ../nbs/05_data.ipynb #581ec918
+# %% ../nbs/05_data.ipynb #d1f28622
 class _WholeBatches(Dataset):
     "An ImageSet as PyTorch's loader asks for it when it wants a whole batch at once."
 
@@ -80,7 +80,7 @@ def batches(
     "A DataLoader that transforms whole batches and copies nothing."
     return DataLoader(_WholeBatches(dataset), batch_size, shuffle, generator=generator, drop_last=drop_last, collate_fn=_as_is)
 
-# %% ../nbs/05_data.ipynb #ab28378b
+# %% ../nbs/05_data.ipynb #fdf83ea8
 class RandomShift(nn.Module):
     "Moves each image of a batch by its own random offset of at most `pixels`, repeating the border."
 
@@ -98,7 +98,7 @@ class RandomShift(nn.Module):
         moved = batch.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]]
         return moved.permute(0, 3, 1, 2).reshape(images.shape)
 
-# %% ../nbs/05_data.ipynb #c0f6db86
+# %% ../nbs/05_data.ipynb #86a6dc58
 @dataclass(frozen=True)
 class Benchmark:
     "In-distribution and out-of-distribution sets of one experiment, and how their pixels are normalised."
@@ -127,7 +127,7 @@ class Benchmark:
         mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
 
-# %% ../nbs/05_data.ipynb #304d5ab3
+# %% ../nbs/05_data.ipynb #338b149d
 def _normalize(mean, std, *augmentations: nn.Module) -> v2.Compose:
     return v2.Compose([*augmentations, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
@@ -135,7 +135,7 @@ def _normalize(mean, std, *augmentations: nn.Module) -> v2.Compose:
 _PLAIN = _normalize((0.5,) * 3, (0.5,) * 3)
 _SHIFTED = _normalize((0.5,) * 3, (0.5,) * 3, RandomShift(2))
 
-# %% ../nbs/05_data.ipynb #691ab578
+# %% ../nbs/05_data.ipynb #69a0eacc
 _SHARES = {"train": 320, "val": 50, "test": 100, "chimeras": 30}  # of the 500 images of each digit
 
 
@@ -159,7 +159,7 @@ def _deal(digits: Sequence[int], seed: int) -> dict[str, np.ndarray]:
             parts[name].append(part)
     return {name: np.concatenate(part) for name, part in parts.items()}
 
-# %% ../nbs/05_data.ipynb #d0c90243
+# %% ../nbs/05_data.ipynb #c90969aa
 _FONTS = ("DejaVuSans", "DejaVuSans-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "STIXGeneral",
           "STIXGeneralBolIta")
 _LETTERS = "ABCDEFGHJKLMNPQRTUVWXYZ"  # without I, O and S, which are drawn like 1, 0 and 5
@@ -190,7 +190,7 @@ def _glyphs(characters: str, n: int, rng: np.random.RandomState) -> np.ndarray:
         ink.append(np.asarray(image.rotate(angle, Image.Resampling.BILINEAR).crop((8, 8, 40, 40))))
     return np.stack(ink)
 
-# %% ../nbs/05_data.ipynb #45a95be9
+# %% ../nbs/05_data.ipynb #76c1b3f2
 def _photographs(n: int, rng: np.random.RandomState) -> np.ndarray:  # uint8 [n,32,32,3]
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -219,14 +219,14 @@ def _terrain(n: int, rng: np.random.RandomState) -> np.ndarray:  # uint8 [n,32,3
         patches.append(255 * (patch - patch.min()) / max(np.ptp(patch), 1e-9))
     return np.stack(patches).astype(np.uint8)
 
-# %% ../nbs/05_data.ipynb #722a46f3
+# %% ../nbs/05_data.ipynb #b82e300d
 def _chimeras(strokes: np.ndarray, digit: np.ndarray, n: int, rng: np.random.RandomState) -> np.ndarray:  # uint8 [n,32,32]
     left, right = (rng.randint(len(strokes), size=20 * n) for _ in range(2))
     left, right = (side[digit[left] != digit[right]][:n] for side in (left, right))
     fade = np.clip((np.arange(32) - 13) / 6, 0, 1)
     return ((1 - fade) * strokes[left] + fade * strokes[right]).astype(np.uint8)
 
-# %% ../nbs/05_data.ipynb #ef76675d
+# %% ../nbs/05_data.ipynb #41b18db2
 ENVIRONMENTS = ("red", "purple", "green", "pink")
 _TRAINING_COLORS = np.array([(200, 40, 40), (120, 40, 180), (40, 150, 60), (230, 110, 170)], dtype=np.float64)
 _OTHER_COLORS = np.array([(40, 80, 210), (240, 200, 40), (40, 190, 200), (120, 75, 40)], dtype=np.float64)
@@ -256,7 +256,7 @@ def _as_images(array: np.ndarray) -> Tensor:
     array = array if array.ndim == 4 else np.repeat(array[..., None], 3, axis=-1)
     return torch.from_numpy(array.clip(0, 255).round().astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 
-# %% ../nbs/05_data.ipynb #73501775
+# %% ../nbs/05_data.ipynb #33cf1fef
 def _noise(n: int, rng: np.random.RandomState) -> Tensor:
     return _as_images(rng.normal(128, 64, (n, 32, 32, 3)))
 
@@ -264,7 +264,7 @@ def _noise(n: int, rng: np.random.RandomState) -> Tensor:
 def _ood(images: Tensor) -> ImageSet:
     return ImageSet(images, -1, _PLAIN)
 
-# %% ../nbs/05_data.ipynb #c6dbf3fe
+# %% ../nbs/05_data.ipynb #2ec7da9d
 def _grey_sets(digits: Sequence[int], seed: int, n_ood: int):
     "Digits as ID sets with labels 0..len-1, the validation outliers, and the far test sets that both share."
     strokes, digit = _mnist()
@@ -296,7 +296,7 @@ def _build_mnist(seed: int, n_ood: int = 500) -> Benchmark:
     ood = {"near": {"letters": letters}, "far": far}
     return Benchmark("mnist", "conventional", 10, *id_sets, ood_val, ood, class_names=tuple("0123456789"))
 
-# %% ../nbs/05_data.ipynb #7fb0f216
+# %% ../nbs/05_data.ipynb #99ae0b15
 def holdout_split(
     num_classes: int,  # N
     num_id: int,  # How many classes stay in-distribution
@@ -315,7 +315,7 @@ def _build_mnist_holdout(seed: int, n_ood: int = 500) -> Benchmark:
     ood = {"near": {"held-out-digits": unseen}, "far": {"letters": letters} | far}
     return Benchmark("mnist-holdout", "fine-grained", 8, *id_sets, ood_val, ood, class_names=tuple(map(str, known)))
 
-# %% ../nbs/05_data.ipynb #bf9a10fa
+# %% ../nbs/05_data.ipynb #99763798
 def _environments(label: np.ndarray, correlation: float, rng: np.random.RandomState) -> np.ndarray:
     "Index of each image's background colour: one of its class's own two with probability `correlation`."
     own = np.where(rng.random_sample(len(label)) < correlation, label, 1 - label)
@@ -359,7 +359,7 @@ def _build_colored_digits(seed: int, correlation: float = 0.9, n_ood: int = 500)
     return Benchmark("colored-digits", "spurious", 2, *id_sets, ood_val, {"near": near, "far": far},
                      class_names=("0-3", "4-7"), majority={0: {0, 1}, 1: {2, 3}})
 
-# %% ../nbs/05_data.ipynb #b616cbc2
+# %% ../nbs/05_data.ipynb #278a2fd3
 _BUILDERS = {
     "colored-digits": ("spurious", _build_colored_digits),
     "mnist-holdout": ("fine-grained", _build_mnist_holdout),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['iodin_preprocessing', 'IODIN', 'list_detectors', 'create_detector']
 
-# %% ../nbs/08_detectors.ipynb #f1aa6564
+# %% ../nbs/08_detectors.ipynb #8f34d017
 from collections.abc import Callable
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .attribution import submodule_modes
 from .models import Classifier
 
-# %% ../nbs/08_detectors.ipynb #af056576
+# %% ../nbs/08_detectors.ipynb #8e8f9429
 def iodin_preprocessing(
     model: nn.Module,  # Maps [B,C,H,W] to logits
     x: Tensor,  # Images [B,C,H,W], normalised
@@ -37,7 +37,7 @@ def iodin_preprocessing(
         step = step / torch.tensor(norm_std, dtype=step.dtype, device=step.device).view(1, -1, 1, 1)
     return x.detach() - eps * step
 
-# %% ../nbs/08_detectors.ipynb #b5af6dd9
+# %% ../nbs/08_detectors.ipynb #c56f72e3
 class IODIN(GradientDetector):
     "i-ODIN: ODIN on the k most attributed input elements. Score: negative max softmax(f(x_hat) / T)."
 
@@ -69,7 +69,7 @@ class IODIN(GradientDetector):
         with torch.no_grad():
             return -(self.model(x_hat) / self.temperature).softmax(1).max(1).values
 
-# %% ../nbs/08_detectors.ipynb #206684dd
+# %% ../nbs/08_detectors.ipynb #c7b9408d
 _DETECTORS: dict[str, Callable[..., Detector]] = {
     "MSP": lambda model, norm_std, **kw: MaxSoftmax(model, **kw),
     "MLS": lambda model, norm_std, **kw: MaxLogit(model, **kw),

@@ -6,7 +6,7 @@
 __all__ = ['Scores', 'Activations', 'extract', 'ood_metrics', 'score_benchmark', 'metrics_table', 'accuracy_of', 'evaluate',
            'group_table']
 
-# %% ../nbs/09_evaluation.ipynb #8f25557b
+# %% ../nbs/09_evaluation.ipynb #d3f894ef
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from .data import Benchmark, ImageSet, batches
 from .detectors import create_detector, list_detectors
 from .models import Classifier
 
-# %% ../nbs/09_evaluation.ipynb #5da9d347
+# %% ../nbs/09_evaluation.ipynb #05f5540a
 class Activations(NamedTuple):
     "What a classifier made of a data set, on the CPU in float32."
     logits: Tensor  # [N,C]
@@ -48,7 +48,7 @@ def extract(
         raise ValueError("the data set is empty: there is nothing to score")
     return Activations(torch.cat(logits), torch.cat(features), torch.cat(labels))
 
-# %% ../nbs/09_evaluation.ipynb #f79441ac
+# %% ../nbs/09_evaluation.ipynb #51d0a343
 def ood_metrics(
     id_scores: Tensor | np.ndarray,  # Scores of ID images [N], higher is more OOD
     ood_scores: Tensor | np.ndarray,  # Scores of OOD images [M]
@@ -70,7 +70,7 @@ def ood_metrics(
     }
     return {name: 100 * float(value) for name, value in values.items()}
 
-# %% ../nbs/09_evaluation.ipynb #0c8c4856
+# %% ../nbs/09_evaluation.ipynb #b576921a
 def _fitting_set(benchmark: Benchmark) -> ImageSet:
     "The training images as test images are shown: without augmentation."
     return ImageSet(benchmark.train.images, benchmark.train.labels, benchmark.val.transform)
@@ -92,7 +92,7 @@ def _scores(detector: Detector, dataset: ImageSet, found: Activations, device) -
         scores = torch.cat([detector.predict(x.to(device)) for x, _ in batches(dataset, 256)])
     return scores.detach().cpu().numpy().astype(np.float32)
 
-# %% ../nbs/09_evaluation.ipynb #d2365c95
+# %% ../nbs/09_evaluation.ipynb #06753326
 Scores = dict[str, dict[tuple[str, str], np.ndarray]]  # {detector: {(group, set): scores [N], higher is more OOD}}
 
 
@@ -100,6 +100,7 @@ def score_benchmark(
     model: Classifier,
     benchmark: Benchmark,
     detectors: dict[str, dict] | list[str] | None = None,  # Names, or names with hyperparameters; all if None
+    validation_only: bool = False,  # Leave every test set unread: for choosing settings
 ) -> tuple[Scores, dict[tuple[str, str], Activations]]:  # Scores, and the activations they came from
     "Score every set of a benchmark by every detector. Raises ValueError for unknown detectors or parameters."
     wanted = list_detectors() if detectors is None else detectors
@@ -111,12 +112,13 @@ def score_benchmark(
             known = extract(model, _fitting_set(benchmark))
             for detector in to_fit:
                 _fit(detector, known)
-        activations = {key: extract(model, dataset) for key, dataset in benchmark.sets().items()}
-        scores = {name: {key: _scores(detector, dataset, activations[key], device)
-                         for key, dataset in benchmark.sets().items()} for name, detector in made.items()}
+        sets = {key: s for key, s in benchmark.sets().items() if not validation_only or "val" in key}
+        activations = {key: extract(model, dataset) for key, dataset in sets.items()}
+        scores = {name: {key: _scores(detector, dataset, activations[key], device) for key, dataset in sets.items()}
+                  for name, detector in made.items()}
     return scores, activations
 
-# %% ../nbs/09_evaluation.ipynb #252cf868
+# %% ../nbs/09_evaluation.ipynb #bcb17867
 def metrics_table(scores: Scores, accuracy: float) -> pd.DataFrame:
     "A row for each detector and OOD set: validation outliers against ID validation, the others against ID test."
     rows = []
@@ -133,7 +135,7 @@ def accuracy_of(found: Activations) -> float:
     "Accuracy in percent."
     return 100 * (found.logits.argmax(1) == found.labels).double().mean().item()
 
-# %% ../nbs/09_evaluation.ipynb #c52cc716
+# %% ../nbs/09_evaluation.ipynb #f3610413
 def evaluate(
     model: Classifier,
     benchmark: Benchmark,
@@ -143,7 +145,7 @@ def evaluate(
     scores, activations = score_benchmark(model, benchmark, detectors)
     return metrics_table(scores, accuracy_of(activations["id", "test"]))
 
-# %% ../nbs/09_evaluation.ipynb #7c0e9d03
+# %% ../nbs/09_evaluation.ipynb #fa071634
 def group_table(benchmark: Benchmark, activations: dict[tuple[str, str], Activations]) -> pd.DataFrame:
     """A row for each set, and for ID sets with environments a row for majority and minority.
 

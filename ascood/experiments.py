@@ -6,9 +6,10 @@
 __all__ = ['FIGURES', 'TABLES', 'project_root', 'BenchmarkPlan', 'Profile', 'RunSpec', 'profiles_dir', 'list_profiles',
            'load_profile', 'find_run', 'code_version', 'provenance', 'train_run', 'evaluate_run', 'save_scores',
            'load_scores', 'collect', 'read_collected', 'describe_runs', 'report_table_main', 'report_table_scores',
-           'figure_stems', 'report_figure', 'spurious_summary', 'report_table_spurious', 'run_profile', 'main']
+           'figure_stems', 'report_figure', 'spurious_summary', 'report_table_spurious', 'report_table_tuning',
+           'tables_of', 'run_profile', 'main']
 
-# %% ../nbs/11_experiments.ipynb #0e88f619
+# %% ../nbs/11_experiments.ipynb #f5f9a1b6
 import argparse
 import hashlib
 import json
@@ -36,7 +37,7 @@ from .evaluation import Scores, accuracy_of, group_table, metrics_table, score_b
 from .models import load_classifier
 from .training import CrossEntropy, Settings, TrainConfig, TrainedRun, checked, create_method, train
 
-# %% ../nbs/11_experiments.ipynb #4ea12e54
+# %% ../nbs/11_experiments.ipynb #9c739636
 def project_root() -> Path:
     "The folder above (or at) the working directory that holds this project's settings.ini, else the working directory."
     here = Path.cwd()
@@ -47,7 +48,7 @@ def _under_root(path: str | Path) -> Path:
     full = project_root() / path
     return Path(os.path.relpath(full)) if full.is_relative_to(project_root()) else full
 
-# %% ../nbs/11_experiments.ipynb #23c0eb97
+# %% ../nbs/11_experiments.ipynb #52b2a05d
 class BenchmarkPlan(Settings):
     "What a profile changes for one benchmark."
     options: dict = {}  # of `load_benchmark`
@@ -62,8 +63,9 @@ class Profile(Settings):
     seeds: list[int] = Field(min_length=1)
     data_seed: int = 0
     detectors: list[str] | dict[str, dict] = list_detectors()
+    validation_only: bool = False  # for choosing settings: no test set is read
     train: dict = {}  # of TrainConfig
-    methods: dict[str, dict]  # {name: {"kind": "ascood", ...settings of the method}}
+    methods: dict[str, dict]  # {name: {"kind": "ascood", "train": {overrides}, ...settings of the method}}
     benchmarks: dict[str, BenchmarkPlan]
 
     @cached_property
@@ -72,7 +74,7 @@ class Profile(Settings):
         return [_run_spec(self, benchmark, method, seed)
                 for benchmark in self.benchmarks for method in self.methods for seed in self.seeds]
 
-# %% ../nbs/11_experiments.ipynb #c6552ee8
+# %% ../nbs/11_experiments.ipynb #65341816
 class RunSpec(Settings):
     "One training run of a profile, fully resolved."
     profile: str
@@ -84,11 +86,12 @@ class RunSpec(Settings):
     settings: dict  # of the method, defaults included
     config: TrainConfig
     detectors: dict[str, dict]
+    validation_only: bool
 
     @property
     def run_id(self) -> str:
         "Readable, and different as soon as any setting that decides the weights differs."
-        decides = self.model_dump(exclude={"profile", "detectors", "method"})
+        decides = self.model_dump(exclude={"profile", "detectors", "method", "validation_only"})
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.benchmark}-{self.method}-seed{self.config.seed}-{digest}"
 
@@ -98,17 +101,18 @@ class RunSpec(Settings):
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
-# %% ../nbs/11_experiments.ipynb #2f02b626
+# %% ../nbs/11_experiments.ipynb #f3287382
 def _run_spec(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpec:
     plan = profile.benchmarks[benchmark]
     settings = profile.methods[method] | plan.methods.get(method, {})
-    kind = settings.pop("kind", method)
+    kind, overrides = settings.pop("kind", method), settings.pop("train", {})
     where = f"profile {profile.name}, {benchmark}, {method}"
-    config = checked(TrainConfig, where, **(profile.train | plan.train | {"seed": seed}))
+    config = checked(TrainConfig, where, **(profile.train | plan.train | overrides | {"seed": seed}))
     made = create_method(kind, **settings)
     detectors = profile.detectors if isinstance(profile.detectors, dict) else {d: {} for d in profile.detectors}
     return RunSpec(profile=profile.name, benchmark=benchmark, options=plan.options, data_seed=profile.data_seed,
-                   method=method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors)
+                   method=method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors,
+                   validation_only=profile.validation_only)
 
 
 def _check_names(what: str, names, known):
@@ -116,7 +120,7 @@ def _check_names(what: str, names, known):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}")
 
-# %% ../nbs/11_experiments.ipynb #e2a7afee
+# %% ../nbs/11_experiments.ipynb #073cc9c3
 def profiles_dir() -> Path:
     return project_root() / "nbs" / "experiments" / "profiles"
 
@@ -154,13 +158,16 @@ def find_run(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpe
         raise ValueError(f"profile {profile.name} has no seed {seed}; choose one of {profile.seeds}")
     return next(r for r in profile.runs if (r.benchmark, r.method, r.config.seed) == (benchmark, method, seed))
 
-# %% ../nbs/11_experiments.ipynb #7dedfdd8
+# %% ../nbs/11_experiments.ipynb #610ac275
+_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "detectors", "evaluation")
+
+
 def code_version() -> str:
-    "Version and a digest of the package's sources."
-    digest = hashlib.sha256()
-    for path in sorted(Path(ascood.__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return f"{ascood.__version__}+{digest.hexdigest()[:10]}"
+    "Version and a digest of the modules that decide a run's numbers."
+    folder = Path(ascood.__file__).parent
+    lines = [line for module in _DECIDING for line in (folder / f"{module}.py").read_text().splitlines()]
+    code = "\n".join(line for line in lines if not line.startswith("# %%"))  # nbdev's marks change with the notebook's prose
+    return f"{ascood.__version__}+{hashlib.sha256(code.encode()).hexdigest()[:10]}"
 
 
 def provenance() -> dict:
@@ -171,7 +178,7 @@ def provenance() -> dict:
             "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "libraries": {name: metadata.version(name) for name in libraries}}
 
-# %% ../nbs/11_experiments.ipynb #079b2dda
+# %% ../nbs/11_experiments.ipynb #fc558125
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True) -> TrainedRun:
     "Train one run, or go on with it. Writes the checkpoint, history.csv and, last, run.json."
     folder, start = run.folder(results), time.perf_counter()
@@ -189,7 +196,7 @@ def _write(path: Path, text: str):
     unfinished.write_text(text)
     unfinished.replace(path)
 
-# %% ../nbs/11_experiments.ipynb #54c6241b
+# %% ../nbs/11_experiments.ipynb #4fe08d9c
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
 
@@ -197,9 +204,10 @@ def evaluate_run(run: RunSpec, results: str | Path = "results") -> pd.DataFrame:
     "Score one trained run by all detectors of its profile. Writes scores.npz, groups.csv and metrics.csv."
     folder, benchmark = run.folder(results), run.load_benchmark()
     model = load_classifier(folder / "model.safetensors", "cuda" if torch.cuda.is_available() else "cpu")
-    scores, activations = score_benchmark(model, benchmark, run.detectors)
+    scores, activations = score_benchmark(model, benchmark, run.detectors, run.validation_only)
     names = dict(zip(_NAMES, (run.run_id, run.benchmark, benchmark.setting, run.method, run.config.seed)))
-    metrics = metrics_table(scores, accuracy_of(activations["id", "test"])).assign(**names)
+    accuracy = accuracy_of(activations["id", "val" if run.validation_only else "test"])
+    metrics = metrics_table(scores, accuracy).assign(**names)
     groups = group_table(benchmark, activations).assign(**names)
     save_scores(scores, folder / "scores.npz")
     for table, file in ((groups, "groups.csv"), (metrics, "metrics.csv")):
@@ -224,7 +232,7 @@ def load_scores(path: str | Path) -> Scores:
             scores.setdefault(detector, {})[group, name] = file[key]
     return scores
 
-# %% ../nbs/11_experiments.ipynb #ec7fa547
+# %% ../nbs/11_experiments.ipynb #b79067d3
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics. Raises if there are none."
     finished = [run for run in profile.runs if (run.folder(results) / "metrics.csv").is_file()]
@@ -252,7 +260,7 @@ def _run_row(folder: Path) -> pd.DataFrame:
     record = json.loads((folder / "run.json").read_text())
     return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
 
-# %% ../nbs/11_experiments.ipynb #7e75dd43
+# %% ../nbs/11_experiments.ipynb #e052243f
 def read_collected(profile: Profile, table: str, results: str | Path = "results") -> pd.DataFrame:
     "One of the files that `collect` writes: 'metrics', 'groups', 'history' or 'runs'."
     path = _under_root(results) / profile.name / f"{table}.csv"
@@ -271,7 +279,7 @@ def describe_runs(profile: Profile, results: str | Path = "results") -> str:
             f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
             f"Per run: `results/{profile.name}/runs.csv`.")
 
-# %% ../nbs/11_experiments.ipynb #3735aa29
+# %% ../nbs/11_experiments.ipynb #e912008a
 def report_table_main(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Method by benchmark, each method by the score that validation chose: table_main.{csv,md,tex}."
     metrics = read_collected(profile, "metrics", results)
@@ -289,7 +297,7 @@ def report_table_scores(profile: Profile, results: str | Path = "results") -> st
     return reporting.write_table(summary, ["method", "detector"], ["benchmark"],
                                  _under_root(results) / profile.name / "table_scores", caption, describe_runs(profile, results))
 
-# %% ../nbs/11_experiments.ipynb #2c9da3d2
+# %% ../nbs/11_experiments.ipynb #d4d7f589
 def _show_run(profile: Profile, benchmark: str, method: str) -> RunSpec:
     "The run of the profile's first seed."
     return find_run(profile, benchmark, method, profile.seeds[0])
@@ -331,7 +339,7 @@ def _draw_spurious(profile: Profile, name: str, results: str | Path):
     "Group accuracies and confidence on near OOD, over all seeds."
     return reporting.plot_spurious(read_collected(profile, "groups", results).query("benchmark == @name"))
 
-# %% ../nbs/11_experiments.ipynb #6b70fce4
+# %% ../nbs/11_experiments.ipynb #a0cd721d
 FIGURES = {  # {figure: (how one benchmark is drawn, the setting that it needs or None)}
     "figure_gallery": (_draw_gallery, None),
     "figure_scores": (_draw_scores, None),
@@ -343,7 +351,7 @@ FIGURES = {  # {figure: (how one benchmark is drawn, the setting that it needs o
 
 def figure_stems(profile: Profile, figure: str, figures: str | Path = "figures") -> dict[str, Path]:
     "Paths without suffix of the PNG and PDF of one figure, by benchmark."
-    names = [b for b in profile.benchmarks if b in list_benchmarks(FIGURES[figure][1])]
+    names = [] if profile.validation_only else [b for b in profile.benchmarks if b in list_benchmarks(FIGURES[figure][1])]
     return {name: _under_root(figures) / profile.name / f"{figure.removeprefix('figure_')}_{name}" for name in names}
 
 
@@ -353,7 +361,7 @@ def report_figure(figure: str, profile: Profile, results: str | Path = "results"
     return [reporting.save_figure(draw(profile, name, results), stem)
             for name, stem in figure_stems(profile, figure, figures).items()]
 
-# %% ../nbs/11_experiments.ipynb #ffd7542a
+# %% ../nbs/11_experiments.ipynb #2304775c
 def spurious_summary(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Mean over seeds, by method: accuracy of majority and minority groups, their gap (percent), confidence on test and near OOD sets."
     groups = read_collected(profile, "groups", results)
@@ -368,22 +376,35 @@ def spurious_summary(profile: Profile, results: str | Path = "results") -> pd.Da
 
 def report_table_spurious(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Group accuracies and confidence, for each benchmark with environments: table_spurious.{csv,md,tex}."
-    table = spurious_summary(profile, results)
-    stem = _under_root(results) / profile.name / "table_spurious"
-    table.to_csv(stem.with_suffix(".csv"))
+    table = spurious_summary(profile, results).reset_index()
     caption = ("How spurious is a model? Test accuracy in percent where the background agrees with the class (majority) and where it "
                "does not (minority), and mean maximum softmax on ID test images and on near OOD images; mean over seeds.")
-    printed = table.reset_index().assign(method=lambda t: t["method"].map(reporting.method_label)).round(3).astype(str)
-    note = describe_runs(profile, results)
-    markdown = f"{caption}\n\n{printed.to_markdown(index=False, disable_numparse=True)}\n\n{note}\n"
-    stem.with_suffix(".md").write_text(markdown)
-    stem.with_suffix(".tex").write_text(reporting.to_latex(printed.set_index("benchmark"), caption))
-    return markdown
+    return reporting.write_plain_table(table, _under_root(results) / profile.name / "table_spurious", caption,
+                                       describe_runs(profile, results))
 
 
-TABLES = {"table_main": report_table_main, "table_scores": report_table_scores, "table_spurious": report_table_spurious}
+def report_table_tuning(profile: Profile, results: str | Path = "results") -> str:  # Markdown
+    "Validation results of every candidate setting, the chosen ones marked: table_tuning.{csv,md,tex}."
+    table = reporting.tuning_table(read_collected(profile, "metrics", results))
+    caption = ("Candidate settings on validation data only. OOD validation AUROC is the mean over the validation sets, by the score that "
+               "is best there. Chosen: the highest among those of its synthesis whose ID validation accuracy is at most five points below "
+               "cross-entropy's.")
+    return reporting.write_plain_table(table, _under_root(results) / profile.name / "table_tuning", caption,
+                                       describe_runs(profile, results))
 
-# %% ../nbs/11_experiments.ipynb #dbac8f22
+
+_TEST_TABLES = {"table_main": report_table_main, "table_scores": report_table_scores, "table_spurious": report_table_spurious}
+TABLES = _TEST_TABLES | {"table_tuning": report_table_tuning}
+
+
+def tables_of(profile: Profile) -> list[str]:
+    "Names of the tables that a profile's runs can fill."
+    if profile.validation_only:
+        return ["table_tuning"]
+    spurious = set(profile.benchmarks) & set(list_benchmarks("spurious"))
+    return [name for name in _TEST_TABLES if spurious or name != "table_spurious"]
+
+# %% ../nbs/11_experiments.ipynb #c1fe2ddb
 def run_profile(profile: Profile, results: str | Path = "results", figures: str | Path = "figures", progress: bool = True):
     "Train and evaluate what is not there yet, then write all tables and figures. Can be interrupted and called again."
     for i, run in enumerate(profile.runs, 1):
@@ -393,13 +414,13 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
                 print(f"[{i}/{len(profile.runs)}] {run.run_id}: {'training' if file == 'run.json' else 'evaluating'}", flush=True)
                 work()
     collect(profile, results)
-    for report in TABLES.values():
-        report(profile, results)
+    for table in tables_of(profile):
+        TABLES[table](profile, results)
     for figure in FIGURES:
         report_figure(figure, profile, results, figures)
     print(f"tables: {_under_root(results) / profile.name}\nfigures: {_under_root(figures) / profile.name}")
 
-# %% ../nbs/11_experiments.ipynb #17567989
+# %% ../nbs/11_experiments.ipynb #80b86bd3
 def _status(profile: Profile, results: str):
     for run in profile.runs:
         folder = run.folder(results)
@@ -426,7 +447,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("only", nargs="*", help=f"which: {', '.join([*TABLES, *FIGURES])} (default: all)")
     return parser
 
-# %% ../nbs/11_experiments.ipynb #7c7179c6
+# %% ../nbs/11_experiments.ipynb #28d84da3
 def _command(args: argparse.Namespace):
     profile = load_profile(args.profile)
     if args.command == "run":
@@ -441,7 +462,7 @@ def _command(args: argparse.Namespace):
         collect(profile, args.results)
     elif args.command == "report":
         _check_names("report", args.only, [*TABLES, *FIGURES])
-        for name in args.only or [*TABLES, *FIGURES]:
+        for name in args.only or [*tables_of(profile), *FIGURES]:
             if name in TABLES:
                 print(TABLES[name](profile, args.results))
             else:
@@ -461,6 +482,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     return 0
 
-# %% ../nbs/11_experiments.ipynb #0a07d061
+# %% ../nbs/11_experiments.ipynb #2c39f423
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     sys.exit(main())

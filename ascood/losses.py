@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['uniform_kl', 'ascood_loss', 'energy_uncertainty']
 
-# %% ../nbs/03_losses.ipynb #a1c71214
+# %% ../nbs/03_losses.ipynb #247b8492
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/03_losses.ipynb #577fd1e9
+# %% ../nbs/03_losses.ipynb #2ec703f4
 def uniform_kl(
     logits: Tensor,  # Logits of the outliers [B,C]
 ) -> Tensor:  # Scalar, at least 0, in nats
     "`KL(U || softmax(logits))`, averaged over the batch, U uniform over the C classes (paper, Section 3)."
     return -math.log(logits.shape[-1]) - logits.log_softmax(-1).mean(-1).mean()
 
-# %% ../nbs/03_losses.ipynb #e59d893a
+# %% ../nbs/03_losses.ipynb #3737551e
 def ascood_loss(
     id_logits: Tensor,  # Logits of the training images [B,C]
     y: Tensor,  # Their classes [B], integer
@@ -29,7 +29,7 @@ def ascood_loss(
     "Cross-entropy on images plus lambda times `uniform_kl` on outliers (paper, Section 3)."
     return F.cross_entropy(id_logits, y) + weight * uniform_kl(outlier_logits)
 
-# %% ../nbs/03_losses.ipynb #fd718573
+# %% ../nbs/03_losses.ipynb #cd393f35
 def energy_uncertainty(
     id_logits: Tensor,  # Logits of the training images [B,C]
     outlier_logits: Tensor,  # Logits of the outliers [B',C]

@@ -6,7 +6,7 @@
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'Backbone', 'create_backbone', 'Classifier', 'save_classifier',
            'load_classifier']
 
-# %% ../nbs/04_models.ipynb #fd6e6403
+# %% ../nbs/04_models.ipynb #6364027c
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -20,7 +20,7 @@ from torchvision.models.resnet import BasicBlock
 
 from .normalization import NORMALIZATIONS, standardize
 
-# %% ../nbs/04_models.ipynb #4d8566fd
+# %% ../nbs/04_models.ipynb #93025eae
 class Backbone(nn.Sequential):
     "Maps images [B,3,H,W] to feature maps [B,num_features,H',W'] before pooling."
 
@@ -35,7 +35,7 @@ def _without_pool_and_head(resnet: torchvision.models.ResNet) -> Backbone:
     del children["avgpool"]
     return Backbone(children, num_features)
 
-# %% ../nbs/04_models.ipynb #c24c7aa8
+# %% ../nbs/04_models.ipynb #23e53317
 def _cifar_resnet18(weights) -> Backbone:
     resnet = torchvision.models.resnet18(weights=None)
     resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -43,7 +43,7 @@ def _cifar_resnet18(weights) -> Backbone:
     resnet.maxpool = nn.Identity()
     return _without_pool_and_head(resnet)
 
-# %% ../nbs/04_models.ipynb #cdb5b00e
+# %% ../nbs/04_models.ipynb #d6b47fec
 def _downsampling_block(inplanes: int, planes: int, stride: int) -> BasicBlock:
     shortcut = None
     if stride != 1 or inplanes != planes:
@@ -60,7 +60,7 @@ def _tiny_resnet(weights) -> Backbone:
               ("layer3", _downsampling_block(32, 64, 2))]
     return Backbone(OrderedDict(stem + blocks), num_features=64)
 
-# %% ../nbs/04_models.ipynb #98d8585a
+# %% ../nbs/04_models.ipynb #64e0706b
 def _torchvision_resnet(name: str):
     def create(weights) -> Backbone:
         return _without_pool_and_head(torchvision.models.get_model(name, weights=weights))
@@ -75,7 +75,7 @@ BACKBONES = {
 }
 WITH_IMAGENET_WEIGHTS = {"resnet18": "IMAGENET1K_V1", "resnet50": "IMAGENET1K_V1"}
 
-# %% ../nbs/04_models.ipynb #8d9f715c
+# %% ../nbs/04_models.ipynb #b9d711dd
 def create_backbone(
     name: str,  # one of BACKBONES
     pretrained: bool = False,  # start from torchvision's ImageNet weights (downloaded once)
@@ -87,7 +87,7 @@ def create_backbone(
         raise ValueError(f"{name} has no ImageNet weights; use pretrained=False or one of {', '.join(WITH_IMAGENET_WEIGHTS)}")
     return BACKBONES[name](WITH_IMAGENET_WEIGHTS[name] if pretrained else None)
 
-# %% ../nbs/04_models.ipynb #991e41c9
+# %% ../nbs/04_models.ipynb #e4591159
 class Classifier(nn.Module):
     """Backbone, feature normalisation and linear head (paper, Section 3).
 
@@ -124,7 +124,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [B,3,H,W] -> logits [B,C]
         return self.head(self.features(x))
 
-# %% ../nbs/04_models.ipynb #8ba6529c
+# %% ../nbs/04_models.ipynb #e157f274
 def save_classifier(model: Classifier, path: str | Path, backbone: str) -> Path:
     "Write weights and architecture to a safetensors file, atomically; `backbone` is its name in BACKBONES."
     path = Path(path)
@@ -138,7 +138,7 @@ def save_classifier(model: Classifier, path: str | Path, backbone: str) -> Path:
     unfinished.replace(path)
     return path
 
-# %% ../nbs/04_models.ipynb #081b1493
+# %% ../nbs/04_models.ipynb #1f4c8a25
 def load_classifier(
     path: str | Path,  # File written by `save_classifier`
     device: str | torch.device = "cpu",

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NORMALIZATIONS', 'standardize', 'l2_normalize', 'no_normalization']
 
-# %% ../nbs/02_normalization.ipynb #b382266f
+# %% ../nbs/02_normalization.ipynb #b4cbfcb5
 import torch
 from torch import Tensor
 
-# %% ../nbs/02_normalization.ipynb #f76608cc
+# %% ../nbs/02_normalization.ipynb #3bacd5e7
 def standardize(
     h: Tensor,  # Features [..., m], floating point, m at least 2
     sigma: float = 0.5,  # Standard deviation of the result
@@ -25,7 +25,7 @@ def standardize(
     std, mean = torch.std_mean(wide, dim=-1, keepdim=True)
     return (sigma * (wide - mean) / (std + eps)).to(h.dtype)
 
-# %% ../nbs/02_normalization.ipynb #65cb6d09
+# %% ../nbs/02_normalization.ipynb #3801693d
 def l2_normalize(
     h: Tensor,  # Features [..., m], floating point
     eps: float = 1e-12,  # Keeps a zero vector finite (it stays zero)
@@ -33,7 +33,7 @@ def l2_normalize(
     "`h / ||h||_2` over the last dimension (paper, Table 8: the ablation `l2`)."
     return torch.nn.functional.normalize(h, dim=-1, eps=eps)
 
-# %% ../nbs/02_normalization.ipynb #167eabc2
+# %% ../nbs/02_normalization.ipynb #04114276
 def no_normalization(h: Tensor) -> Tensor:
     "The features as they are: plain cross-entropy training."
     return h

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ThisInterpreter', 'execute_notebook', 'main']
 
-# %% ../nbs/12_notebooks.ipynb #ca4f93d2
+# %% ../nbs/12_notebooks.ipynb #1a294f8d
 import argparse
 import os
 import sys
@@ -18,7 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-# %% ../nbs/12_notebooks.ipynb #47f3b0eb
+# %% ../nbs/12_notebooks.ipynb #a797d3af
 class ThisInterpreter(AsyncKernelManager):
     "Starts the kernel in the running interpreter, whatever kernels are registered under the name."
 
@@ -31,7 +31,7 @@ class ThisInterpreter(AsyncKernelManager):
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
-# %% ../nbs/12_notebooks.ipynb #6d308a66
+# %% ../nbs/12_notebooks.ipynb #d5dca7c2
 def execute_notebook(
     source: str | Path,  # Notebook with a cell tagged `parameters`
     output: str | Path,  # Where the executed notebook goes; kept also when a cell fails
@@ -52,7 +52,7 @@ def execute_notebook(
                                kernel_manager_class=ThisInterpreter)
     return output
 
-# %% ../nbs/12_notebooks.ipynb #a49c7100
+# %% ../nbs/12_notebooks.ipynb #6e050314
 def main(argv: list[str] | None = None) -> int:
     "`python -m ascood.notebooks SOURCE OUTPUT -p NAME VALUE ...`; errors are one line on stderr."
     parser = argparse.ArgumentParser(prog="python -m ascood.notebooks", description="Run a notebook by papermill with this interpreter.")

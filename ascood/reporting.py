@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHOD_STYLE', 'GROUP_COLORS', 'METRICS', 'QUANTITIES', 'method_label', 'method_color', 'group_means',
-           'choose_detectors', 'summarize', 'cells', 'to_markdown', 'to_latex', 'write_table', 'save_figure',
-           'plot_gallery', 'by_group', 'plot_score_histograms', 'plot_roc', 'plot_training', 'plot_spurious']
+           'choose_detectors', 'summarize', 'cells', 'to_markdown', 'to_latex', 'write_table', 'write_plain_table',
+           'tuning_table', 'save_figure', 'plot_gallery', 'by_group', 'plot_score_histograms', 'plot_roc',
+           'plot_training', 'plot_spurious']
 
-# %% ../nbs/10_reporting.ipynb #770ec881
+# %% ../nbs/10_reporting.ipynb #53058a0f
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +24,7 @@ from .data import Benchmark
 from .evaluation import Scores
 from .synthesis import SYNTHESES, OutlierSynthesizer
 
-# %% ../nbs/10_reporting.ipynb #5fcf90ff
+# %% ../nbs/10_reporting.ipynb #3fd631c0
 _PALETTE = sns.color_palette("colorblind").as_hex()
 METHOD_STYLE = {  # key in a profile: (label, colour)
     "cross_entropy": ("Cross-entropy", _PALETTE[7]),
@@ -45,7 +46,7 @@ def method_label(method: str) -> str:
 def method_color(method: str) -> str:
     return METHOD_STYLE.get(method, (None, _PALETTE[8]))[1]
 
-# %% ../nbs/10_reporting.ipynb #7386a66e
+# %% ../nbs/10_reporting.ipynb #3e29f91c
 METRICS = ["fpr95", "auroc", "aupr_in", "aupr_out"]
 _RUN = ["benchmark", "setting", "method", "detector", "seed"]
 
@@ -64,7 +65,7 @@ def choose_detectors(
     best = mean.groupby(["benchmark", "method"], sort=False).idxmax()
     return {key: index[2] for key, index in best.items()}
 
-# %% ../nbs/10_reporting.ipynb #3dab6a6d
+# %% ../nbs/10_reporting.ipynb #df1b1039
 QUANTITIES = {  # key: (heading, True if higher is better)
     "near_fpr95": ("near FPR@95 ↓", False),
     "near_auroc": ("near AUROC ↑", True),
@@ -90,7 +91,7 @@ def summarize(
     value = pd.concat(parts).groupby(by, sort=False)["value"]
     return value.agg(mean="mean", std=lambda v: v.std(ddof=0), seeds="size").reset_index()
 
-# %% ../nbs/10_reporting.ipynb #20d8b4a4
+# %% ../nbs/10_reporting.ipynb #083b4aab
 _MARKS = {"markdown": ("**{}**", "<u>{}</u>", "{} ± {}"), "latex": (r"\textbf{{{}}}", r"\underline{{{}}}", r"{} $\pm$ {}")}
 
 
@@ -117,7 +118,7 @@ def cells(
     wide = printed.pivot(index=rows, columns=columns, values="cell")
     return wide.astype(object).where(wide.notna(), "")
 
-# %% ../nbs/10_reporting.ipynb #581d8f9a
+# %% ../nbs/10_reporting.ipynb #4e044c16
 def to_markdown(table: pd.DataFrame) -> str:
     "A table of strings as Markdown; a label is printed once, not on every row."
     flat = table.reset_index()
@@ -152,7 +153,43 @@ def write_table(
     stem.with_suffix(".tex").write_text(to_latex(cells(summary, rows, columns, "latex"), caption))
     return markdown
 
-# %% ../nbs/10_reporting.ipynb #6d955083
+# %% ../nbs/10_reporting.ipynb #e22516b2
+def write_plain_table(
+    table: pd.DataFrame,  # Numbers and names; `method` becomes its label
+    stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
+    caption: str,
+    note: str = "",  # Provenance, printed below the Markdown table
+) -> str:  # The Markdown
+    "Write a table that ranks nothing: CSV unrounded, Markdown and LaTeX to three digits after the point."
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(stem.with_suffix(".csv"), index=False)
+    printed = table.assign(method=table["method"].map(method_label)).round(3).astype(str)
+    markdown = f"{caption}\n\n{printed.to_markdown(index=False, disable_numparse=True)}\n" + (f"\n{note}\n" if note else "")
+    stem.with_suffix(".md").write_text(markdown)
+    stem.with_suffix(".tex").write_text(to_latex(printed.set_index(printed.columns[0]), caption))
+    return markdown
+
+# %% ../nbs/10_reporting.ipynb #461dfb97
+def tuning_table(
+    metrics: pd.DataFrame,  # Tidy rows with validation outliers; `accuracy` is that of ID validation
+    tolerance: float = 5.0,  # How much accuracy a candidate may lose, in points
+) -> pd.DataFrame:  # benchmark, method, detector, auroc, std, accuracy (percent, means over seeds), chosen
+    "Every candidate, and which one the rule chooses for each method. Raises ValueError without cross-entropy to compare with."
+    best = choose_detectors(metrics)
+    groups = group_means(metrics).query("ood_group == 'val'")
+    groups = groups[[best[row.benchmark, row.method] == row.detector for row in groups.itertuples()]]
+    table = groups.groupby(["benchmark", "method", "detector"], sort=False).agg(
+        auroc=("auroc", "mean"), std=("auroc", lambda v: v.std(ddof=0)), accuracy=("accuracy", "mean")).reset_index()
+    plain = table[table["method"] == "cross_entropy"].set_index("benchmark")["accuracy"]
+    if missing := set(table["benchmark"]) - set(plain.index):
+        raise ValueError(f"there is no cross_entropy run on {', '.join(sorted(missing))} to compare accuracies with")
+    allowed = table[table["accuracy"] >= table["benchmark"].map(plain) - tolerance]
+    candidates = allowed[allowed["method"].str.contains("@")]
+    winners = candidates.groupby(["benchmark", candidates["method"].str.split("@").str[0]])["auroc"].idxmax()
+    return table.assign(chosen=["yes" if i in set(winners) else "" for i in table.index])
+
+# %% ../nbs/10_reporting.ipynb #15e0d2d9
 def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     "Write `stem`.png (200 dpi) and `stem`.pdf, and close the figure."
     stem = Path(stem)
@@ -162,7 +199,7 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     plt.close(figure)
     return stem.with_suffix(".png")
 
-# %% ../nbs/10_reporting.ipynb #b7ffa1e8
+# %% ../nbs/10_reporting.ipynb #86749c34
 def plot_gallery(
     model: nn.Module,  # Classifier, for the attribution
     x: Tensor,  # Images [B,3,H,W], normalised
@@ -196,7 +233,7 @@ def _heat(values: Tensor) -> Tensor:  # [B,H,W] -> colours [B,3,H,W], each image
     shaded = plt.get_cmap("magma")((values / top[:, None, None]).clamp(0, 1).numpy())[..., :3]
     return torch.from_numpy(shaded).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_reporting.ipynb #781c6f46
+# %% ../nbs/10_reporting.ipynb #d1efd1fd
 def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
     "One detector's scores on ID test, near and far OOD, the sets of a group together."
     parts = {"ID": [], "near OOD": [], "far OOD": []}
@@ -228,7 +265,7 @@ def plot_score_histograms(
         figure.suptitle(title, fontsize=9)
     return figure
 
-# %% ../nbs/10_reporting.ipynb #00b2f401
+# %% ../nbs/10_reporting.ipynb #b1cd0be8
 def plot_roc(
     found: dict[str, tuple[str, Scores]],  # {method: (detector that speaks for it, its scores)}
     title: str,
@@ -251,7 +288,7 @@ def plot_roc(
         figure.suptitle(title, fontsize=9)
     return figure
 
-# %% ../nbs/10_reporting.ipynb #83141a1d
+# %% ../nbs/10_reporting.ipynb #d764f022
 def plot_training(
     history: pd.DataFrame,  # Rows of `history.csv` with benchmark, method, seed
 ) -> Figure:
@@ -273,7 +310,7 @@ def plot_training(
         figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(methods)))
     return figure
 
-# %% ../nbs/10_reporting.ipynb #c9f84458
+# %% ../nbs/10_reporting.ipynb #aec19868
 def plot_spurious(
     groups: pd.DataFrame,  # Rows of `group_table` with method, seed, for one benchmark with environments
 ) -> Figure:

@@ -6,7 +6,7 @@
 __all__ = ['SYNTHESES', 'add_gradient', 'subtract_gradient', 'shuffle_invariant', 'gaussian_outliers', 'alpha_at',
            'OutlierSynthesizer']
 
-# %% ../nbs/01_synthesis.ipynb #bb6ae50d
+# %% ../nbs/01_synthesis.ipynb #b53ee2e4
 import math
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .attribution import _check_fraction, top_fraction_mask, true_class_gradient
 
-# %% ../nbs/01_synthesis.ipynb #143cf5ee
+# %% ../nbs/01_synthesis.ipynb #ae5748b4
 def add_gradient(
     x: Tensor,  # Images [B,C,H,W], floating point, normalised
     g: Tensor,  # Attribution G, shape of `x`
@@ -42,7 +42,7 @@ def _check_same_shape(x: Tensor, g: Tensor):
     if x.ndim != 4 or x.shape != g.shape:
         raise ValueError(f"x and g need one shape [B,C,H,W], but are {tuple(x.shape)} and {tuple(g.shape)}")
 
-# %% ../nbs/01_synthesis.ipynb #5905069c
+# %% ../nbs/01_synthesis.ipynb #fcbd6244
 def shuffle_invariant(
     x: Tensor,  # Images [B,C,H,W]
     g: Tensor,  # Attribution G, shape of `x`
@@ -64,13 +64,13 @@ def shuffle_invariant(
     moved = pixels.gather(2, source[:, None].expand(-1, channels, -1))
     return pixels.scatter(2, to[:, None].expand(-1, channels, -1), moved).view_as(x)
 
-# %% ../nbs/01_synthesis.ipynb #2dcd9126
+# %% ../nbs/01_synthesis.ipynb #381e6784
 def _random(shape, device: torch.device, generator: torch.Generator | None, draw=torch.rand) -> Tensor:
     "Random numbers on `device`, drawn on the generator's own device."
     source = device if generator is None else generator.device
     return draw(shape, device=source, generator=generator).to(device)
 
-# %% ../nbs/01_synthesis.ipynb #f8bbbc4d
+# %% ../nbs/01_synthesis.ipynb #82b81a2a
 def gaussian_outliers(
     x: Tensor,  # Images [B,C,H,W]; only shape, dtype and device are used
     alpha: float,  # Standard deviation of the noise, in normalised input units
@@ -79,7 +79,7 @@ def gaussian_outliers(
     "`alpha * noise`, noise standard normal (paper, Section 3: synthesis `gaussian`)."
     return alpha * _random(x.shape, x.device, generator, torch.randn).to(x.dtype)
 
-# %% ../nbs/01_synthesis.ipynb #3a653a25
+# %% ../nbs/01_synthesis.ipynb #4a4acbd4
 def alpha_at(
     epoch: int,  # e, in 0..epochs-1
     epochs: int,  # E, at least 1
@@ -91,7 +91,7 @@ def alpha_at(
         raise ValueError(f"epoch must lie in 0..{epochs - 1}, not {epoch}")
     return alpha_min + (alpha_max - alpha_min) * (1 - epoch / epochs)
 
-# %% ../nbs/01_synthesis.ipynb #3540f4fb
+# %% ../nbs/01_synthesis.ipynb #ccdb54e0
 SYNTHESES = ("gradient", "subtract", "shuffle", "gaussian")
 
 

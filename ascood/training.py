@@ -6,7 +6,7 @@
 __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'CrossEntropy', 'ASCOOD', 'create_method', 'create_optimizer',
            'TrainedRun', 'train']
 
-# %% ../nbs/06_training.ipynb #30591184
+# %% ../nbs/06_training.ipynb #ba2c4a1e
 import json
 import math
 import shutil
@@ -32,7 +32,7 @@ from .models import BACKBONES, Classifier, create_backbone, load_classifier, sav
 from .normalization import NORMALIZATIONS
 from .synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
-# %% ../nbs/06_training.ipynb #cc538235
+# %% ../nbs/06_training.ipynb #12756116
 class Settings(BaseModel):
     "Validated, immutable settings; unknown names are refused. Make them with `checked`."
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +54,7 @@ def checked(make: Callable, what: str, **values):
                               else fault["msg"].removeprefix("Value error, "))
         raise ValueError(f"{what}: " + "; ".join(faults)) from None
 
-# %% ../nbs/06_training.ipynb #a3537933
+# %% ../nbs/06_training.ipynb #345c9716
 class TrainConfig(Settings):
     "How a model is trained, whatever the method. Defaults are those of the embedded benchmarks, else the paper's."
 
@@ -77,7 +77,7 @@ class TrainConfig(Settings):
             raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
         return self
 
-# %% ../nbs/06_training.ipynb #dc29964c
+# %% ../nbs/06_training.ipynb #4047e982
 class Step(NamedTuple):
     "Where in the training a batch stands."
     epoch: int
@@ -110,7 +110,7 @@ class CrossEntropy(Settings):
         "The step size of the synthesis in this epoch, for the history; NaN where there is none."
         return math.nan
 
-# %% ../nbs/06_training.ipynb #463a3163
+# %% ../nbs/06_training.ipynb #b319de60
 class ASCOOD(CrossEntropy):
     "The paper's method: outliers from training images, standardised features, uniform predictions on outliers."
 
@@ -142,7 +142,7 @@ class ASCOOD(CrossEntropy):
             return ascood_loss(logits, y, outlier_logits, self.weight), logits
         return F.cross_entropy(logits, y) + self.weight * energy_uncertainty(logits, outlier_logits), logits
 
-# %% ../nbs/06_training.ipynb #76690d5f
+# %% ../nbs/06_training.ipynb #03aaf0ef
 _METHODS: dict[str, type[CrossEntropy]] = {"cross_entropy": CrossEntropy, "ascood": ASCOOD}
 
 
@@ -152,7 +152,7 @@ def create_method(kind: str, **settings) -> CrossEntropy:
         raise ValueError(f"unknown method {kind!r}; choose one of {', '.join(_METHODS)}")
     return checked(_METHODS[kind], f"method {kind}", **settings)
 
-# %% ../nbs/06_training.ipynb #6f180370
+# %% ../nbs/06_training.ipynb #50f61c77
 def create_optimizer(model: Classifier, config: TrainConfig, steps: int):
     "SGD with a learning-rate factor for the head, and its cosine schedule over `steps` steps."
     head = list(model.head.parameters())
@@ -168,7 +168,7 @@ def create_optimizer(model: Classifier, config: TrainConfig, steps: int):
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
 
-# %% ../nbs/06_training.ipynb #2acdeff5
+# %% ../nbs/06_training.ipynb #e3333efc
 class _Progress:
     "Epochs done and their history; Accelerate saves it with the rest of the state."
 
@@ -198,7 +198,7 @@ def _save_state(accelerator: Accelerator, out_dir: Path, epoch: int):
 def _states(out_dir: Path) -> list[Path]:
     return sorted(out_dir.glob("state-[0-9]*"))
 
-# %% ../nbs/06_training.ipynb #21cb2db9
+# %% ../nbs/06_training.ipynb #80d86601
 def _resume(accelerator: Accelerator, out_dir: Path):
     "Load the last complete state, if there is one."
     for state in _states(out_dir)[-1:]:
@@ -208,7 +208,7 @@ def _resume(accelerator: Accelerator, out_dir: Path):
             reason = " ".join(str(error).split())[:120]
             raise ValueError(f"the saved state {state} is damaged ({reason}); delete that folder to train from the start") from None
 
-# %% ../nbs/06_training.ipynb #d9084906
+# %% ../nbs/06_training.ipynb #21bb714f
 def _claim(out_dir: Path, settings: dict):
     "Write the run's settings into its folder, or check that they are the ones already there."
     path = out_dir / "settings.json"
@@ -233,7 +233,7 @@ def _write_text(path: Path, text: str):
     unfinished.write_text(text)
     unfinished.replace(path)
 
-# %% ../nbs/06_training.ipynb #f90f138f
+# %% ../nbs/06_training.ipynb #e8536755
 def _train_epoch(method, model, loader, optimizer, schedule, accelerator, step: Step, bar) -> dict:
     "Train one epoch; returns mean loss, accuracy in percent and speed."
     model.train()
@@ -264,7 +264,7 @@ def _nan_message(value: float, method, epoch: int, step: int, lr: float) -> str:
     return (f"the loss is {value} in epoch {epoch}, step {step}, at learning rate {lr:.3g} ({method.name}: {used}); "
             "lower lr, alpha_max or weight, and start again: the state of the last complete epoch is kept")
 
-# %% ../nbs/06_training.ipynb #758e1671
+# %% ../nbs/06_training.ipynb #828d0c37
 @torch.no_grad()
 def _accuracy(model: nn.Module, dataset: ImageSet, accelerator: Accelerator) -> float:
     "Accuracy in percent."
@@ -275,7 +275,7 @@ def _accuracy(model: nn.Module, dataset: ImageSet, accelerator: Accelerator) -> 
             correct += (model(x.to(accelerator.device)).argmax(1).cpu() == y).sum()
     return 100 * int(correct) / len(dataset)
 
-# %% ../nbs/06_training.ipynb #715e0ba1
+# %% ../nbs/06_training.ipynb #54058bd1
 class TrainedRun(NamedTuple):
     checkpoint: Path  # safetensors file, see `load_classifier`
     history: pd.DataFrame  # a row an epoch; accuracies in percent, seconds, images per second
@@ -304,7 +304,7 @@ def train(
         raise ValueError(f"batch_size {config.batch_size} exceeds the {len(benchmark.train)} training images of {benchmark.name}")
     return _train(method, benchmark, config, out_dir, progress)
 
-# %% ../nbs/06_training.ipynb #d39cc0bd
+# %% ../nbs/06_training.ipynb #e125a839
 def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool) -> TrainedRun:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train with several precisions in turn
     accelerator = Accelerator(mixed_precision=config.mixed_precision)

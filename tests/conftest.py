@@ -1,0 +1,29 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+from ascood.data import load_benchmark
+from ascood.models import load_classifier
+from ascood.training import CrossEntropy, TrainConfig, train
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_benchmark("colored-digits")
+
+
+@pytest.fixture(scope="session")
+def holdout():
+    return load_benchmark("mnist-holdout")
+
+
+@pytest.fixture(scope="session")
+def trained(holdout, tmp_path_factory):
+    "A small model that has learned something."
+    run = train(CrossEntropy(), holdout, TrainConfig(epochs=2), tmp_path_factory.mktemp("trained"), progress=False)
+    return load_classifier(run.checkpoint)

@@ -1,0 +1,155 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
+
+from ascood import reporting
+from ascood.data import ImageSet, batches
+from ascood.detectors import IODIN, create_detector, iodin_preprocessing, list_detectors
+from ascood.evaluation import _fitting_set, evaluate, extract, group_table, ood_metrics, score_benchmark
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.lists(st.integers(-4, 4), min_size=1, max_size=40))
+def test_metrics_agree_with_scikit_learn_and_a_slow_loop(known, unknown):
+    "Small integers make ties the rule."
+    found = ood_metrics(torch.tensor(known), torch.tensor(unknown))
+    truth, scores = np.array([0] * len(known) + [1] * len(unknown)), np.array(known + unknown, dtype=float)
+    assert found["auroc"] == pytest.approx(100 * roc_auc_score(truth, scores))
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    assert found["aupr_out"] == pytest.approx(100 * auc(recall, precision))
+    precision, recall, _ = precision_recall_curve(1 - truth, -scores)
+    assert found["aupr_in"] == pytest.approx(100 * auc(recall, precision))
+    threshold = min(t for t in known if sum(s <= t for s in known) >= 0.95 * len(known))
+    assert found["fpr95"] == pytest.approx(100 * sum(s <= threshold for s in unknown) / len(unknown))
+
+
+@pytest.mark.parametrize(
+    "known, unknown, words",
+    [([], [1.0], "no ID scores"), ([1.0], [], "no OOD scores"), ([1.0, float("nan")], [1.0], "1 of 2 ID scores are NaN")],
+)
+def test_metrics_refuse_what_has_no_answer(known, unknown, words):
+    with pytest.raises(ValueError, match=words):
+        ood_metrics(torch.tensor(known), torch.tensor(unknown))
+
+
+def test_infinite_scores_are_ordered():
+    assert ood_metrics(torch.tensor([0.0, 1.0]), torch.tensor([float("inf")]))["auroc"] == 100
+
+
+def test_extract_reads_each_image_once_in_order(trained, holdout):
+    seen = []
+    hook = trained.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    found = extract(trained, holdout.val, batch_size=150)
+    hook.remove()
+    assert sum(seen) == len(holdout.val) == len(found.logits)
+    with torch.no_grad():
+        torch.testing.assert_close(found.logits, trained(holdout.val[range(len(holdout.val))][0]), rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.labels, holdout.val.labels)
+
+
+def test_extract_leaves_the_mode_as_it_was(trained, holdout):
+    trained.train()
+    trained.backbone.bn1.eval()
+    buffers = {k: v.clone() for k, v in trained.named_buffers()}
+    extract(trained, holdout.val)
+    assert trained.training and not trained.backbone.bn1.training
+    assert all(torch.equal(v, buffers[k]) for k, v in trained.named_buffers())
+    trained.eval()
+
+
+@pytest.mark.parametrize("name", list_detectors())
+def test_scores_of_the_one_pass_are_the_detectors_own(trained, holdout, name):
+    scores, _ = score_benchmark(trained, holdout, [name], validation_only=True)
+    detector = create_detector(name, trained, list(holdout.std))
+    if detector.requires_fit:
+        detector.fit(batches(_fitting_set(holdout), 256))
+    x, _ = holdout.ood_val["symbols"][range(100)]
+    alone = detector.predict(x).detach()
+    torch.testing.assert_close(torch.from_numpy(scores[name]["val", "symbols"][:100]), alone.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_validation_only_reads_no_test_set(trained, holdout, monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("a test set was read")
+
+    for images in (holdout.test, *holdout.ood["near"].values(), *holdout.ood["far"].values()):
+        monkeypatch.setattr(images, "transform", forbidden)
+    scores, _ = score_benchmark(trained, holdout, ["MSP", "ODIN"], validation_only=True)
+    assert {group for group, _ in scores["MSP"]} == {"id", "val"}
+
+
+def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):
+    table = evaluate(trained, holdout, {"MSP": {}, "KNN": {"k": 5}})
+    assert len(table) == 2 * (3 + 1 + 4) and table[["fpr95", "auroc", "aupr_in", "aupr_out"]].stack().between(0, 100).all()
+    with pytest.raises(ValueError, match="choose one of MSP"):
+        evaluate(trained, holdout, ["msp"])
+
+
+def test_group_table_counts_by_hand(trained, digits):
+    from ascood.evaluation import Activations
+
+    logits = torch.tensor([[9.0, 0.0]] * 4)  # always class 0
+    labels, environments = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 3, 1])
+    images = ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), labels, digits.val.transform, environments)
+    from dataclasses import replace
+
+    benchmark = replace(digits, test=images)
+    table = group_table(benchmark, {("id", "test"): Activations(logits, logits, labels)}).set_index("group")
+    assert table.loc["all", "accuracy"] == 50
+    assert table.loc["majority", ["n", "accuracy"]].tolist() == [2, 50] and table.loc["minority", ["n", "accuracy"]].tolist() == [2, 50]
+
+
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_iodin_moves_exactly_k_elements_towards_its_own_prediction(trained, holdout, k):
+    x, _ = holdout.val[range(20)]
+    moved = iodin_preprocessing(trained, x, k=k, eps=0.01, norm_std=[0.5] * 3) - x
+    assert ((moved != 0).flatten(1).sum(1) == k).all()
+    assert moved[moved != 0].abs().sub(0.02).abs().max() < 1e-5
+    with torch.no_grad():
+        before, after = (trained(v).log_softmax(1) for v in (x, x + moved))
+    own = before.argmax(1, keepdim=True)
+    assert (after.gather(1, own) >= before.gather(1, own) - 1e-5).float().mean() > 0.9
+    assert all(p.grad is None for p in trained.parameters())
+
+
+def test_iodin_is_a_pytorch_ood_detector(trained, holdout):
+    x, _ = holdout.val[range(8)]
+    detector = IODIN(trained).set_hyperparameters(temperature=10, eps=0.0028)
+    assert not detector.requires_fit and detector(x).shape == (8,)
+    with pytest.raises(ValueError):
+        detector.set_hyperparameters(epsilon=1)
+
+
+def rows(**columns):
+    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, accuracy=90.0,
+                              method=m, detector=d, ood_group=g, auroc=a)
+                         for (m, d, g), values in columns["cells"].items() for seed, a in enumerate(values)])
+
+
+def test_detector_is_chosen_on_validation_even_where_the_test_disagrees():
+    metrics = rows(cells={("m", "A", "val"): (90, 70), ("m", "A", "near"): (10, 20), ("m", "B", "val"): (79, 79), ("m", "B", "near"): (99, 99)})
+    chosen = reporting.choose_detectors(metrics)
+    assert chosen == {("b", "m"): "A"}
+    near = reporting.summarize(metrics, chosen).query("quantity == 'near_auroc'").iloc[0]
+    assert (near["mean"], near["std"], near["seeds"]) == (15, 5, 2)
+
+
+def test_table_marks_best_and_second_and_leaves_gaps():
+    metrics = rows(cells={("x", "A", "near"): (90,), ("y", "A", "near"): (80,), ("z", "A", "near"): (70,)})
+    more = rows(cells={("x", "A", "near"): (60,)}).assign(benchmark="c")
+    summary = reporting.summarize(pd.concat([metrics, more])).query("quantity == 'near_auroc'")
+    table = reporting.cells(summary, ["method"], ["benchmark"])
+    assert table["b"].tolist() == ["**90.00 ± 0.00**", "<u>80.00 ± 0.00</u>", "70.00 ± 0.00"]
+    assert table["c"].tolist() == ["60.00 ± 0.00", "", ""]
+
+
+def test_figures_are_the_same_file_twice(tmp_path):
+    scores = {"m": ("A", {"A": {("id", "test"): np.arange(9.0), ("near", "n"): np.arange(9.0) + 2, ("far", "f"): np.arange(9.0) + 5}})}
+    for name in ("one", "two"):
+        reporting.save_figure(reporting.plot_score_histograms(scores, "t"), tmp_path / name)
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

@@ -1,0 +1,77 @@
+"""The notebooks are the source: package and README are what they say, and they are fit to be read."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import MarkdownExporter
+from nbdev.export import nb_export
+
+ROOT = Path(__file__).parents[1]
+ROOMS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+NOTEBOOKS = [*ROOMS, ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
+
+
+def test_package_is_what_the_notebooks_export(tmp_path):
+    for notebook in ROOMS:
+        nb_export(notebook, lib_path=tmp_path)
+    exported = {p.name: p.read_text() for p in tmp_path.glob("*.py")}
+    package = {p.name: p.read_text() for p in (ROOT / "ascood").glob("*.py") if p.name not in ("__init__.py", "_modidx.py")}
+    assert exported.keys() == package.keys()
+    for name, text in package.items():
+        assert text == exported[name], f"{name} is not what its notebook exports; run make export"
+
+
+def test_readme_is_what_the_index_says():
+    text, _ = MarkdownExporter(exclude_input=True).from_filename(str(ROOT / "nbs" / "index.ipynb"))
+    assert (ROOT / "README.md").read_text().strip() == text.replace("(../", "(").strip(), "run make readme"
+
+
+def test_files_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_clean_to_read(notebook):
+    for cell in nbformat.read(notebook, 4).cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", "a stack trace"
+            assert output.get("name") != "stderr" or "error:" in output.text, f"stderr: {output.text[:200]}"
+            text = json.dumps(output)
+            assert "application/vnd.jupyter.widget" not in text
+            assert not re.search(r"(/home/|/root/|/Users/|/tmp/|/work/)", text), f"a path of somebody's machine: {text[:300]}"
+
+
+@pytest.mark.parametrize("notebook", ROOMS, ids=lambda p: p.stem)
+def test_room_shows_its_outputs(notebook):
+    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+    assert any(c.outputs for c in cells), "run make notebooks"
+    exported = [c.source for c in cells if re.match(r"#\| exports?\b", c.source)]
+    assert all(len(source.splitlines()) <= 65 for source in exported)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + 1 :], ids=lambda p: p.stem)
+def test_experiment_has_one_parameters_cell(notebook):
+    cells = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+
+
+def test_kernel_is_this_interpreter_whatever_is_registered(tmp_path):
+    "A user's kernel named python3 that leads nowhere must not be used."
+    kernel = tmp_path / "data" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["/nonexistent/python", "{connection_file}"], "display_name": "x", "language": "python"}))
+    cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("import sys; print(sys.executable, a)")]
+    spec = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), tmp_path / "in.ipynb")
+    done = subprocess.run([sys.executable, "-m", "ascood.notebooks", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "-p", "a", "2"],
+                          env={**os.environ, "JUPYTER_PATH": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs[0].text == f"{sys.executable} 2\n"

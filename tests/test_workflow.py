@@ -1,0 +1,72 @@
+"""The Snakefile, run for real on a tiny profile."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROFILE = {
+    "description": "for tests",
+    "seeds": [0],
+    "train": {"epochs": 1},
+    "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}},
+    "benchmarks": {"mnist-holdout": {}},
+    "detectors": ["MSP"],
+}
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory):
+    "Snakemake on a profile of its own, state and results in a temporary folder; returns (output, exit status)."
+    folder = tmp_path_factory.mktemp("workflow")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
+    for name in ("ascood", "nbs", "Snakefile", "settings.ini"):
+        (folder / name).symlink_to(ROOT / name)
+
+    def run(*args):
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--config", "profile=tiny.yaml", *args]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        return done.stdout + done.stderr, done.returncode
+
+    run.folder = folder
+    return run
+
+
+def jobs(output: str) -> dict[str, int]:
+    "The job counts that Snakemake announces."
+    table = output.split("Job stats:")[1].splitlines()[3:]
+    return {line.split()[0]: int(line.split()[1]) for line in table[: next(i for i, l in enumerate(table) if l.startswith("total"))]}
+
+
+def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
+    output, status = workflow()
+    assert status == 0, output[-3000:]
+    out = workflow.folder / "results" / "tiny"
+    assert (out / "table_main.md").is_file() and (workflow.folder / "figures" / "tiny" / "roc_mnist-holdout.pdf").is_file()
+    assert len(list(out.glob("runs/*/train.ipynb"))) == 2 and (out / "notebooks" / "table_main.ipynb").is_file()
+
+    output, status = workflow()
+    assert status == 0 and "Nothing to be done" in output
+
+    deleted = next(out.glob("runs/*ascood*/model.safetensors"))
+    weights = deleted.read_bytes()
+    deleted.unlink()
+    output, _ = workflow("--dry-run")
+    planned = jobs(output)
+    assert planned["train"] == planned["evaluate"] == planned["collect"] == 1 and planned["table"] == 2
+
+    output, status = workflow(str(deleted.relative_to(workflow.folder)))
+    assert status == 0 and deleted.read_bytes() == weights
+
+
+def test_failed_cell_fails_the_run_and_its_notebook_is_kept(workflow):
+    (workflow.folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"train": {"epochs": 1, "lr": 1e30}, "methods": {"cross_entropy": {}}}))
+    output, status = workflow()
+    assert status != 0 and "FloatingPointError" in output
+    (kept,) = [p for p in workflow.folder.glob("results/tiny/runs/*/train.ipynb") if "FloatingPointError" in p.read_text()]
+    assert not (kept.parent / "model.safetensors").exists()
