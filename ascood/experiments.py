@@ -297,21 +297,20 @@ def report_table_scores(profile: Profile, results: str | Path = "results") -> st
     return reporting.write_table(summary, ["method", "detector"], ["benchmark"],
                                  _under_root(results) / profile.name / "table_scores", caption, describe_runs(profile, results))
 
-# %% ../nbs/11_experiments.ipynb #d4d7f589
+# %% ../nbs/11_experiments.ipynb #f0a333a5
 def _show_run(profile: Profile, benchmark: str, method: str) -> RunSpec:
     "The run of the profile's first seed."
     return find_run(profile, benchmark, method, profile.seeds[0])
 
 
 def _draw_gallery(profile: Profile, name: str, results: str | Path):
-    "Images, attribution and every synthesis, by the cross-entropy model of the first seed."
-    run = _show_run(profile, name, next(iter(profile.methods)))
-    ours = [r for r in profile.runs if r.benchmark == name and r.settings.get("synthesis") == "gradient"]
-    alpha, fraction = (ours[0].settings[k] for k in ("alpha_max", "fraction")) if ours else (1.0, 0.1)
-    benchmark = run.load_benchmark()
+    "Images, attribution and every synthesis, by the first seed's ASCOOD model, with the profile's alpha of the first epoch."
+    ours = [r for r in profile.runs if r.benchmark == name and "synthesis" in r.settings] or [_show_run(profile, name, [*profile.methods][0])]
+    run, benchmark = ours[0], ours[0].load_benchmark()
+    alpha = {r.settings["synthesis"]: r.settings["alpha_max"] for r in reversed(ours) if "synthesis" in r.settings}
     pick = torch.linspace(0, len(benchmark.test) - 1, 8).long().tolist()
     model = load_classifier(run.folder(results) / "model.safetensors")
-    return reporting.plot_gallery(model, *benchmark.test[pick], benchmark, fraction, alpha)
+    return reporting.plot_gallery(model, *benchmark.test[pick], benchmark, run.settings.get("fraction", 0.1), alpha)
 
 
 def _scores_by_method(profile: Profile, benchmark: str, results: str | Path) -> dict[str, tuple[str, Scores]]:

@@ -199,14 +199,14 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     plt.close(figure)
     return stem.with_suffix(".png")
 
-# %% ../nbs/10_reporting.ipynb #86749c34
+# %% ../nbs/10_reporting.ipynb #3e83ef09
 def plot_gallery(
     model: nn.Module,  # Classifier, for the attribution
     x: Tensor,  # Images [B,3,H,W], normalised
     y: Tensor,  # Their classes [B]
     benchmark: Benchmark,  # For undoing the normalisation
     fraction: float = 0.1,  # p_inv
-    alpha: float = 1.0,
+    alpha: float | dict[str, float] = 1.0,  # One for all, or one for each synthesis
     seed: int = 0,  # Of `shuffle` and `gaussian`
 ) -> Figure:
     "Rows: x, |G|, the mask, and x' of every synthesis; a column an image. Outliers are clipped to [0, 1] for display."
@@ -214,17 +214,18 @@ def plot_gallery(
     rows = {"image $x$": benchmark.pixels(x), "attribution $|G|$": _heat(g.abs().sum(1)),
             r"top $p_{inv}$ of $|G|$": top_fraction_mask(g, fraction).any(1, keepdim=True).float().expand_as(x)}
     for kind in SYNTHESES:
-        synthesizer = OutlierSynthesizer(kind, fraction, alpha, alpha)
-        outliers = synthesizer(model, x, y, generator=torch.Generator().manual_seed(seed))
-        rows[f"$x'$ {kind}"] = benchmark.pixels(outliers)
+        step = alpha.get(kind, 1.0) if isinstance(alpha, dict) else alpha
+        outliers = OutlierSynthesizer(kind, fraction, step, step)(model, x, y, generator=torch.Generator().manual_seed(seed))
+        note = "" if kind == "shuffle" else rf", $\alpha$ = {step:g}"
+        rows[f"$x'$ {kind}{note}"] = benchmark.pixels(outliers)
     with plt.rc_context(_FIGURE_STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure, axes = plt.subplots(len(rows), len(x), figsize=(1.1 + 0.62 * len(x), 0.64 * len(rows)), squeeze=False)
+        figure, axes = plt.subplots(len(rows), len(x), figsize=(1.35 + 0.62 * len(x), 0.64 * len(rows)), squeeze=False)
         for line, (name, images) in zip(axes, rows.items()):
             for axis, image in zip(line, images):
                 axis.imshow(image.permute(1, 2, 0).numpy())
                 axis.set(xticks=[], yticks=[])
             line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=4)
-        figure.subplots_adjust(left=1.1 / (1.1 + 0.62 * len(x)), right=0.995, top=0.995, bottom=0.005, wspace=0.05, hspace=0.05)
+        figure.subplots_adjust(left=1.35 / (1.35 + 0.62 * len(x)), right=0.995, top=0.995, bottom=0.005, wspace=0.05, hspace=0.05)
     return figure
 
 
@@ -233,7 +234,7 @@ def _heat(values: Tensor) -> Tensor:  # [B,H,W] -> colours [B,3,H,W], each image
     shaded = plt.get_cmap("magma")((values / top[:, None, None]).clamp(0, 1).numpy())[..., :3]
     return torch.from_numpy(shaded).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_reporting.ipynb #d1efd1fd
+# %% ../nbs/10_reporting.ipynb #6c5bf5aa
 def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
     "One detector's scores on ID test, near and far OOD, the sets of a group together."
     parts = {"ID": [], "near OOD": [], "far OOD": []}
@@ -250,8 +251,12 @@ def plot_score_histograms(
 ) -> Figure:
     "Distributions of ID, near and far OOD scores, one panel a method."
     with plt.rc_context(_FIGURE_STYLE):
-        figure, axes = plt.subplots(1, len(found), figsize=(2.1 * len(found), 2.0), squeeze=False, layout="constrained")
-        for axis, (method, (detector, scores)) in zip(axes[0], found.items()):
+        columns = min(3, len(found))
+        lines = -(-len(found) // columns)
+        figure, axes = plt.subplots(lines, columns, figsize=(2.2 * columns, 1.7 * lines + 0.5), squeeze=False, layout="constrained")
+        for axis in axes.flat[len(found):]:
+            axis.set_axis_off()
+        for axis, (method, (detector, scores)) in zip(axes.flat, found.items()):
             groups = by_group(scores, detector)
             low, high = np.percentile(np.concatenate(list(groups.values())), [0.5, 99.5])
             bins = np.linspace(low, high if high > low else low + 1, 40)
@@ -260,8 +265,9 @@ def plot_score_histograms(
                           color=GROUP_COLORS[label], label=label, edgecolor=GROUP_COLORS[label])
             axis.set(title=method_label(method), xlabel=f"{detector} score (higher: more OOD)", yticks=[])
             axis.spines["left"].set_visible(False)
-        axes[0, 0].set_ylabel("density")
-        axes[0, -1].legend(loc="upper right")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("density")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.suptitle(title, fontsize=9)
     return figure
 
@@ -310,7 +316,7 @@ def plot_training(
         figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(methods)))
     return figure
 
-# %% ../nbs/10_reporting.ipynb #aec19868
+# %% ../nbs/10_reporting.ipynb #9addc6bf
 def plot_spurious(
     groups: pd.DataFrame,  # Rows of `group_table` with method, seed, for one benchmark with environments
 ) -> Figure:
@@ -327,8 +333,8 @@ def plot_spurious(
             sns.barplot(**shared, palette=[method_color(m) for m in methods], errorbar=None, width=0.75, saturation=0.8)
             sns.stripplot(**shared, palette=["0.15"] * len(methods), dodge=True, size=2.2, jitter=False)
             axis.set_xlabel("")
-        axes[0].set(ylabel="test accuracy (%)", ylim=(50, 101), title="background agrees / disagrees with the class")
-        axes[1].set(ylabel="mean maximum softmax", ylim=(0.5, 1.005), title="how sure of a class?")
+        axes[0].set(ylabel="test accuracy (%)", ylim=(0, 101), title="background agrees / disagrees with the class")
+        axes[1].set(ylabel="mean maximum softmax", ylim=(0, 1.01), title="how sure of a class?")
         bars = [plt.Rectangle((0, 0), 1, 1, color=method_color(m), label=method_label(m)) for m in methods]
         figure.legend(handles=bars, loc="outside lower center", ncols=min(3, len(methods)))
     return figure

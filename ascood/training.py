@@ -304,7 +304,7 @@ def train(
         raise ValueError(f"batch_size {config.batch_size} exceeds the {len(benchmark.train)} training images of {benchmark.name}")
     return _train(method, benchmark, config, out_dir, progress)
 
-# %% ../nbs/06_training.ipynb #e125a839
+# %% ../nbs/06_training.ipynb #95d32029
 def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool) -> TrainedRun:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train with several precisions in turn
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
@@ -314,9 +314,10 @@ def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_
         bare = bare.to(memory_format=torch.channels_last)
     order = torch.Generator()
     loader = batches(benchmark.train, config.batch_size, shuffle=True, generator=order, drop_last=True)
+    loader = accelerator.prepare(loader)  # with several processes, each takes its share of the steps
     optimizer, schedule = create_optimizer(bare, config, config.epochs * len(loader))
     done = _Progress()
-    model, optimizer, loader = accelerator.prepare(bare, optimizer, loader)
+    model, optimizer = accelerator.prepare(bare, optimizer)
     accelerator.register_for_checkpointing(done, schedule)
     _resume(accelerator, out_dir)
 
