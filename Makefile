@@ -28,6 +28,7 @@ env: $(READY)
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	[ "$(VENV)" != .venv ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	rm -f $(VENV)/.ready-*
 	touch $@
 

@@ -5,26 +5,35 @@
 # %% auto #0
 __all__ = ['ThisInterpreter', 'execute_notebook', 'main']
 
-# %% ../nbs/12_notebooks.ipynb #1a294f8d
+# %% ../nbs/12_notebooks.ipynb #6bde80cd
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import papermill
 import yaml
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-# %% ../nbs/12_notebooks.ipynb #a797d3af
+# %% ../nbs/12_notebooks.ipynb #c8321c37
 class ThisInterpreter(AsyncKernelManager):
     "Starts the kernel in the running interpreter, whatever kernels are registered under the name."
 
     @default("transport")
     def _no_open_port(self) -> str:
         return "ipc" if os.name == "posix" else "tcp"
+
+    @default("ip")
+    def _sockets_of_its_own(self) -> str:
+        if self.transport == "tcp":
+            return "127.0.0.1"
+        self._sockets = tempfile.TemporaryDirectory(prefix="ascood-kernel-")  # else kernels of one folder would share names
+        return str(Path(self._sockets.name) / "socket")
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -52,7 +61,7 @@ def execute_notebook(
                                kernel_manager_class=ThisInterpreter)
     return output
 
-# %% ../nbs/12_notebooks.ipynb #6e050314
+# %% ../nbs/12_notebooks.ipynb #ecd354b1
 def main(argv: list[str] | None = None) -> int:
     "`python -m ascood.notebooks SOURCE OUTPUT -p NAME VALUE ...`; errors are one line on stderr."
     parser = argparse.ArgumentParser(prog="python -m ascood.notebooks", description="Run a notebook by papermill with this interpreter.")
@@ -65,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     except PapermillExecutionError as error:
         print(f"error: cell {error.exec_count} of {args.source} failed with {error.ename}: {error.evalue}\n"
               f"       the notebook with the traceback is {args.output}", file=sys.stderr)
+        return 1
+    except DeadKernelError:
+        print(f"error: the kernel of {args.source} died: it was stopped, or ran out of memory; run it again", file=sys.stderr)
         return 1
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
