@@ -199,7 +199,7 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     plt.close(figure)
     return stem.with_suffix(".png")
 
-# %% ../nbs/10_reporting.ipynb #3e83ef09
+# %% ../nbs/10_reporting.ipynb #5264c0cc
 def plot_gallery(
     model: nn.Module,  # Classifier, for the attribution
     x: Tensor,  # Images [B,3,H,W], normalised
@@ -214,7 +214,7 @@ def plot_gallery(
     rows = {"image $x$": benchmark.pixels(x), "attribution $|G|$": _heat(g.abs().sum(1)),
             r"top $p_{inv}$ of $|G|$": top_fraction_mask(g, fraction).any(1, keepdim=True).float().expand_as(x)}
     for kind in SYNTHESES:
-        step = alpha.get(kind, 1.0) if isinstance(alpha, dict) else alpha
+        step = alpha.get(kind, alpha.get("gradient", 1.0)) if isinstance(alpha, dict) else alpha
         outliers = OutlierSynthesizer(kind, fraction, step, step)(model, x, y, generator=torch.Generator().manual_seed(seed))
         note = "" if kind == "shuffle" else rf", $\alpha$ = {step:g}"
         rows[f"$x'$ {kind}{note}"] = benchmark.pixels(outliers)
@@ -234,7 +234,7 @@ def _heat(values: Tensor) -> Tensor:  # [B,H,W] -> colours [B,3,H,W], each image
     shaded = plt.get_cmap("magma")((values / top[:, None, None]).clamp(0, 1).numpy())[..., :3]
     return torch.from_numpy(shaded).permute(0, 3, 1, 2)
 
-# %% ../nbs/10_reporting.ipynb #6c5bf5aa
+# %% ../nbs/10_reporting.ipynb #625cf17e
 def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
     "One detector's scores on ID test, near and far OOD, the sets of a group together."
     parts = {"ID": [], "near OOD": [], "far OOD": []}
@@ -251,7 +251,7 @@ def plot_score_histograms(
 ) -> Figure:
     "Distributions of ID, near and far OOD scores, one panel a method."
     with plt.rc_context(_FIGURE_STYLE):
-        columns = min(3, len(found))
+        columns = 2 if len(found) == 4 else min(3, len(found))
         lines = -(-len(found) // columns)
         figure, axes = plt.subplots(lines, columns, figsize=(2.2 * columns, 1.7 * lines + 0.5), squeeze=False, layout="constrained")
         for axis in axes.flat[len(found):]:
@@ -294,14 +294,14 @@ def plot_roc(
         figure.suptitle(title, fontsize=9)
     return figure
 
-# %% ../nbs/10_reporting.ipynb #d764f022
+# %% ../nbs/10_reporting.ipynb #368257b6
 def plot_training(
     history: pd.DataFrame,  # Rows of `history.csv` with benchmark, method, seed
 ) -> Figure:
     "Loss and validation accuracy by epoch, one column a benchmark; bands span the seeds."
     benchmarks, methods = history["benchmark"].unique(), history["method"].unique()
     with plt.rc_context(_FIGURE_STYLE):
-        figure, axes = plt.subplots(2, len(benchmarks), figsize=(2.3 * len(benchmarks) + 0.4, 3.4), sharex=True,
+        figure, axes = plt.subplots(2, len(benchmarks), figsize=(max(3.5, 2.3 * len(benchmarks) + 0.4), 3.6), sharex=True,
                                     squeeze=False, layout="constrained")
         for column, benchmark in zip(axes.T, benchmarks):
             rows = history[history.benchmark == benchmark]
@@ -313,10 +313,10 @@ def plot_training(
         axes[0, 0].set_ylabel("training loss (nats)")
         axes[1, 0].set_ylabel("validation accuracy (%)")
         lines = [plt.Line2D([], [], color=method_color(m), label=method_label(m)) for m in methods]
-        figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(methods)))
+        figure.legend(handles=lines, loc="outside lower center", ncols=2 if len(benchmarks) == 1 else 3)
     return figure
 
-# %% ../nbs/10_reporting.ipynb #9addc6bf
+# %% ../nbs/10_reporting.ipynb #4cf7d4b2
 def plot_spurious(
     groups: pd.DataFrame,  # Rows of `group_table` with method, seed, for one benchmark with environments
 ) -> Figure:
@@ -336,5 +336,5 @@ def plot_spurious(
         axes[0].set(ylabel="test accuracy (%)", ylim=(0, 101), title="background agrees / disagrees with the class")
         axes[1].set(ylabel="mean maximum softmax", ylim=(0, 1.01), title="how sure of a class?")
         bars = [plt.Rectangle((0, 0), 1, 1, color=method_color(m), label=method_label(m)) for m in methods]
-        figure.legend(handles=bars, loc="outside lower center", ncols=min(3, len(methods)))
+        figure.legend(handles=bars, loc="outside lower center", ncols=min(4, len(methods)))
     return figure
