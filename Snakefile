@@ -11,6 +11,9 @@ RUNS = {run.run_id: run for run in PROFILE.runs}
 RESULTS = config.get("results", "results")
 FIGURE_DIR = config.get("figures", "figures")
 OUT = f"{RESULTS}/{PROFILE.name}"
+# Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
+RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
+                   file=["model.safetensors", "history.csv", "run.json", "metrics.csv", "groups.csv", "scores.npz"])
 COLLECTED = [f"{OUT}/{name}.csv" for name in ("metrics", "groups", "history", "runs")]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
@@ -40,6 +43,7 @@ wildcard_constraints:
 
 rule all:
     input:
+        RUN_FILES,
         COLLECTED,
         expand(f"{OUT}/{{table}}.{{kind}}", table=tables_of(PROFILE), kind=["csv", "md", "tex"]),
         FIGURE_FILES.values(),
@@ -88,8 +92,7 @@ rule evaluate:
 
 rule collect:
     input:
-        expand(rules.train.output, run=RUNS),
-        expand(rules.evaluate.output, run=RUNS),
+        RUN_FILES,
     output:
         COLLECTED,
     shell:

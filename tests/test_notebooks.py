@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ NOTEBOOKS = [*ROOMS, ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "expe
 
 
 def test_package_is_what_the_notebooks_export(tmp_path):
-    for notebook in ROOMS:
-        nb_export(notebook, lib_path=tmp_path)
-    exported = {p.name: p.read_text() for p in tmp_path.glob("*.py")}
+    (tmp_path / "nbs").mkdir()
+    for notebook in ROOMS:  # copied, because each module names the place of its notebook
+        nb_export(shutil.copy(notebook, tmp_path / "nbs"), lib_path=tmp_path / "ascood")
+    exported = {p.name: p.read_text() for p in (tmp_path / "ascood").glob("*.py")}
     package = {p.name: p.read_text() for p in (ROOT / "ascood").glob("*.py") if p.name not in ("__init__.py", "_modidx.py")}
     assert exported.keys() == package.keys()
     for name, text in package.items():
@@ -46,7 +48,7 @@ def test_notebook_is_clean_to_read(notebook):
             assert output.get("name") != "stderr" or "error:" in output.text, f"stderr: {output.text[:200]}"
             text = json.dumps(output)
             assert "application/vnd.jupyter.widget" not in text
-            assert not re.search(r"(/home/|/root/|/Users/|/tmp/|/work/)", text), f"a path of somebody's machine: {text[:300]}"
+            assert not re.search(r"/(home|root|Users|tmp|work)/", text), f"a path of somebody's machine: {text[:300]}"
 
 
 @pytest.mark.parametrize("notebook", ROOMS, ids=lambda p: p.stem)
