@@ -28,7 +28,7 @@ def workflow(tmp_path_factory):
         (folder / name).symlink_to(ROOT / name)
 
     def run(*args):
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--config", "profile=tiny.yaml", *args]
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", *args, "--config", "profile=tiny.yaml"]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         return done.stdout + done.stderr, done.returncode
