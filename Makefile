@@ -1,8 +1,9 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
+# make benchmark   one pass over the images against method by method, in time
 VENV ?= .venv
 PYTHON ?= python3
-PROFILE ?= embedded
+PROFILE ?= quick
 CORES ?= all
 
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
 export PYTHONPATH := $(CURDIR)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: reproduce test env notebooks export readme lab unlock clean
+.PHONY: reproduce test benchmark env notebooks export readme lab unlock clean
 
 reproduce: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
@@ -22,6 +23,13 @@ reproduce: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest
+
+benchmark: $(READY)
+	@mkdir -p results/benchmarks/notebooks
+	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
+	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
+	  -p backbone cifar_resnet18 -p train_images 400 -p val_images 50 -p test_images 75
+	@cat results/benchmarks/scoring_*.md
 
 env: $(READY)
 

@@ -1,11 +1,11 @@
 # The workflow of one profile: train and evaluate every run, collect, then tables and figures.
-#   snakemake --cores all --config profile=embedded
+#   snakemake --cores all --config profile=quick
 import json
 import sys
 
 from ascood.experiments import FIGURES, figure_stems, load_profile, tables_of
 
-PROFILE_NAME = config.get("profile", "embedded")
+PROFILE_NAME = config.get("profile", "quick")
 PROFILE = load_profile(PROFILE_NAME)
 RUNS = {run.run_id: run for run in PROFILE.runs}
 RESULTS = config.get("results", "results")
@@ -13,7 +13,7 @@ FIGURE_DIR = config.get("figures", "figures")
 OUT = f"{RESULTS}/{PROFILE.name}"
 # Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
 RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
-                   file=["model.safetensors", "history.csv", "run.json", "metrics.csv", "groups.csv", "scores.npz"])
+                   file=["model.safetensors", "history.csv", "run.json", "evaluation.json", "metrics.csv", "groups.csv", "scores.npz"])
 COLLECTED = [f"{OUT}/{name}.csv" for name in ("metrics", "groups", "history", "runs")]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
@@ -27,7 +27,7 @@ def code(*modules):
     return [f"ascood/{module}.py" for module in modules]
 
 
-TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training")
+TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines")
 SCORING = code("detectors", "evaluation")
 
 
@@ -75,6 +75,7 @@ rule evaluate:
         rules.train.output,
         notebook=ancient("nbs/experiments/evaluate.ipynb"),
     output:
+        f"{OUT}/runs/{{run}}/evaluation.json",
         f"{OUT}/runs/{{run}}/metrics.csv",
         f"{OUT}/runs/{{run}}/groups.csv",
         f"{OUT}/runs/{{run}}/scores.npz",

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'TABLES', 'project_root', 'BenchmarkPlan', 'Profile', 'RunSpec', 'profiles_dir', 'list_profiles',
-           'load_profile', 'find_run', 'code_version', 'provenance', 'train_run', 'evaluate_run', 'save_scores',
-           'load_scores', 'collect', 'read_collected', 'describe_runs', 'report_table_main', 'report_table_scores',
-           'figure_stems', 'report_figure', 'spurious_summary', 'report_table_spurious', 'report_table_tuning',
-           'tables_of', 'run_profile', 'main']
+           'load_profile', 'find_run', 'code_version', 'provenance', 'train_run', 'evaluate_run', 'is_evaluated',
+           'save_scores', 'load_scores', 'collect', 'read_collected', 'describe_runs', 'report_table_compared',
+           'report_table_hyperparameters', 'report_table_main', 'report_table_scores', 'figure_stems', 'report_figure',
+           'spurious_summary', 'report_table_spurious', 'report_table_tuning', 'tables_of', 'run_profile', 'main']
 
-# %% ../nbs/11_experiments.ipynb #f5f9a1b6
+# %% ../nbs/11_experiments.ipynb #56ec61d3
 import argparse
 import hashlib
 import json
@@ -30,11 +30,11 @@ import yaml
 from pydantic import Field
 
 import ascood
-from . import reporting
+from . import baselines, reporting
 from .data import Benchmark, list_benchmarks, load_benchmark
-from .detectors import list_detectors
+from .detectors import create_detector, list_detectors, recipe
 from .evaluation import Scores, accuracy_of, group_table, metrics_table, score_benchmark
-from .models import load_classifier
+from .models import Classifier, create_backbone, load_classifier
 from .training import CrossEntropy, Settings, TrainConfig, TrainedRun, checked, create_method, train
 
 # %% ../nbs/11_experiments.ipynb #9c739636
@@ -48,7 +48,7 @@ def _under_root(path: str | Path) -> Path:
     full = project_root() / path
     return Path(os.path.relpath(full)) if full.is_relative_to(project_root()) else full
 
-# %% ../nbs/11_experiments.ipynb #52b2a05d
+# %% ../nbs/11_experiments.ipynb #9054218b
 class BenchmarkPlan(Settings):
     "What a profile changes for one benchmark."
     options: dict = {}  # of `load_benchmark`
@@ -57,15 +57,21 @@ class BenchmarkPlan(Settings):
 
 
 class Profile(Settings):
-    "A profile file, validated. Settings of a run: the profile's, overridden by those of its benchmark."
+    """A profile file, validated. Settings of a run: the profile's, overridden by those of its benchmark.
+
+    A file may also say `extends: <profile>`; its own keys then take the place of that profile's (a key like `methods` as a
+    whole), and `leave_out: [...]` drops methods.
+    """
     name: str
     description: str
     seeds: list[int] = Field(min_length=1)
     data_seed: int = 0
-    detectors: list[str] | dict[str, dict] = list_detectors()
+    detectors: list[str] | dict[str, dict] = list_detectors()  # for methods without an own score
     validation_only: bool = False  # for choosing settings: no test set is read
+    memory: float = Field(4.0, ge=0)  # GiB of activations that an evaluation keeps in memory; the rest goes to temporary files
     train: dict = {}  # of TrainConfig
-    methods: dict[str, dict]  # {name: {"kind": "ascood", "train": {overrides}, ...settings of the method}}
+    methods: dict[str, dict]  # {name: {"kind": "ascood", "train": {overrides}, "detectors": [...], ...settings of the method}}
+    shown: list[str] = []  # methods in the figures of scores and of training; all if empty
     benchmarks: dict[str, BenchmarkPlan]
 
     @cached_property
@@ -74,7 +80,7 @@ class Profile(Settings):
         return [_run_spec(self, benchmark, method, seed)
                 for benchmark in self.benchmarks for method in self.methods for seed in self.seeds]
 
-# %% ../nbs/11_experiments.ipynb #65341816
+# %% ../nbs/11_experiments.ipynb #4a7a88b1
 class RunSpec(Settings):
     "One training run of a profile, fully resolved."
     profile: str
@@ -87,11 +93,12 @@ class RunSpec(Settings):
     config: TrainConfig
     detectors: dict[str, dict]
     validation_only: bool
+    memory: float  # GiB
 
     @property
     def run_id(self) -> str:
         "Readable, and different as soon as any setting that decides the weights differs."
-        decides = self.model_dump(exclude={"profile", "detectors", "method", "validation_only"})
+        decides = self.model_dump(exclude={"profile", "detectors", "method", "validation_only", "memory"})
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.benchmark}-{self.method}-seed{self.config.seed}-{digest}"
 
@@ -101,18 +108,21 @@ class RunSpec(Settings):
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
-# %% ../nbs/11_experiments.ipynb #f3287382
+# %% ../nbs/11_experiments.ipynb #2dafb586
 def _run_spec(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpec:
     plan = profile.benchmarks[benchmark]
     settings = profile.methods[method] | plan.methods.get(method, {})
-    kind, overrides = settings.pop("kind", method), settings.pop("train", {})
+    kind, overrides, asked = settings.pop("kind", method), settings.pop("train", {}), settings.pop("detectors", None)
     where = f"profile {profile.name}, {benchmark}, {method}"
     config = checked(TrainConfig, where, **(profile.train | plan.train | overrides | {"seed": seed}))
     made = create_method(kind, **settings)
-    detectors = profile.detectors if isinstance(profile.detectors, dict) else {d: {} for d in profile.detectors}
+    asked = asked or ([made.own_score] if made.own_score else profile.detectors)
+    detectors = asked if isinstance(asked, dict) else {name: {} for name in asked}
+    for name in detectors:
+        recipe(name)
     return RunSpec(profile=profile.name, benchmark=benchmark, options=plan.options, data_seed=profile.data_seed,
                    method=method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors,
-                   validation_only=profile.validation_only)
+                   validation_only=profile.validation_only, memory=profile.memory)
 
 
 def _check_names(what: str, names, known):
@@ -120,7 +130,7 @@ def _check_names(what: str, names, known):
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}")
 
-# %% ../nbs/11_experiments.ipynb #073cc9c3
+# %% ../nbs/11_experiments.ipynb #227fad19
 def profiles_dir() -> Path:
     return project_root() / "nbs" / "experiments" / "profiles"
 
@@ -130,23 +140,57 @@ def list_profiles() -> list[str]:
     return sorted(p.stem for p in profiles_dir().glob("*.yaml"))
 
 
-def load_profile(
-    name: str,  # One of `list_profiles()`, or the path of a YAML file
-) -> Profile:
-    "Read and validate a profile. Raises ValueError with one line that says what is wrong, before any work."
+def _profile_path(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else profiles_dir() / f"{name}.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"no profile {name!r}; choose one of {', '.join(list_profiles())}, or give the path of a YAML file")
+    return path
+
+
+def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    "A file's keys over those of the profile that it extends, if any, without the methods that it leaves out."
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"profile {path.name} is not valid YAML: {' '.join(str(error).split())}") from None
-    profile = checked(Profile, f"profile {path.name}", **({"name": path.stem} | content))
+    if not isinstance(content, dict) or path in above:
+        raise ValueError(f"profile {path.name} " + ("extends itself" if path in above else "is no mapping of settings to values"))
+    if "extends" in content:
+        content = _read_profile(_profile_path(str(content.pop("extends"))), (*above, path)) | content
+    out = content.pop("leave_out", [])
+    _check_names("method in `leave_out`", out, content.get("methods", {}))
+    for part in (content, *dict(content.get("benchmarks") or {}).values()) if out else ():
+        part |= {key: _without(part[key], out) for key in ("methods", "shown") if key in part}
+    return content
+
+
+def _without(names: dict | list, out: list[str]) -> dict | list:
+    return {k: v for k, v in names.items() if k not in out} if isinstance(names, dict) else [n for n in names if n not in out]
+
+# %% ../nbs/11_experiments.ipynb #e402e43a
+def _check_parameters(profile: Profile):
+    "Refuse hyperparameters that a detector does not have; a small untrained model serves to ask."
+    given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
+    model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
+    for name, params in map(json.loads, sorted(given)):
+        try:
+            create_detector(name, model, **params)
+        except ValueError as error:
+            if "no such parameter" in str(error):  # other complaints may be of this model alone
+                raise ValueError(f"profile {profile.name}: {error}") from None
+
+
+def load_profile(
+    name: str,  # One of `list_profiles()`, or the path of a YAML file
+) -> Profile:
+    "Read and validate a profile. Raises ValueError with one line that says what is wrong, before any work."
+    path = _profile_path(name)
+    profile = checked(Profile, f"profile {path.name}", **({"name": path.stem} | _read_profile(path)))
     _check_names("benchmark", profile.benchmarks, list_benchmarks())
-    _check_names("detector", profile.detectors, list_detectors())
+    _check_names("method in `shown`", profile.shown, profile.methods)
     for plan in profile.benchmarks.values():
         _check_names("method", plan.methods, profile.methods)
-    profile.runs
+    _check_parameters(profile)
     return profile
 
 
@@ -158,8 +202,8 @@ def find_run(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpe
         raise ValueError(f"profile {profile.name} has no seed {seed}; choose one of {profile.seeds}")
     return next(r for r in profile.runs if (r.benchmark, r.method, r.config.seed) == (benchmark, method, seed))
 
-# %% ../nbs/11_experiments.ipynb #610ac275
-_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "detectors", "evaluation")
+# %% ../nbs/11_experiments.ipynb #678fa43a
+_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines", "detectors", "evaluation")
 
 
 def code_version() -> str:
@@ -196,24 +240,40 @@ def _write(path: Path, text: str):
     unfinished.write_text(text)
     unfinished.replace(path)
 
-# %% ../nbs/11_experiments.ipynb #4fe08d9c
+# %% ../nbs/11_experiments.ipynb #5928484e
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
 
-def evaluate_run(run: RunSpec, results: str | Path = "results") -> pd.DataFrame:
-    "Score one trained run by all detectors of its profile. Writes scores.npz, groups.csv and metrics.csv."
+def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool = False) -> pd.DataFrame:
+    "Score one trained run by all detectors of its profile. Writes scores.npz, groups.csv, evaluation.json and metrics.csv."
     folder, benchmark = run.folder(results), run.load_benchmark()
     model = load_classifier(folder / "model.safetensors", "cuda" if torch.cuda.is_available() else "cpu")
-    scores, activations = score_benchmark(model, benchmark, run.detectors, run.validation_only)
+    found = score_benchmark(model, benchmark, run.detectors, run.validation_only, int(run.memory * 2**30), progress)
     names = dict(zip(_NAMES, (run.run_id, run.benchmark, benchmark.setting, run.method, run.config.seed)))
-    accuracy = accuracy_of(activations["id", "val" if run.validation_only else "test"])
-    metrics = metrics_table(scores, accuracy).assign(**names)
-    groups = group_table(benchmark, activations).assign(**names)
-    save_scores(scores, folder / "scores.npz")
+    accuracy = accuracy_of(found.activations["id", "val" if run.validation_only else "test"])
+    metrics = metrics_table(found, accuracy).assign(**names)
+    groups = group_table(benchmark, found.activations).assign(**names)
+    save_scores(found.scores, folder / "scores.npz")
+    used = provenance()
+    record = {"detectors": run.detectors, "evaluation_code": used["code"], "evaluation_device": used["device"],
+              "evaluation_seconds": {part: round(seconds, 3) for part, seconds in found.seconds.items()}}
+    _write(folder / "evaluation.json", json.dumps(record, indent=1))
     for table, file in ((groups, "groups.csv"), (metrics, "metrics.csv")):
         front = [*_NAMES, *(c for c in table.columns if c not in _NAMES)]
         _write(folder / file, table[front].to_csv(index=False))
     return metrics
+
+
+def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
+    "Whether `evaluate_run` has finished, with the detectors that the profile asks for now."
+    folder = run.folder(results)
+    if not ((folder / "metrics.csv").is_file() and (folder / "evaluation.json").is_file()):
+        return False
+    try:
+        record = json.loads((folder / "evaluation.json").read_text())
+    except ValueError:  # damaged: it is evaluated anew
+        return False
+    return record["detectors"] == json.loads(json.dumps(run.detectors))
 
 
 def save_scores(scores: Scores, path: Path):
@@ -232,10 +292,10 @@ def load_scores(path: str | Path) -> Scores:
             scores.setdefault(detector, {})[group, name] = file[key]
     return scores
 
-# %% ../nbs/11_experiments.ipynb #b79067d3
+# %% ../nbs/11_experiments.ipynb #b6088a11
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics. Raises if there are none."
-    finished = [run for run in profile.runs if (run.folder(results) / "metrics.csv").is_file()]
+    finished = [run for run in profile.runs if is_evaluated(run, results)]
     if not finished:
         raise FileNotFoundError(f"profile {profile.name} has no finished run in {_under_root(results)}; "
                                 f"start with: python -m ascood.experiments run {profile.name}")
@@ -251,16 +311,16 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
             tables[table].append(rows)
     target = _under_root(results) / profile.name
     for table, parts in tables.items():
-        _write(target / f"{table}.csv", pd.concat(parts).to_csv(index=False, float_format="%.10g"))
+        _write(target / f"{table}.csv", pd.concat(parts).to_csv(index=False, float_format="%.7g"))
     return pd.concat(tables["metrics"], ignore_index=True)
 
 
 def _run_row(folder: Path) -> pd.DataFrame:
-    "run.json as one row; nested settings as JSON."
-    record = json.loads((folder / "run.json").read_text())
+    "run.json and evaluation.json as one row; nested settings as JSON."
+    record = {k: v for file in ("run.json", "evaluation.json") for k, v in json.loads((folder / file).read_text()).items()}
     return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
 
-# %% ../nbs/11_experiments.ipynb #e052243f
+# %% ../nbs/11_experiments.ipynb #75d52d5e
 def read_collected(profile: Profile, table: str, results: str | Path = "results") -> pd.DataFrame:
     "One of the files that `collect` writes: 'metrics', 'groups', 'history' or 'runs'."
     path = _under_root(results) / profile.name / f"{table}.csv"
@@ -273,13 +333,41 @@ def describe_runs(profile: Profile, results: str | Path = "results") -> str:
     "One paragraph for below a table: which runs, seeds, code, versions and device it comes from."
     runs = read_collected(profile, "runs", results)
     libraries = json.loads(runs["libraries"].iloc[-1])
-    minutes = runs["training_seconds"].sum() / 60
+    minutes, code = runs["training_seconds"].sum() / 60, {*runs["code"], *runs.get("evaluation_code", [])}
     return (f"Profile `{profile.name}`: {len(runs)} of {len(profile.runs)} runs, seeds {profile.seeds}, mean ± population standard "
-            f"deviation over seeds, in percent. Code {', '.join(sorted(runs['code'].unique()))}; torch {libraries['torch']}, "
+            f"deviation over seeds, in percent. Code {', '.join(sorted(code))}; torch {libraries['torch']}, "
             f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
             f"Per run: `results/{profile.name}/runs.csv`.")
 
-# %% ../nbs/11_experiments.ipynb #e912008a
+# %% ../nbs/11_experiments.ipynb #9d59dafb
+def report_table_compared(profile: Profile, results: str | Path = "results") -> str:  # Markdown
+    "Every post-hoc score and every training method on every benchmark: table_compared.{csv,md,tex}."
+    metrics = read_collected(profile, "metrics", results)
+    chosen = reporting.choose_detectors(metrics)
+    shown = {name: reporting.SETTING_GROUP[setting] for name, setting in zip(metrics["benchmark"], metrics["setting"])}
+    caption = ("Every compared method. Post-hoc scores read one plain cross-entropy model; training methods are read out by their own "
+               "score; ASCOOD by the score of highest AUROC on validation outliers. Mean over the OOD sets that each setting is about: "
+               + ", ".join(f"{group} on {name}" for name, group in shown.items())
+               + ". Methods with outlier data also train on auxiliary outliers. Best per column in bold, second underlined.")
+    ours = [f"{reporting.method_label(method)} on {name} by {detector}" for (name, method), detector in chosen.items()
+            if method == "cross_entropy" or reporting.method_kind(method) == "ASCOOD"]
+    notes = reporting.gap_notes(metrics)
+    gaps = ["Gaps:\n\n" + "\n".join(notes)] if notes else []
+    chosen_scores = ["Scores chosen on validation: " + "; ".join(ours) + "."] if ours else []
+    note = "\n\n".join([*gaps, *chosen_scores, describe_runs(profile, results)])
+    return reporting.write_table(reporting.compared(metrics), ["kind", "method"], ["benchmark", "quantity"],
+                                 _under_root(results) / profile.name / "table_compared", caption, note)
+
+
+def report_table_hyperparameters(profile: Profile, results: str | Path = "results") -> str:  # Markdown
+    "What validation chose for each detector: table_hyperparameters.{csv,md,tex}."
+    table = reporting.hyperparameter_table(read_collected(profile, "metrics", results))
+    caption = ("Hyperparameters of the scores, chosen by AUROC of ID validation against OOD validation images; where the seeds differ, "
+               "one value for each seed.")
+    return reporting.write_plain_table(table, _under_root(results) / profile.name / "table_hyperparameters", caption,
+                                       describe_runs(profile, results))
+
+# %% ../nbs/11_experiments.ipynb #f7b5e78f
 def report_table_main(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Method by benchmark, each method by the score that validation chose: table_main.{csv,md,tex}."
     metrics = read_collected(profile, "metrics", results)
@@ -293,11 +381,12 @@ def report_table_main(profile: Profile, results: str | Path = "results") -> str:
 def report_table_scores(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Near-OOD AUROC of every method under every score: table_scores.{csv,md,tex}."
     summary = reporting.summarize(read_collected(profile, "metrics", results)).query("quantity == 'near_auroc'")
-    caption = "Near-OOD AUROC of every method under every score. Best per benchmark in bold, second underlined."
+    caption = ("Near-OOD AUROC of every method under every score that it was read out by; compared methods by their own. "
+               "Best per benchmark in bold, second underlined.")
     return reporting.write_table(summary, ["method", "detector"], ["benchmark"],
                                  _under_root(results) / profile.name / "table_scores", caption, describe_runs(profile, results))
 
-# %% ../nbs/11_experiments.ipynb #f0a333a5
+# %% ../nbs/11_experiments.ipynb #da774e98
 def _show_run(profile: Profile, benchmark: str, method: str) -> RunSpec:
     "The run of the profile's first seed."
     return find_run(profile, benchmark, method, profile.seeds[0])
@@ -313,10 +402,18 @@ def _draw_gallery(profile: Profile, name: str, results: str | Path):
     return reporting.plot_gallery(model, *benchmark.test[pick], benchmark, run.settings.get("fraction", 0.1), alpha)
 
 
+def _shown(profile: Profile) -> list[str]:
+    return profile.shown or [*profile.methods]
+
+
 def _scores_by_method(profile: Profile, benchmark: str, results: str | Path) -> dict[str, tuple[str, Scores]]:
     chosen = reporting.choose_detectors(read_collected(profile, "metrics", results))
-    return {method: (chosen[benchmark, method], load_scores(_show_run(profile, benchmark, method).folder(results) / "scores.npz"))
-            for method in profile.methods if (benchmark, method) in chosen}
+    found = {}
+    for method in _shown(profile):
+        scores = load_scores(_show_run(profile, benchmark, method).folder(results) / "scores.npz")
+        if (detector := chosen.get((benchmark, method))) in scores:
+            found[method] = detector, scores
+    return found
 
 
 def _draw_scores(profile: Profile, name: str, results: str | Path):
@@ -331,15 +428,25 @@ def _draw_roc(profile: Profile, name: str, results: str | Path):
 
 def _draw_training(profile: Profile, name: str, results: str | Path):
     "Loss and validation accuracy by epoch, over all seeds."
-    return reporting.plot_training(read_collected(profile, "history", results).query("benchmark == @name"))
+    shown = _shown(profile)
+    return reporting.plot_training(read_collected(profile, "history", results).query("benchmark == @name and method in @shown"))
 
 
 def _draw_spurious(profile: Profile, name: str, results: str | Path):
     "Group accuracies and confidence on near OOD, over all seeds."
-    return reporting.plot_spurious(read_collected(profile, "groups", results).query("benchmark == @name"))
+    shown = _shown(profile)
+    return reporting.plot_spurious(read_collected(profile, "groups", results).query("benchmark == @name and method in @shown"))
 
-# %% ../nbs/11_experiments.ipynb #a0cd721d
+
+def _draw_compared(profile: Profile, name: str, results: str | Path):
+    "FPR@95 and AUROC of every compared method, over all seeds."
+    metrics = read_collected(profile, "metrics", results).query("benchmark == @name")
+    group = reporting.SETTING_GROUP[metrics["setting"].iloc[0]]
+    return reporting.plot_compared(reporting.compared(metrics), f"{name}, {group} OOD")
+
+# %% ../nbs/11_experiments.ipynb #98c48e5e
 FIGURES = {  # {figure: (how one benchmark is drawn, the setting that it needs or None)}
+    "figure_compared": (_draw_compared, None),
     "figure_gallery": (_draw_gallery, None),
     "figure_scores": (_draw_scores, None),
     "figure_roc": (_draw_roc, None),
@@ -360,7 +467,7 @@ def report_figure(figure: str, profile: Profile, results: str | Path = "results"
     return [reporting.save_figure(draw(profile, name, results), stem)
             for name, stem in figure_stems(profile, figure, figures).items()]
 
-# %% ../nbs/11_experiments.ipynb #2304775c
+# %% ../nbs/11_experiments.ipynb #59b39bde
 def spurious_summary(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Mean over seeds, by method: accuracy of majority and minority groups, their gap (percent), confidence on test and near OOD sets."
     groups = read_collected(profile, "groups", results)
@@ -386,13 +493,14 @@ def report_table_tuning(profile: Profile, results: str | Path = "results") -> st
     "Validation results of every candidate setting, the chosen ones marked: table_tuning.{csv,md,tex}."
     table = reporting.tuning_table(read_collected(profile, "metrics", results))
     caption = ("Candidate settings on validation data only. OOD validation AUROC is the mean over the validation sets, by the score that "
-               "is best there. Chosen: the highest among those of its synthesis whose ID validation accuracy is at most five points below "
+               "is best there. Chosen: the highest among those of its method whose ID validation accuracy is at most five points below "
                "cross-entropy's.")
     return reporting.write_plain_table(table, _under_root(results) / profile.name / "table_tuning", caption,
                                        describe_runs(profile, results))
 
 
-_TEST_TABLES = {"table_main": report_table_main, "table_scores": report_table_scores, "table_spurious": report_table_spurious}
+_TEST_TABLES = {"table_compared": report_table_compared, "table_main": report_table_main, "table_scores": report_table_scores,
+                "table_hyperparameters": report_table_hyperparameters, "table_spurious": report_table_spurious}
 TABLES = _TEST_TABLES | {"table_tuning": report_table_tuning}
 
 
@@ -403,15 +511,16 @@ def tables_of(profile: Profile) -> list[str]:
     spurious = set(profile.benchmarks) & set(list_benchmarks("spurious"))
     return [name for name in _TEST_TABLES if spurious or name != "table_spurious"]
 
-# %% ../nbs/11_experiments.ipynb #c1fe2ddb
+# %% ../nbs/11_experiments.ipynb #4eea6f70
 def run_profile(profile: Profile, results: str | Path = "results", figures: str | Path = "figures", progress: bool = True):
     "Train and evaluate what is not there yet, then write all tables and figures. Can be interrupted and called again."
     for i, run in enumerate(profile.runs, 1):
-        folder = run.folder(results)
-        for file, work in (("run.json", lambda: train_run(run, results, progress)), ("metrics.csv", lambda: evaluate_run(run, results))):
-            if not (folder / file).is_file():
-                print(f"[{i}/{len(profile.runs)}] {run.run_id}: {'training' if file == 'run.json' else 'evaluating'}", flush=True)
-                work()
+        if not (run.folder(results) / "run.json").is_file():
+            print(f"[{i}/{len(profile.runs)}] {run.run_id}: training", flush=True)
+            train_run(run, results, progress)
+        if not is_evaluated(run, results):
+            print(f"[{i}/{len(profile.runs)}] {run.run_id}: evaluating", flush=True)
+            evaluate_run(run, results, progress)
     collect(profile, results)
     for table in tables_of(profile):
         TABLES[table](profile, results)

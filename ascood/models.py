@@ -6,10 +6,11 @@
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'Backbone', 'create_backbone', 'Classifier', 'save_classifier',
            'load_classifier']
 
-# %% ../nbs/04_models.ipynb #6364027c
+# %% ../nbs/04_models.ipynb #bc60c3eb
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torchvision
@@ -20,13 +21,23 @@ from torchvision.models.resnet import BasicBlock
 
 from .normalization import NORMALIZATIONS, standardize
 
-# %% ../nbs/04_models.ipynb #93025eae
+# %% ../nbs/04_models.ipynb #da935c19
 class Backbone(nn.Sequential):
     "Maps images [B,3,H,W] to feature maps [B,num_features,H',W'] before pooling."
 
     def __init__(self, layers: OrderedDict, num_features: int):
         super().__init__(layers)
         self.num_features = num_features
+
+    def stages(self) -> list[nn.Sequential]:
+        "Consecutive parts, each up to a child named `layer...`: their outputs are the layers that some detectors read."
+        parts, current = [], []
+        for name, child in self.named_children():
+            current.append(child)
+            if name.startswith("layer"):
+                parts.append(nn.Sequential(*current))
+                current = []
+        return parts + [nn.Sequential(*current)] if current else parts
 
 
 def _without_pool_and_head(resnet: torchvision.models.ResNet) -> Backbone:
@@ -87,7 +98,7 @@ def create_backbone(
         raise ValueError(f"{name} has no ImageNet weights; use pretrained=False or one of {', '.join(WITH_IMAGENET_WEIGHTS)}")
     return BACKBONES[name](WITH_IMAGENET_WEIGHTS[name] if pretrained else None)
 
-# %% ../nbs/04_models.ipynb #e4591159
+# %% ../nbs/04_models.ipynb #ac908c5f
 class Classifier(nn.Module):
     """Backbone, feature normalisation and linear head (paper, Section 3).
 
@@ -106,8 +117,18 @@ class Classifier(nn.Module):
             raise ValueError(f"unknown normalization {normalization!r}; choose one of {', '.join(NORMALIZATIONS)}")
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes, not {num_classes}")
-        self.backbone, self.normalization, self.sigma = backbone, normalization, sigma
+        self.backbone, self.num_classes, self.normalization, self.sigma = backbone, num_classes, normalization, sigma
         self.head = nn.Linear(backbone.num_features, num_classes)
+
+    kinds: ClassVar[dict[str, type["Classifier"]]] = {}  # {class name: class}, for rebuilding one from its file
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        Classifier.kinds[cls.__name__] = cls
+
+    def architecture(self) -> dict:
+        "Arguments, besides the backbone, that build this network again."
+        return {"num_classes": self.num_classes, "normalization": self.normalization, "sigma": self.sigma}
 
     def feature_maps(self, x: Tensor) -> Tensor:  # [B,3,H,W] -> [B,m,H',W']
         return self.backbone(x)
@@ -118,27 +139,30 @@ class Classifier(nn.Module):
     def normalize(self, h: Tensor) -> Tensor:  # h [B,m] -> what the head reads [B,m]
         return standardize(h, self.sigma) if self.normalization == "zscore" else NORMALIZATIONS[self.normalization](h)
 
+    def pool(self, maps: Tensor) -> Tensor:  # [B,m,H',W'] -> what the head reads [B,m]
+        return self.normalize(maps.mean((-2, -1)))
+
     def features(self, x: Tensor) -> Tensor:  # [B,3,H,W] -> what the head reads [B,m]
-        return self.normalize(self.pooled(x))
+        return self.pool(self.feature_maps(x))
 
     def forward(self, x: Tensor) -> Tensor:  # [B,3,H,W] -> logits [B,C]
         return self.head(self.features(x))
 
-# %% ../nbs/04_models.ipynb #e157f274
+
+Classifier.kinds["Classifier"] = Classifier
+
+# %% ../nbs/04_models.ipynb #3b665c9d
 def save_classifier(model: Classifier, path: str | Path, backbone: str) -> Path:
     "Write weights and architecture to a safetensors file, atomically; `backbone` is its name in BACKBONES."
     path = Path(path)
-    architecture = {
-        "backbone": backbone, "num_classes": model.head.out_features,
-        "normalization": model.normalization, "sigma": model.sigma,
-    }
+    architecture = {"kind": type(model).__name__, "backbone": backbone, **model.architecture()}
     weights = {k: v.contiguous() for k, v in model.state_dict().items()}
     unfinished = path.with_name(path.name + ".unfinished")
     save_file(weights, unfinished, metadata={"classifier": json.dumps(architecture)})
     unfinished.replace(path)
     return path
 
-# %% ../nbs/04_models.ipynb #1f4c8a25
+# %% ../nbs/04_models.ipynb #85639def
 def load_classifier(
     path: str | Path,  # File written by `save_classifier`
     device: str | torch.device = "cpu",
@@ -153,6 +177,9 @@ def load_classifier(
         weights = load_file(path, device=str(device))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged or is no ascood checkpoint ({error}); delete it and train again") from None
-    model = Classifier(create_backbone(architecture.pop("backbone")), **architecture).to(device)
+    kind = architecture.pop("kind", "Classifier")
+    if kind not in Classifier.kinds:
+        raise ValueError(f"checkpoint {path} holds a {kind}; import the module that defines it first (ascood.baselines, or your own)")
+    model = Classifier.kinds[kind](create_backbone(architecture.pop("backbone")), **architecture).to(device)
     model.load_state_dict(weights)
     return model.eval()

@@ -18,7 +18,7 @@ def test_no_image_serves_two_sets(name, monkeypatch):
     real = data._on_backgrounds
     monkeypatch.setattr(data, "_on_backgrounds", lambda ink, colors, rng: real(ink, colors, rng) if ink is None else data._as_images(ink))
     benchmark = load_benchmark(name)
-    sets = {("id", "train"): benchmark.train, **benchmark.sets()}
+    sets = {("id", "train"): benchmark.train, ("auxiliary", ""): benchmark.auxiliary, **benchmark.sets()}
     found = {key: fingerprints(images.images) for key, images in sets.items()}
     for first, second in itertools.combinations(found, 2):
         assert not found[first] & found[second], f"{first} and {second} share images"
@@ -33,7 +33,7 @@ def test_shares_of_digits_are_disjoint_and_use_each_digit_once():
 
 
 def test_validation_outliers_are_of_kinds_that_no_test_uses():
-    assert not set(data._SYMBOLS) & set(data._LETTERS)
+    assert not set(data._SYMBOLS) & set(data._LETTERS) and not set(data._OTHER_SCRIPTS) & set(data._LETTERS + data._SYMBOLS)
     for name in list_benchmarks():
         benchmark = load_benchmark(name)
         tests = {which for group in benchmark.ood.values() for which in group}
@@ -48,6 +48,7 @@ def test_benchmark_is_deterministic_and_well_formed(name):
         assert images.images.shape[1:] == (3, 32, 32)
         assert (images.labels == -1).all() if key[0] != "id" else set(images.labels.tolist()) == set(range(first.num_classes))
     assert not torch.equal(first.train.images, other.train.images)
+    assert torch.equal(first.auxiliary.images, again.auxiliary.images) and (first.auxiliary.labels == -1).all()
     assert first.setting in ("spurious", "fine-grained", "conventional") and name in list_benchmarks(first.setting)
 
 

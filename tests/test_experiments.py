@@ -47,10 +47,12 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     assert set(wanted) <= set(metrics.columns) and len(metrics) == 2 * 2 * (3 + 2 + 4)
     assert set(metrics.run_id) == set(runs.run_id) and (runs.code == code_version()).all()
     assert json.loads(runs.libraries[0])["torch"] and json.loads(runs.settings[1])["weight"] == 0.1
-    for table in ("table_main", "table_scores", "table_spurious"):
+    tuned = metrics[metrics.detector == "i-ODIN"].hyperparameters.map(json.loads)
+    assert all(set(chosen) == {"temperature", "eps"} for chosen in tuned) and metrics.gap.isna().all()
+    for table in ("table_compared", "table_main", "table_scores", "table_hyperparameters", "table_spurious"):
         for suffix in (".csv", ".md", ".tex"):
             assert (out / f"{table}{suffix}").stat().st_size > 100
-    for figure in ("gallery", "scores", "roc", "training", "spurious"):
+    for figure in ("compared", "gallery", "scores", "roc", "training", "spurious"):
         assert (tmp_path / "figures" / "tiny" / f"{figure}_colored-digits.png").stat().st_size > 5000
 
     capsys.readouterr()
@@ -58,6 +60,12 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     assert main([*where, "run", tiny]) == 0
     assert "training" not in capsys.readouterr().out
     assert stamps == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
+
+    next(out.glob("runs/*/evaluation.json")).write_text("{")  # damaged: scored anew, not taken for finished
+    trained = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/model.safetensors")}
+    assert main([*where, "run", profile_file(tmp_path, detectors=["EBO"])]) == 0  # other scores: evaluated anew, not trained
+    assert set(pd.read_csv(out / "metrics.csv").detector) == {"EBO"}
+    assert trained == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/model.safetensors")}
 
     checkpoint = next(out.glob("runs/*ascood*/model.safetensors"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:999])
@@ -73,7 +81,10 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
         ({"detectors": ["MPS"]}, "unknown detector 'MPS'; choose one of"),
         ({"train": {"epoch": 3}}, "unknown setting 'epoch'"),
         ({"methods": {"ascood": {"alpha": 3}}}, "unknown setting 'alpha'"),
-        ({"methods": {"oe": {}}}, "unknown method 'oe'"),
+        ({"methods": {"oee": {}}}, "unknown method 'oee'"),
+        ({"methods": {"ascood": {"detectors": ["MPS"]}}}, "unknown detector 'MPS'; choose one of"),
+        ({"detectors": {"KNN": {"kk": 5}}}, "profile tiny: detector KNN has no such parameter"),
+        ({"shown": ["ascod"]}, "unknown method in `shown` 'ascod'"),
         ({"benchmarks": {"mnist": {"methods": {"ascod": {}}}}}, "unknown method 'ascod'"),
         ({"seed": [1]}, "unknown setting 'seed'"),
         ({"seeds": []}, "seeds"),
@@ -107,6 +118,40 @@ def test_missing_files_say_which_command_makes_them(tmp_path, capsys):
     assert "python -m ascood.experiments collect smoke" in capsys.readouterr().err
     assert main(["--results", str(tmp_path), "evaluate", "smoke", "mnist-holdout", "ascood", "0"]) == 2
     assert "train the model first" in capsys.readouterr().err
+
+
+def test_methods_are_read_out_by_their_own_score_unless_the_profile_says_otherwise(tmp_path):
+    methods = {"cross_entropy": {}, "vos": {}, "oe": {"detectors": ["KNN", "MSP"]}, "godin": {"detectors": {"G-ODIN": {"eps": 0.01}}}}
+    profile = load_profile(profile_file(tmp_path, methods=methods))
+    assert {run.method: run.detectors for run in profile.runs} == {
+        "cross_entropy": {"MSP": {}, "i-ODIN": {}}, "vos": {"EBO": {}}, "oe": {"KNN": {}, "MSP": {}}, "godin": {"G-ODIN": {"eps": 0.01}}}
+
+
+def test_a_profile_may_extend_another(tmp_path):
+    quick, full = load_profile("quick"), load_profile("embedded")
+    assert quick.seeds == [0] and set(quick.methods) < set(full.methods) and quick.benchmarks.keys() == full.benchmarks.keys()
+    for run in quick.runs:
+        twin = find_run(full, run.benchmark, run.method, 0)
+        assert (run.run_id, run.settings, run.config, run.detectors) == (twin.run_id, twin.settings, twin.config, twin.detectors)
+    path = tmp_path / "less.yaml"
+    path.write_text("extends: smoke\ndescription: x\nleave_out: [ascod]")
+    with pytest.raises(ValueError, match="unknown method in `leave_out` 'ascod'"):
+        load_profile(str(path))
+    path.write_text(f"extends: {path}")
+    with pytest.raises(ValueError, match="extends itself"):
+        load_profile(str(path))
+    path.write_text("- extends")
+    with pytest.raises(ValueError, match="no mapping"):
+        load_profile(str(path))
+
+
+def test_a_failing_detector_is_a_gap_in_the_tables(tmp_path):
+    "KNN with more neighbours than there are training images."
+    where = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path / "figures")]
+    assert main([*where, "run", profile_file(tmp_path, methods={"cross_entropy": {}}, detectors={"MSP": {}, "KNN": {"k": 10**6}})]) == 0
+    table = (tmp_path / "results" / "tiny" / "table_compared.md").read_text()
+    line = next(row for row in table.splitlines() if "KNN" in row and row.startswith("|"))
+    assert "–" in line and "- KNN on colored-digits (Cross-entropy, seed 0): k=1000000 exceeds" in table
 
 
 def test_broken_yaml_is_one_line(tmp_path, capsys):

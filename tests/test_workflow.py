@@ -58,7 +58,8 @@ def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
     deleted.unlink()
     output, _ = workflow("--dry-run")
     planned = jobs(output)
-    assert planned["train"] == planned["evaluate"] == planned["collect"] == 1 and planned["table"] == 2
+    assert planned["train"] == planned["evaluate"] == planned["collect"] == 1
+    assert planned["table"] == len(list(out.glob("table_*.md"))) == 4
 
     output, status = workflow(str(deleted.relative_to(workflow.folder)))
     assert status == 0 and deleted.read_bytes() == weights

@@ -1,0 +1,466 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ascood import baselines
+from ascood.baselines import (
+    CIDER, GODIN, MixOE, NPOS, OE, VOS, ConfBranch, DecomposedHead, FeatureQueue, LogitNorm, PrototypeHead, RotPred,
+    boundary_outliers, compactness, dispersion, hinted_loss, mix_outliers, moved_prototypes, open_loss, rotations,
+    soft_targets, steered, virtual_outliers,
+)
+from ascood.data import ImageSet
+from ascood.models import Backbone, load_classifier
+from ascood.training import CrossEntropy, Step, TrainConfig, create_method, create_optimizer, list_methods, train
+
+SMALL = {  # outliers are made within the first steps
+    "vos": dict(start=0, queue=4, sample_from=50),
+    "npos": dict(start=0, queue=6, k=2, boundary=3, candidates=4, dim=8),
+    "cider": dict(dim=8),
+}
+NAMES = ["conf_branch", "rot_pred", "godin", "vos", "logit_norm", "cider", "npos", "oe", "mixoe"]
+OWN_SCORES = ["ConfBranch", "RotPred", "G-ODIN", "EBO", "MSP", "KNN", "KNN", "MSP", "MSP"]
+CONFIG = TrainConfig(epochs=1, batch_size=32)
+
+
+def some(images: ImageSet, every: int) -> ImageSet:
+    return ImageSet(images.images[::every], images.labels[::every], images.transform)
+
+
+@pytest.fixture(scope="module")
+def tiny(holdout):
+    return replace(holdout, train=some(holdout.train, 16), val=some(holdout.val, 10), auxiliary=some(holdout.auxiliary, 20))
+
+
+@pytest.fixture(scope="module")
+def batch(tiny):
+    return tiny.train[list(range(0, 160, 10))]
+
+
+def small(name: str) -> CrossEntropy:
+    return create_method(name, **SMALL.get(name, {}))
+
+
+# Training
+
+
+def test_every_method_is_known_by_name_with_its_score_and_needs():
+    assert set(NAMES) <= set(list_methods())
+    assert [create_method(n).own_score for n in NAMES] == OWN_SCORES
+    assert [n for n in NAMES if create_method(n).needs_outliers] == ["oe", "mixoe"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_and_its_checkpoint_gives_the_same_logits(tmp_path, tiny, batch, monkeypatch, name):
+    trained = []
+    finish = train.__globals__["_finish"]
+    monkeypatch.setitem(train.__globals__, "_finish", lambda done, model, *rest: (trained.append(model), finish(done, model, *rest))[1])
+    run = train(small(name), tiny, CONFIG, tmp_path, progress=False)
+    model, loaded = trained[0].eval(), load_classifier(run.checkpoint)
+    assert math.isfinite(run.history.loss.iloc[0]) and type(loaded) is type(model)
+    assert loaded.architecture() == model.architecture()
+    x, _ = batch
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x)) and loaded(x).shape == (16, 8)
+        assert torch.allclose(loaded.head(loaded.features(x)), loaded(x))
+        assert loaded.features(x).shape == (16, 64)
+
+
+@pytest.mark.parametrize("name", ["conf_branch", "vos", "cider", "npos", "oe", "mixoe"])
+def test_interrupted_training_ends_with_the_same_bits(tmp_path, tiny, name):
+    method, config = small(name), TrainConfig(epochs=2, batch_size=32)
+
+    class Stopped(type(method)):
+        def loss(self, model, x, y, step):
+            if step.epoch == 1:
+                raise KeyboardInterrupt
+            return super().loss(model, x, y, step)
+
+    whole = train(method, tiny, config, tmp_path / "whole", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(Stopped(**dict(method)), tiny, config, tmp_path / "cut", progress=False)
+    assert list((tmp_path / "cut").glob("state-0000")) and not (tmp_path / "cut" / "model.safetensors").exists()
+    resumed = train(method, tiny, config, tmp_path / "cut", progress=False)
+    assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+    assert resumed.history.loss.tolist() == whole.history.loss.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_in_half_precision(tmp_path, tiny, name):
+    run = train(small(name), tiny, TrainConfig(epochs=1, batch_size=32, mixed_precision="bf16"), tmp_path, progress=False)
+    assert math.isfinite(run.history.loss.iloc[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("epoch", [0, 9])
+def test_every_parameter_has_a_gradient_before_and_after_the_start(tiny, batch, name, epoch):
+    "Several processes wait for the gradient of each."
+    settings = SMALL.get(name, {}) | ({"start": 0.5, "queue": 2} if name in ("vos", "npos") else {})
+    method = create_method(name, **settings | ({"k": 1, "boundary": 1} if name == "npos" else {}))
+    model = method.create_model(TrainConfig(), 8)
+    for _ in range(2):
+        loss, _ = method.loss(model, *batch, Step(epoch, 10, model, tiny.auxiliary[list(range(16))][0]))
+    loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    create_optimizer(model, TrainConfig(), 1)
+
+
+@pytest.mark.parametrize("name", ["oe", "mixoe"])
+def test_without_auxiliary_outliers_there_is_no_training(tmp_path, tiny, name):
+    for auxiliary in (None, some(tiny.auxiliary, 10)):
+        with pytest.raises(ValueError, match=f"{name} learns from auxiliary outliers.*mnist-holdout has {len(auxiliary or ())}"):
+            train(create_method(name), replace(tiny, auxiliary=auxiliary), CONFIG, tmp_path, progress=False)
+    assert not list(tmp_path.glob("state*")) and not (tmp_path / "history.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name, settings, words",
+    [
+        ("conf_branch", {"budget": 0}, "budget"),
+        ("rot_pred", {"weight": -1}, "weight"),
+        ("godin", {"tau": 1}, "unknown setting 'tau'"),
+        ("vos", {"start": 1.1}, "start"),
+        ("vos", {"select": 5, "sample_from": 4}, "select 5 exceeds"),
+        ("logit_norm", {"tau": 0}, "tau"),
+        ("cider", {"gamma": 1}, "gamma"),
+        ("npos", {"k": 100}, "k 100 must be less than"),
+        ("npos", {"boundary": 101}, "boundary 101"),
+        ("npos", {"noise": 0}, "noise"),
+        ("oe", {"weight": -0.5}, "weight"),
+        ("mixoe", {"mix": "mixup"}, "mix:"),
+        ("mixoe", {"concentration": 0}, "concentration"),
+    ],
+)
+def test_impossible_settings_are_one_line(name, settings, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        create_method(name, **settings)
+    assert "\n" not in str(caught.value)
+
+
+# Losses, by hand
+
+
+class Flat(Backbone):
+    "Channel means and their negatives as features: what a model with it computes can be done by hand."
+
+    def __init__(self):
+        nn.Sequential.__init__(self)
+        self.num_features = 6
+
+    def forward(self, x):
+        return torch.cat([x, -x], 1)
+
+
+@pytest.fixture
+def flat(monkeypatch):
+    monkeypatch.setattr(baselines, "create_backbone", lambda name, pretrained: Flat())
+
+
+def test_confidence_loss_by_hand():
+    logits, c = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.5]]), torch.tensor([[0.9], [0.2], [0.5]])
+    y, hinted = torch.tensor([0, 0, 1]), torch.tensor([[False], [True], [True]])
+    nll, cost = hinted_loss(logits, c, y, hinted)
+    p = [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1)), 0.5]
+    by_hand = -(math.log(p[0]) + math.log(0.2 * p[1] + 0.8) + math.log(0.5 * p[2] + 0.5)) / 3
+    assert nll.item() == pytest.approx(by_hand, rel=1e-5)
+    assert cost.item() == pytest.approx(-(math.log(0.9) + math.log(0.2) + math.log(0.5)) / 3, rel=1e-5)
+
+
+def test_lambda_falls_below_the_budget_and_rises_above():
+    weight = torch.tensor(0.5)
+    assert steered(weight, torch.tensor(0.1), 0.3).item() == pytest.approx(0.5 / 1.01)
+    assert steered(weight, torch.tensor(0.4), 0.3).item() == pytest.approx(0.5 / 0.99)
+
+
+def test_confidence_branch_weighs_the_cost_with_lambda_of_before(flat):
+    method = ConfBranch(weight=0.2)
+    model = method.create_model(TrainConfig(), 3)
+    x, y = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    torch.manual_seed(5)
+    loss, logits = method.loss(model, x, y, Step(0, 1, model))
+    torch.manual_seed(5)
+    hinted = torch.rand(6, 1) < 0.5
+    assert 0 < hinted.sum() < 6
+    p, c = logits.softmax(1)[range(6), y], model.confidence(model.features(x)).sigmoid()[:, 0]
+    used = torch.where(hinted[:, 0], c, 1.0)
+    by_hand = -(used * p + 1 - used).log().mean() - 0.2 * c.log().mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert model.weight.item() == pytest.approx(0.2 / 0.99)  # half sure: dearer than the budget
+
+
+def test_rotations_turn_and_come_back():
+    x = torch.randn(2, 3, 5, 5)
+    upright, once, twice, thrice = rotations(x).split(2)
+    assert torch.equal(upright, x) and torch.equal(twice, x.flip(-1, -2)) and torch.equal(once.flip(-1, -2), thrice)
+    assert torch.equal(once[..., 0, 0], x[..., 0, -1])
+    with pytest.raises(ValueError, match="square"):
+        rotations(torch.zeros(1, 3, 4, 6))
+
+
+def test_rotation_loss_asks_upright_images_for_their_class(flat):
+    model = RotPred(weight=2.0).create_model(TrainConfig(), 3)
+    x, y = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 2, 0])
+    loss, logits = RotPred(weight=2.0).loss(model, x, y, Step(0, 1, model))
+    turned = model.rotation(model.features(x)).log_softmax(1)  # channel means do not see the turn
+    by_hand = F.cross_entropy(model(x), y) - 2.0 * turned.mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5) and torch.allclose(logits, model(x))
+
+
+def test_decomposed_head_by_hand():
+    head = DecomposedHead(2, 2).eval()
+    head.weight.data = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    head.divisor[0].weight.data, head.divisor[0].bias.data = torch.tensor([[1.0, 0.0]]), torch.tensor([0.5])
+    head.divisor[1].running_mean.fill_(1.0)
+    head.divisor[1].running_var.fill_(4.0)
+    h = torch.tensor([[0.0, 3.0]])
+    g = 1 / (1 + math.exp(0.25))  # (0.5 - 1) / 2 through a sigmoid
+    assert torch.allclose(head.numerator(h), torch.tensor([[0.0, math.sqrt(0.5)]]), atol=1e-6)
+    assert torch.allclose(head(h), torch.tensor([[0.0, math.sqrt(0.5) / g]]), atol=1e-4)
+    assert torch.allclose(head.numerator(7 * h), head.numerator(h))
+
+
+def test_logit_norm_by_hand():
+    logits = torch.tensor([[3.0, 4.0], [0.0, -2.0]])
+    loss, out = LogitNorm(tau=0.1).loss(lambda x: logits, None, torch.tensor([1, 1]), None)
+    by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(10))) / 2
+    assert loss.item() == pytest.approx(by_hand, rel=1e-4) and out is logits
+
+
+def test_outlier_exposure_by_hand():
+    images, outliers = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    step = Step(0, 1, None, torch.zeros(2, 3, 2, 2))
+    loss, logits = OE(weight=0.4).loss(lambda x: torch.cat([images, outliers]), torch.zeros(2, 3, 2, 2), torch.tensor([0, 1]), step)
+    ce = (math.log(1 + math.exp(-1)) + math.log(2)) / 2
+    uniform = ((math.log(1 + math.exp(2)) - 1) + math.log(2)) / 2
+    assert loss.item() == pytest.approx(ce + 0.4 * uniform, rel=1e-5) and torch.equal(logits, images)
+
+
+def test_methods_with_outliers_read_one_batch_of_both(tiny, batch):
+    "Batch norm must see images and outliers together."
+    outliers = tiny.auxiliary[list(range(16))][0]
+    for method in (OE(), MixOE(), MixOE(mix="linear")):
+        model, seen = method.create_model(TrainConfig(), 8), []
+        model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        method.loss(model, *batch, Step(0, 1, model, outliers))
+        (both,) = seen
+        assert len(both) == 32 and torch.equal(both[:16], batch[0]) and not torch.equal(both[16:], batch[0])
+
+
+# MixOE
+
+
+def test_linear_mix_and_targets_by_hand():
+    x, outliers, share = torch.full((2, 3, 2, 2), 1.0), torch.full((2, 3, 2, 2), 5.0), torch.tensor([0.25, 1.0])
+    mixed, left = mix_outliers(x, outliers, share, "linear")
+    assert torch.equal(mixed[0], torch.full((3, 2, 2), 4.0)) and torch.equal(mixed[1], x[1]) and torch.equal(left, share)
+    targets = soft_targets(torch.tensor([2, 0]), share, 4)
+    assert torch.allclose(targets, torch.tensor([[3, 3, 7, 3], [16, 0, 0, 0]]) / 16)
+
+
+def test_cutmix_covers_one_box_and_says_how_much():
+    torch.manual_seed(0)
+    share = torch.linspace(0, 1, 50)
+    mixed, left = mix_outliers(torch.zeros(50, 3, 20, 20), torch.ones(50, 3, 20, 20), share, "cutmix")
+    assert torch.equal(mixed[:, 0], mixed[:, 2])
+    for image, part in zip(mixed[:, 0], left):
+        rows, columns = image.amax(1), image.amax(0)
+        assert torch.equal(image, rows[:, None] * columns)  # a rectangle...
+        assert (rows.diff().abs().sum() <= 2) and (columns.diff().abs().sum() <= 2)  # ...without gaps
+        assert part.item() == pytest.approx(1 - image.mean().item(), abs=1e-6)
+    assert (left >= share - 0.11).all() and left[-1] == 1  # at most by whole pixels more than wanted
+    assert len({tuple(image.flatten().tolist()) for image in mixed[:-5, 0]}) > 35  # each image has its own place
+
+
+def test_mixoe_by_hand():
+    x, outliers, y = torch.zeros(8, 3, 4, 4), torch.ones(8, 3, 4, 4), torch.tensor([0, 1] * 4)
+    seen = []
+
+    def model(both):
+        seen.append(both)
+        return torch.stack([both.mean((1, 2, 3)), torch.zeros(len(both))], 1)
+
+    loss, _ = MixOE(mix="linear", weight=3.0).loss(model, x, y, Step(0, 1, None, outliers))
+    away = seen[0][8:].mean((1, 2, 3)).double()  # 1 - l of each image, since images are 0 and outliers 1
+    assert away.std() > 0.05  # each image has its own
+    soft = [-sum(t * lp for t, lp in zip(((1 - a) * (k == 0) + a / 2, (1 - a) * (k == 1) + a / 2),
+                                         (a - math.log(math.exp(a) + 1), -math.log(math.exp(a) + 1)))) for a, k in zip(away.tolist(), y.tolist())]
+    assert loss.item() == pytest.approx(math.log(2) + 3 * sum(soft) / 8, rel=1e-5)
+
+
+# Queues and synthesis
+
+
+@pytest.mark.parametrize("length", [1, 3, 50])
+def test_queue_keeps_the_last_of_each_class(length):
+    torch.manual_seed(length)
+    queue, lists = FeatureQueue(3, length, 2), [[], [], []]
+    for _ in range(6):
+        h, y = torch.randn(10, 2), torch.randint(3, (10,))
+        queue.push(h, y)
+        for one, k in zip(h.tolist(), y.tolist()):
+            lists[k].append(one)
+    for k in range(3):
+        kept = sorted(queue.features[k, : min(length, len(lists[k]))].tolist())
+        assert kept == sorted(torch.tensor(lists[k][-length:]).tolist()) and queue.seen[k] == len(lists[k])
+    assert queue.full() == (length < 50)
+
+
+def test_virtual_outliers_come_from_the_fitted_gaussian():
+    torch.manual_seed(0)
+    mixing = torch.tensor([[2.0, 1.0], [0.0, 0.5]])
+    queue = torch.randn(2, 400, 2) @ mixing + torch.tensor([[[10.0, 0.0]], [[-10.0, 0.0]]])
+    drawn = virtual_outliers(queue, 20000, 20000).view(2, 20000, 2)
+    centered = (queue - queue.mean(1, keepdim=True)).flatten(0, 1)
+    shared = centered.T @ centered / 800
+    for k in range(2):
+        assert torch.allclose(drawn[k].mean(0), queue[k].mean(0), atol=0.1)
+        assert torch.allclose(drawn[k].T.cov(), shared, atol=0.2)
+    likely = [torch.distributions.MultivariateNormal(q.mean(0), shared).log_prob for q in queue]
+    few = virtual_outliers(queue, 1000, 10).view(2, 10, 2)
+    for k in range(2):
+        assert likely[k](few[k]).max() < likely[k](drawn[k]).quantile(0.05)
+
+
+def test_virtual_outliers_of_large_equal_features_are_finite():
+    assert virtual_outliers(torch.full((2, 5, 8), 1e4), 10, 2).isfinite().all()
+
+
+def test_boundary_outliers_lie_at_the_edge():
+    torch.manual_seed(0)
+    angle = torch.linspace(-0.5, 0.5, 21)
+    arc = torch.stack([angle.cos(), angle.sin()], 1)[None]
+    outliers = boundary_outliers(arc, k=3, boundary=2, candidates=30, noise=0.1)
+    assert outliers.shape == (2, 2) and torch.allclose(outliers.norm(dim=1), torch.ones(2))
+    angles = torch.atan2(outliers[:, 1], outliers[:, 0])
+    assert angles.min() < -0.5 and angles.max() > 0.5  # one beyond each end of the arc
+
+
+def test_open_loss_by_hand():
+    known, unknown = torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.0], [0.0], [3.0]])
+    by_hand = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2 + (2 * math.log(2) + math.log(1 + math.exp(3))) / 3
+    assert open_loss(known, unknown).item() == pytest.approx(by_hand, rel=1e-5)
+    assert open_loss(known, unknown[:0]).isfinite()
+
+
+@pytest.mark.parametrize("kind, settings", [(VOS, {"queue": 2}), (NPOS, {"queue": 2, "k": 1, "boundary": 2, "dim": 8})])
+def test_no_outliers_before_the_start_or_before_the_queues_are_full(batch, monkeypatch, kind, settings):
+    calls, maker = [], {VOS: "virtual_outliers", NPOS: "boundary_outliers"}[kind]
+    make = getattr(baselines, maker)
+    monkeypatch.setattr(baselines, maker, lambda *a: calls.append(step.epoch) or make(*a))
+    method = kind(start=0.4, **settings)
+    model = method.create_model(TrainConfig(), 8)
+    for epoch in (3, 4, 5):  # two images of each class a batch: full after the first
+        step = Step(epoch, 10, model)
+        method.loss(model, *batch, step)
+    assert calls == [4, 5]
+    calls.clear()
+    model = method.create_model(TrainConfig(), 8)
+    step = Step(9, 10, model)
+    method.loss(model, *batch, step)
+    assert calls == []
+    method.loss(model, *batch, step)
+    assert calls == [9]
+
+
+def test_before_the_start_the_loss_is_plain(batch):
+    x, y = batch
+    method = VOS(start=0.5)
+    model = method.create_model(TrainConfig(), 8).eval()
+    loss, logits = method.loss(model, x, y, Step(4, 10, model))
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    method = NPOS(start=0.5, dim=8)
+    model = method.create_model(TrainConfig(), 8).eval()
+    prototypes = model.head.prototypes.clone()
+    loss, _ = method.loss(model, x, y, Step(4, 10, model))
+    model.head.prototypes.copy_(prototypes)
+    assert loss.item() == pytest.approx(CIDER(dim=8).loss(model, x, y, Step(4, 10, model))[0].item(), rel=1e-5)
+
+
+# Prototypes
+
+
+def test_prototypes_follow_their_images_one_by_one():
+    prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    z, y = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.6, 0.8]]), torch.tensor([0, 0, 1])
+    moved = moved_prototypes(prototypes, z, y, 0.5)
+    first = torch.tensor([0.25, 0.25 * 1 - 0.5 * 1])  # halved twice, the earlier image halved once more
+    second = torch.tensor([0.3, 0.9])
+    assert torch.allclose(moved, torch.stack([first / first.norm(), second / second.norm(), prototypes[2]]), atol=1e-6)
+
+
+def test_dispersion_by_the_slow_loop():
+    prototypes = F.normalize(torch.randn(5, 4), dim=1)
+    slow = sum(math.log(sum(math.exp(float(p @ q) / 0.3) for j, q in enumerate(prototypes) if j != i) / 4)
+               for i, p in enumerate(prototypes)) / 5
+    assert dispersion(prototypes, 0.3).item() == pytest.approx(slow, rel=1e-4, abs=1e-5)
+
+
+def test_compactness_by_hand():
+    z, prototypes = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.eye(2)
+    by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-0.4))) / 2  # tau 0.5: gaps of 2 and 0.4
+    assert compactness(z, torch.tensor([0, 1]), prototypes, 0.5).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_cider_weighs_compactness_and_sends_dispersion_through_the_prototypes(flat):
+    method = CIDER(dim=4, weight=3.0)
+    model = method.create_model(TrainConfig(), 3)
+    x, y = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    old = model.head.prototypes.clone()
+    loss, logits = method.loss(model, x, y, Step(0, 1, model))
+    z = model.head.embed(model.features(x))
+    moved = moved_prototypes(old, z, y, 0.95)
+    by_hand = dispersion(moved, 0.1) + 3.0 * compactness(z, y, moved.detach(), 0.1)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5) and torch.equal(model.head.prototypes, moved.detach())
+    weight = model.head.projection[0].weight
+    (got,), (want,) = torch.autograd.grad(loss, weight), torch.autograd.grad(by_hand, weight)
+    assert torch.allclose(got, want, atol=1e-6) and want.norm() > 0
+
+
+# Gradients
+
+
+def test_gradient_of_the_decomposed_head():
+    torch.manual_seed(0)
+    head = DecomposedHead(5, 3).double()
+    weights = tuple(p.detach().clone().requires_grad_() for p in head.parameters())
+    names = [n for n, _ in head.named_parameters()]
+    x, y = torch.randn(4, 5, dtype=torch.double, requires_grad=True), torch.tensor([0, 1, 2, 1])
+
+    def loss(x, *weights):
+        return F.cross_entropy(torch.func.functional_call(head, dict(zip(names, weights)), (x,)), y)
+
+    assert torch.autograd.gradcheck(loss, (x, *weights))
+
+
+def test_gradients_of_ciders_losses():
+    torch.manual_seed(0)
+    head, y = PrototypeHead(5, 3, 4, 0.5).double(), torch.tensor([0, 1, 2, 1, 1])
+    h, prototypes = torch.randn(5, 5, dtype=torch.double, requires_grad=True), head.prototypes.clone()
+
+    def losses(h):
+        z = head.embed(h)
+        moved = moved_prototypes(prototypes, z, y, 0.9)
+        return dispersion(moved, 0.5), compactness(z, y, moved, 0.5)
+
+    assert torch.autograd.gradcheck(losses, (h,))
+
+
+def test_godin_trains_with_plain_cross_entropy(batch):
+    model = GODIN().create_model(TrainConfig(), 8).eval()
+    loss, logits = GODIN().loss(model, *batch, Step(0, 1, model))
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, batch[1]).item())
+    assert torch.equal(model.numerator(model.features(batch[0])).argmax(1), logits.argmax(1))  # g > 0 is the same for all classes
+
+
+def test_vos_survives_energy_weights_that_fell_below_zero(holdout):
+    method = create_method("vos", start=0, queue=2)
+    model = method.create_model(TrainConfig(), holdout.num_classes)
+    model.energy_weights.weight.data.fill_(-1)
+    x, y = holdout.val[range(40)]
+    for _ in range(4):  # the first steps fill the queue
+        loss, _ = method.loss(model, x, y, Step(1, 1, model))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -1,0 +1,81 @@
+"""Gaps, the wide table and the chosen hyperparameters, by hand."""
+import numpy as np
+import pandas as pd
+
+from ascood import reporting
+
+NAN = float("nan")
+
+
+def rows(method, detector, group, values, benchmark="b", setting="spurious", hyperparameters="{}", gap=""):
+    "A row for each seed; a NaN is a gap."
+    return pd.DataFrame([dict(benchmark=benchmark, setting=setting, method=method, detector=detector, seed=seed, ood_group=group, ood_set="o",
+                              fpr95=100 - v, auroc=v, aupr_in=v, aupr_out=v, accuracy=90.0, hyperparameters=hyperparameters,
+                              gap=gap if np.isnan(v) else "") for seed, v in enumerate(values)])
+
+
+def test_a_gap_is_a_dash_and_fewer_seeds_are_said():
+    metrics = pd.concat([rows("cross_entropy", "MSP", "near", (80, 90)), rows("cross_entropy", "MDS", "near", (NAN, 70), gap="singular"),
+                         rows("cross_entropy", "RMDS", "near", (NAN, NAN), gap="singular")])
+    table = reporting.cells(reporting.summarize(metrics).query("quantity == 'near_auroc'"), ["detector"], ["quantity"])
+    assert table["near AUROC ↑"].to_dict() == {"MSP": "**85.00 ± 5.00**", "MDS": "<u>70.00 (1 of 2 seeds)</u>", "RMDS": "–"}
+    assert reporting.gap_notes(metrics) == ["- MDS on b (Cross-entropy, seed 0): singular", "- RMDS on b (Cross-entropy, seed 0, 1): singular"]
+
+
+def test_a_score_with_a_gap_does_not_speak_for_a_method():
+    metrics = pd.concat([rows("ascood", "MDS", "val", (99, NAN)), rows("ascood", "MSP", "val", (60, 60))])
+    assert reporting.choose_detectors(metrics) == {("b", "ascood"): "MSP"}
+    assert reporting.choose_detectors(rows("cider", "KNN", "val", (NAN, 70))) == {("b", "cider"): "KNN"}  # it has no other
+
+
+def test_a_method_whose_only_score_failed_keeps_its_row():
+    metrics = pd.concat([rows("cider", "KNN", group, (NAN, 70), gap="x") for group in ("val", "near")])
+    table = reporting.cells(reporting.compared(metrics), ["kind", "method"], ["quantity"])
+    assert table.loc[("training", "CIDER"), "AUROC ↑"] == "70.00 (1 of 2 seeds)"
+
+
+def wide():
+    parts = []
+    for setting, name in (("spurious", "b"), ("conventional", "c")):
+        for method, detector, good in (("ascood", "KNN", 95), ("ascood", "MSP", 50), ("oe", "MSP", 90), ("vos", "EBO", 70), ("godin", "G-ODIN", 60),
+                                       ("cross_entropy", "KNN", 40), ("cross_entropy", "MSP", 30)):
+            for group, offset in (("val", 0), ("near", 1), ("far", 2)):
+                parts.append(rows(method, detector, group, (good + offset, good + offset), name, setting))
+    return pd.concat(parts)
+
+
+def test_wide_table_has_the_papers_order_and_each_settings_own_outliers():
+    table = reporting.compared(wide())
+    names = table.drop_duplicates(["kind", "method"])
+    assert list(zip(names["kind"], names["method"])) == [("post-hoc", "MSP"), ("post-hoc", "KNN"), ("training", "godin"), ("training", "vos"),
+                                                        ("with outlier data", "oe"), ("ASCOOD", "ascood")]
+    auroc = table[table.quantity == "auroc"].set_index(["benchmark", "method"])["mean"]
+    assert (auroc["b", "ascood"], auroc["c", "ascood"]) == (96, 97)  # near where spurious, far where conventional
+    assert (auroc["b", "MSP"], auroc["c", "MSP"]) == (31, 32)
+
+
+def test_columns_of_a_benchmark_stand_together_and_latex_has_a_rule_between_kinds():
+    cells = reporting.cells(reporting.compared(wide()), ["kind", "method"], ["benchmark", "quantity"], "latex")
+    assert [c for c, _ in cells.columns] == ["b", "b", "b", "c", "c", "c"]
+    latex = reporting.to_latex(cells, "x")
+    assert latex.count(r"\midrule") == 4
+    body = latex.split("\\midrule\n")
+    assert body[1].startswith("post-hoc & MSP") and body[2].startswith("training & G-ODIN") and body[4].startswith("ASCOOD")
+
+
+def test_figure_of_all_methods_leaves_gaps_out():
+    metrics = pd.concat([wide(), rows("cross_entropy", "MDS", "near", (NAN, NAN), gap="x"), rows("cross_entropy", "MDS", "val", (NAN, NAN), gap="x")])
+    figure = reporting.plot_compared(reporting.compared(metrics.query("benchmark == 'b'")), "t")
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert "MDS" in labels and len(figure.axes[0].collections[-1].get_offsets()) == len(labels) - 1
+
+
+def test_chosen_hyperparameters_by_seed():
+    metrics = pd.concat([rows("cross_entropy", "KNN", "near", (1,), hyperparameters='{"k": 50}'), rows("cross_entropy", "MSP", "near", (1,)),
+                         rows("cross_entropy", "KNN", "near", (1,), hyperparameters='{"k": 100}').assign(seed=1),
+                         rows("cross_entropy", "KNN", "near", (1,), "c", hyperparameters='{"k": 200}')])
+    table = reporting.hyperparameter_table(metrics)
+    assert table.to_dict("records") == [{"method": "cross_entropy", "detector": "KNN", "hyperparameter": "k", "b": "50, 100", "c": "200"}]
+    assert reporting.hyperparameter_table(rows("cross_entropy", "MSP", "near", (1,))).empty
+    odd = rows("cross_entropy", "ASH", "near", (1,), hyperparameters='{"variant": "ash-b", "percentile": 0.9}')
+    assert reporting.hyperparameter_table(odd)["b"].tolist() == ["ash-b", "0.9"]
