@@ -4,12 +4,16 @@
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
+DATA ?=
 CORES ?= all
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
 export PYTHONPATH := $(CURDIR)
 export PYTHONDONTWRITEBYTECODE := 1
+ifneq ($(DATA),)
+export ASCOOD_DATA := $(abspath $(DATA))
+endif
 
 .PHONY: reproduce test benchmark env notebooks export readme lab unlock clean
 

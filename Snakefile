@@ -3,7 +3,7 @@
 import json
 import sys
 
-from ascood.experiments import FIGURES, figure_stems, load_profile, tables_of
+from ascood.experiments import FIGURES, check_data, figure_stems, load_profile, tables_of
 
 PROFILE_NAME = config.get("profile", "quick")
 PROFILE = load_profile(PROFILE_NAME)
@@ -11,6 +11,10 @@ RUNS = {run.run_id: run for run in PROFILE.runs}
 RESULTS = config.get("results", "results")
 FIGURE_DIR = config.get("figures", "figures")
 OUT = f"{RESULTS}/{PROFILE.name}"
+try:
+    check_data(PROFILE, RESULTS)  # before any job: what is missing, and where to get it
+except (ValueError, FileNotFoundError) as error:
+    raise WorkflowError(str(error)) from None
 # Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
 RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
                    file=["model.safetensors", "history.csv", "run.json", "evaluation.json", "metrics.csv", "groups.csv", "scores.npz"])
@@ -27,7 +31,7 @@ def code(*modules):
     return [f"ascood/{module}.py" for module in modules]
 
 
-TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines")
+TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "training", "baselines")
 SCORING = code("detectors", "evaluation")
 
 

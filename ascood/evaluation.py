@@ -6,7 +6,7 @@
 __all__ = ['log', 'Key', 'Scores', 'METRICS', 'Activations', 'Shelf', 'extract', 'ood_metrics', 'Evaluation', 'candidates',
            'validation_auroc', 'score_benchmark', 'metrics_table', 'accuracy_of', 'evaluate', 'group_table']
 
-# %% ../nbs/09_evaluation.ipynb #971a48f3
+# %% ../nbs/09_evaluation.ipynb #bb8e6469
 import json
 import logging
 import math
@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .attribution import submodule_modes
-from .data import Benchmark, ImageSet, batches
+from .data import Benchmark, ImageSet, LazyImages, batches
 from .detectors import IODIN, create_detector, gram_row_sums, list_detectors, perturbed_scores, recipe
 from .models import Classifier
 
@@ -88,12 +88,12 @@ class Shelf:
             self.spilled += size
             return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
 
-# %% ../nbs/09_evaluation.ipynb #ae9c0864
+# %% ../nbs/09_evaluation.ipynb #f54992fa
 @torch.no_grad()
 def extract(
     model: Classifier,  # Its mode is put back afterwards
-    dataset: ImageSet,
-    batch_size: int = 256,  # Images a forward pass
+    dataset: ImageSet | LazyImages,
+    batch_size: int | None = None,  # Images a forward pass; the set's own `scoring_batch` if None
     also: set[str] = frozenset(),  # Any of "maps", "stages", "gram"
     shelf: Shelf | None = None,  # Where arrays are kept; in memory if None
 ) -> Activations:
@@ -103,7 +103,7 @@ def extract(
     shelf, kept, labels, at = shelf or Shelf(2**62), {}, [], 0
     device = next(model.parameters()).device
     with submodule_modes(model, training=False):
-        for x, y in batches(dataset, batch_size):
+        for x, y in batches(dataset.to(device), batch_size or dataset.scoring_batch):
             for name, values in _observe(model, x.to(device), also).items():
                 if name not in kept:
                     kept[name] = shelf.array(len(dataset), *values.shape[1:])
@@ -248,14 +248,14 @@ def _tune(name: str, model: Classifier, benchmark: Benchmark, given: dict, fit_o
         raise error
     return best
 
-# %% ../nbs/09_evaluation.ipynb #5925d924
-def _sweep(model: Classifier, sets: dict[Key, ImageSet], detectors: list[Detector]) -> list[dict[Key, np.ndarray]]:
+# %% ../nbs/09_evaluation.ipynb #f61a1aaa
+def _sweep(model: Classifier, sets: dict[Key, ImageSet | LazyImages], detectors: list[Detector]) -> list[dict[Key, np.ndarray]]:
     "Scores of each detector on each set, from one sweep; ODIN and i-ODIN share their gradients."
     device, found = next(model.parameters()).device, [{} for _ in detectors]
     sharing = [d for d in detectors if isinstance(d, (ODIN, IODIN))]
     for key, dataset in sets.items():
         parts = [[] for _ in detectors]
-        for x, _ in batches(dataset, 256):
+        for x, _ in batches(dataset.to(device), dataset.scoring_batch):
             x = x.to(device)
             shared = dict(zip(map(id, sharing), perturbed_scores(model, x, sharing))) if sharing else {}
             for part, d in zip(parts, detectors):
@@ -264,8 +264,8 @@ def _sweep(model: Classifier, sets: dict[Key, ImageSet], detectors: list[Detecto
             scores[key] = _checked(torch.cat(part), len(dataset))
     return found
 
-# %% ../nbs/09_evaluation.ipynb #5dc6918d
-def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict[Key, ImageSet]):
+# %% ../nbs/09_evaluation.ipynb #ec428935
+def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict[Key, ImageSet | LazyImages]):
     "Tune and score detectors that read images. Returns {name: (hyperparameters, scores)}."
     made = {name: [(params, create_detector(name, model, list(benchmark.std), **params)) for params in candidates(name, model, given)]
             for name, given in wanted.items()}
@@ -278,10 +278,10 @@ def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict],
     rest = _sweep(model, {key: s for key, s in sets.items() if key not in validation}, [b.detector for b in best.values()])
     return {name: (b.params, {key: (b.scores | scores)[key] for key in sets}) for (name, b), scores in zip(best.items(), rest)}
 
-# %% ../nbs/09_evaluation.ipynb #fd424e42
-def _fitting_set(benchmark: Benchmark) -> ImageSet:
+# %% ../nbs/09_evaluation.ipynb #3c6d272f
+def _fitting_set(benchmark: Benchmark) -> ImageSet | LazyImages:
     "The training images as test images are shown: without augmentation."
-    return ImageSet(benchmark.train.images, benchmark.train.labels, benchmark.val.transform)
+    return benchmark.train.with_transform(benchmark.val.transform)
 
 
 def _wanted(detectors: dict[str, dict] | list[str] | None) -> dict[str, dict]:

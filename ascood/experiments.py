@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'TABLES', 'project_root', 'BenchmarkPlan', 'Profile', 'RunSpec', 'profiles_dir', 'list_profiles',
-           'load_profile', 'find_run', 'code_version', 'provenance', 'train_run', 'evaluate_run', 'is_evaluated',
-           'save_scores', 'load_scores', 'collect', 'read_collected', 'describe_runs', 'report_table_compared',
-           'report_table_hyperparameters', 'report_table_main', 'report_table_scores', 'figure_stems', 'report_figure',
-           'spurious_summary', 'report_table_spurious', 'report_table_tuning', 'tables_of', 'run_profile', 'main']
+           'load_profile', 'find_run', 'code_version', 'provenance', 'check_data', 'train_run', 'evaluate_run',
+           'is_evaluated', 'save_scores', 'load_scores', 'collect', 'read_collected', 'describe_runs',
+           'report_table_compared', 'report_table_hyperparameters', 'report_table_main', 'report_table_scores',
+           'figure_stems', 'report_figure', 'spurious_summary', 'report_table_spurious', 'report_table_tuning',
+           'tables_of', 'run_profile', 'main']
 
-# %% ../nbs/11_experiments.ipynb #56ec61d3
+# %% ../nbs/11_experiments.ipynb #7a5906c9
 import argparse
 import hashlib
 import json
@@ -30,7 +31,7 @@ import yaml
 from pydantic import Field
 
 import ascood
-from . import baselines, reporting
+from . import baselines, disk, reporting
 from .data import Benchmark, list_benchmarks, load_benchmark
 from .detectors import create_detector, list_detectors, recipe
 from .evaluation import Scores, accuracy_of, group_table, metrics_table, score_benchmark
@@ -48,12 +49,13 @@ def _under_root(path: str | Path) -> Path:
     full = project_root() / path
     return Path(os.path.relpath(full)) if full.is_relative_to(project_root()) else full
 
-# %% ../nbs/11_experiments.ipynb #9054218b
+# %% ../nbs/11_experiments.ipynb #26f0c917
 class BenchmarkPlan(Settings):
     "What a profile changes for one benchmark."
     options: dict = {}  # of `load_benchmark`
     train: dict = {}  # overrides of the profile's `train`
     methods: dict[str, dict] = {}  # overrides of the profile's methods
+    leave_out: list[str] = []  # methods that are not run on this benchmark
 
 
 class Profile(Settings):
@@ -78,7 +80,8 @@ class Profile(Settings):
     def runs(self) -> list["RunSpec"]:
         "All runs, in the order of the file."
         return [_run_spec(self, benchmark, method, seed)
-                for benchmark in self.benchmarks for method in self.methods for seed in self.seeds]
+                for benchmark, plan in self.benchmarks.items() for method in self.methods if method not in plan.leave_out
+                for seed in self.seeds]
 
 # %% ../nbs/11_experiments.ipynb #4a7a88b1
 class RunSpec(Settings):
@@ -167,7 +170,7 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
 def _without(names: dict | list, out: list[str]) -> dict | list:
     return {k: v for k, v in names.items() if k not in out} if isinstance(names, dict) else [n for n in names if n not in out]
 
-# %% ../nbs/11_experiments.ipynb #e402e43a
+# %% ../nbs/11_experiments.ipynb #b289bc99
 def _check_parameters(profile: Profile):
     "Refuse hyperparameters that a detector does not have; a small untrained model serves to ask."
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
@@ -190,6 +193,7 @@ def load_profile(
     _check_names("method in `shown`", profile.shown, profile.methods)
     for plan in profile.benchmarks.values():
         _check_names("method", plan.methods, profile.methods)
+        _check_names("method in `leave_out`", plan.leave_out, profile.methods)
     _check_parameters(profile)
     return profile
 
@@ -197,13 +201,14 @@ def load_profile(
 def find_run(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpec:
     "One run of a profile. Raises ValueError if the profile has no such run."
     _check_names(f"benchmark in profile {profile.name}:", [benchmark], profile.benchmarks)
-    _check_names(f"method in profile {profile.name}:", [method], profile.methods)
+    left_out = profile.benchmarks[benchmark].leave_out
+    _check_names(f"method in profile {profile.name}, {benchmark}:", [method], [m for m in profile.methods if m not in left_out])
     if seed not in profile.seeds:
         raise ValueError(f"profile {profile.name} has no seed {seed}; choose one of {profile.seeds}")
     return next(r for r in profile.runs if (r.benchmark, r.method, r.config.seed) == (benchmark, method, seed))
 
-# %% ../nbs/11_experiments.ipynb #678fa43a
-_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines", "detectors", "evaluation")
+# %% ../nbs/11_experiments.ipynb #e812fcf3
+_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "training", "baselines", "detectors", "evaluation")
 
 
 def code_version() -> str:
@@ -222,13 +227,25 @@ def provenance() -> dict:
             "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "libraries": {name: metadata.version(name) for name in libraries}}
 
-# %% ../nbs/11_experiments.ipynb #fc558125
+# %% ../nbs/11_experiments.ipynb #23aa57d7
+def check_data(profile: Profile, results: str | Path = "results"):
+    "Raise DataError or FileNotFoundError if a run that is still to be done lacks its data."
+    to_do = [run for run in profile.runs if not is_evaluated(run, results) or not (run.folder(results) / "run.json").is_file()]
+    for run in {json.dumps([r.benchmark, r.options], sort_keys=True): r for r in to_do if r.benchmark in disk.SPECS}.values():
+        options = {k: v for k, v in run.options.items() if k != "workers"}
+        found = disk.find_sets(disk.SPECS[run.benchmark], disk.data_root(), **options)
+        without = [r.method for r in to_do if r.benchmark == run.benchmark and create_method(r.kind, **r.settings).needs_outliers]
+        if without and not any(group == "auxiliary" for group, _ in found):
+            raise disk.DataError(f"profile {profile.name}: {', '.join(dict.fromkeys(without))} on {run.benchmark} learn from auxiliary "
+                                 f"outliers; get {disk.SPECS[run.benchmark].auxiliary.get}, or leave them out")
+
+# %% ../nbs/11_experiments.ipynb #79691135
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True) -> TrainedRun:
     "Train one run, or go on with it. Writes the checkpoint, history.csv and, last, run.json."
     folder, start = run.folder(results), time.perf_counter()
-    method = create_method(run.kind, **run.settings)
-    done = train(method, run.load_benchmark(), run.config, folder, progress)
-    record = {"run_id": run.run_id, **run.model_dump(), **provenance(),
+    method, benchmark = create_method(run.kind, **run.settings), run.load_benchmark()
+    done = train(method, benchmark, run.config, folder, progress)
+    record = {"run_id": run.run_id, **run.model_dump(), **provenance(), "sources": benchmark.sources,
               "training_seconds": round(float(done.history["seconds"].sum()), 2),
               "wall_seconds": round(time.perf_counter() - start, 2)}
     _write(folder / "run.json", json.dumps(record, indent=1))
@@ -386,7 +403,7 @@ def report_table_scores(profile: Profile, results: str | Path = "results") -> st
     return reporting.write_table(summary, ["method", "detector"], ["benchmark"],
                                  _under_root(results) / profile.name / "table_scores", caption, describe_runs(profile, results))
 
-# %% ../nbs/11_experiments.ipynb #da774e98
+# %% ../nbs/11_experiments.ipynb #0ceca2e7
 def _show_run(profile: Profile, benchmark: str, method: str) -> RunSpec:
     "The run of the profile's first seed."
     return find_run(profile, benchmark, method, profile.seeds[0])
@@ -409,7 +426,7 @@ def _shown(profile: Profile) -> list[str]:
 def _scores_by_method(profile: Profile, benchmark: str, results: str | Path) -> dict[str, tuple[str, Scores]]:
     chosen = reporting.choose_detectors(read_collected(profile, "metrics", results))
     found = {}
-    for method in _shown(profile):
+    for method in (m for m in _shown(profile) if m not in profile.benchmarks[benchmark].leave_out):
         scores = load_scores(_show_run(profile, benchmark, method).folder(results) / "scores.npz")
         if (detector := chosen.get((benchmark, method))) in scores:
             found[method] = detector, scores
@@ -511,9 +528,10 @@ def tables_of(profile: Profile) -> list[str]:
     spurious = set(profile.benchmarks) & set(list_benchmarks("spurious"))
     return [name for name in _TEST_TABLES if spurious or name != "table_spurious"]
 
-# %% ../nbs/11_experiments.ipynb #4eea6f70
+# %% ../nbs/11_experiments.ipynb #b19a8e0a
 def run_profile(profile: Profile, results: str | Path = "results", figures: str | Path = "figures", progress: bool = True):
     "Train and evaluate what is not there yet, then write all tables and figures. Can be interrupted and called again."
+    check_data(profile, results)
     for i, run in enumerate(profile.runs, 1):
         if not (run.folder(results) / "run.json").is_file():
             print(f"[{i}/{len(profile.runs)}] {run.run_id}: training", flush=True)

@@ -6,7 +6,7 @@
 __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'CrossEntropy', 'ASCOOD', 'list_methods', 'create_method',
            'create_optimizer', 'TrainedRun', 'train']
 
-# %% ../nbs/06_training.ipynb #2e3d34e9
+# %% ../nbs/06_training.ipynb #c7d0a7c3
 import json
 import math
 import os
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attribution import true_class_gradient
-from .data import Benchmark, ImageSet, batches
+from .data import Benchmark, ImageSet, LazyImages, batches
 from .losses import ascood_loss, energy_uncertainty
 from .models import BACKBONES, Classifier, create_backbone, load_classifier, save_classifier
 from .normalization import NORMALIZATIONS
@@ -289,13 +289,13 @@ def _nan_message(value: float, method, epoch: int, step: int, lr: float) -> str:
     return (f"the loss is {value} in epoch {epoch}, step {step}, at learning rate {lr:.3g} ({method.name}: {used}); "
             "lower lr, alpha_max or weight, and start again: the state of the last complete epoch is kept")
 
-# %% ../nbs/06_training.ipynb #828d0c37
+# %% ../nbs/06_training.ipynb #bf0f2eb2
 @torch.no_grad()
-def _accuracy(model: nn.Module, dataset: ImageSet, accelerator: Accelerator) -> float:
+def _accuracy(model: nn.Module, dataset: ImageSet | LazyImages, accelerator: Accelerator) -> float:
     "Accuracy in percent."
     model.eval()
     correct = 0
-    for x, y in batches(dataset, 256):
+    for x, y in batches(dataset.to(accelerator.device), dataset.scoring_batch):
         with accelerator.autocast():
             correct += (model(x.to(accelerator.device)).argmax(1).cpu() == y).sum()
     return 100 * int(correct) / len(dataset)
@@ -333,7 +333,7 @@ def train(
                          f"benchmark {benchmark.name} has {len(benchmark.auxiliary or ())}. Give it some, or leave the method out")
     return _train(method, benchmark, config, out_dir, progress)
 
-# %% ../nbs/06_training.ipynb #291b91aa
+# %% ../nbs/06_training.ipynb #c6bfa53c
 def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool) -> TrainedRun:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train with several precisions in turn
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
@@ -342,11 +342,12 @@ def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_
     if config.channels_last:
         bare = bare.to(memory_format=torch.channels_last)
     order = torch.Generator()
-    loader = batches(benchmark.train, config.batch_size, shuffle=True, generator=order, drop_last=True)
+    loader = batches(benchmark.train.to(accelerator.device), config.batch_size, shuffle=True, generator=order, drop_last=True)
     loader = accelerator.prepare(loader)  # with several processes, each takes its share of the steps
     outliers = None
     if method.needs_outliers:
-        outliers = accelerator.prepare(batches(benchmark.auxiliary, config.batch_size, shuffle=True, generator=order, drop_last=True))
+        auxiliary = batches(benchmark.auxiliary.to(accelerator.device), config.batch_size, shuffle=True, generator=order, drop_last=True)
+        outliers = accelerator.prepare(auxiliary)
     optimizer, schedule = create_optimizer(bare, config, config.epochs * len(loader))
     done = _Progress()
     model, optimizer = accelerator.prepare(bare, optimizer)
