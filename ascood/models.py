@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'Backbone', 'create_backbone', 'Classifier', 'save_classifier',
-           'load_classifier']
+           'load_classifier', 'load_openood_checkpoint', 'classifier_from_openood']
 
-# %% ../nbs/04_models.ipynb #2e2633b2
+# %% ../nbs/04_models.ipynb #55900d8b
 import importlib
 import json
+import math
 from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torchvision
@@ -283,3 +284,68 @@ def load_classifier(
     model = Classifier.kinds[kind](create_backbone(architecture.pop("backbone")), **architecture).to(device)
     model.load_state_dict(weights)
     return model.eval()
+
+# %% ../nbs/04_models.ipynb #2fbe2f00
+class _OpenOODFile(NamedTuple):
+    "What a checkpoint is of, and its weights under OpenOOD's names."
+    backbone: str
+    num_classes: int
+    sigma: float | None  # None: plain training, no standardisation
+    weights: dict[str, Tensor]
+
+    @property
+    def normalization(self) -> str:
+        return "none" if self.sigma is None else "zscore"
+
+# %% ../nbs/04_models.ipynb #96a2ff29
+def _read_openood(path: str | Path) -> _OpenOODFile:
+    "Raises ValueError if the file holds no ResNet of OpenOOD."
+    weights = _read_tensors(path)
+    sigma = weights.pop("sigma", None)
+    if sigma is not None:
+        if sigma.numel() != 1 or not 0 < sigma.item() < math.inf:
+            raise ValueError(f"{path} has a sigma that is no positive number; fetch the checkpoint again")
+        sigma = sigma.item()
+        if all(k.startswith("backbone.") for k in weights):
+            weights = {k.removeprefix("backbone."): w for k, w in weights.items()}
+    shape = {k: tuple(w.shape) for k, w in weights.items()}
+    backbone = {(64, 3, 3, 3): "cifar_resnet18", (64, 3, 7, 7): "resnet18"}.get(shape.get("conv1.weight"))
+    if backbone is None or len(shape.get("fc.weight", ())) != 2:
+        raise ValueError(f"{path} is no ResNet-18 or ResNet-50 of OpenOOD, nor a released ASCOOD network "
+                         f"(it holds {_first(list(weights)) or 'nothing else'}); pass one of those")
+    if backbone == "resnet18" and "layer1.0.conv3.weight" in weights:
+        backbone = "resnet50"
+    return _OpenOODFile(backbone, shape["fc.weight"][0], sigma, weights)
+
+# %% ../nbs/04_models.ipynb #52d62f41
+def load_openood_checkpoint(
+    path: str | Path,  # OpenOOD's ResNet-18 (32 or 224 px) or ResNet-50, or a released ASCOOD network
+    model: Classifier,  # With that backbone, its number of classes, and normalization "none", or "zscore" for ASCOOD
+) -> Classifier:  # The same model, filled, in eval mode
+    """Fill a model with a checkpoint of OpenOOD; its `sigma` becomes the file's, where the file has one.
+
+    Raises FileNotFoundError, and ValueError if the file is damaged or does not fit; the model is then untouched.
+    """
+    file, state = _read_openood(path), model.state_dict()
+    shortcut = any(".shortcut." in k for k in file.weights)
+    ours = {}  # {name in the file: name here}
+    for name in state:
+        theirs = name.removeprefix("backbone.") if name.startswith("backbone.") else name.replace("head.", "fc.")
+        ours[theirs.replace(".downsample.", ".shortcut.") if shortcut else theirs] = name
+    try:
+        _require_fit(file.weights, {theirs: state[name] for theirs, name in ours.items()})
+        if model.normalization != file.normalization:
+            raise ValueError(f"the model's normalization is {model.normalization!r}")
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the model ({error}); give it a {file.backbone} with {file.num_classes} classes "
+                         f"and normalization={file.normalization!r}, as classifier_from_openood builds, or fetch the file again") from None
+    model.load_state_dict({ours[k]: w for k, w in file.weights.items()}, strict=False)
+    model.sigma = model.sigma if file.sigma is None else file.sigma
+    return model.eval()
+
+# %% ../nbs/04_models.ipynb #e1aedbca
+def classifier_from_openood(path: str | Path) -> Classifier:  # In eval mode, on the CPU
+    "The classifier that a checkpoint of OpenOOD, or a released ASCOOD network, holds. Raises as `load_openood_checkpoint`."
+    file = _read_openood(path)
+    model = Classifier(create_backbone(file.backbone), file.num_classes, file.normalization, file.sigma or 0.5)
+    return load_openood_checkpoint(path, model)
