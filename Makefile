@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
 DATA ?=
+PROFILE_NAME = $(firstword $(subst :, ,$(PROFILE)))
 CORES ?= all
 
 BIN := $(VENV)/bin
@@ -20,9 +21,9 @@ endif
 reproduce: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
 	@echo "Profile $(PROFILE) is up to date."
-	@echo "  tables:  results/$(PROFILE)/table_*.md (also .csv, .tex)"
-	@echo "  figures: figures/$(PROFILE)/*.png (also .pdf)"
-	@echo "  executed notebooks: results/$(PROFILE)/notebooks/ and results/$(PROFILE)/runs/*/"
+	@echo "  tables:  results/$(PROFILE_NAME)/table_*.md (also .csv, .tex)"
+	@echo "  figures: figures/$(PROFILE_NAME)/*.png (also .pdf)"
+	@echo "  executed notebooks: results/$(PROFILE_NAME)/notebooks/ and results/$(PROFILE_NAME)/runs/*/"
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
@@ -65,4 +66,4 @@ unlock: $(READY)
 	$(BIN)/snakemake --unlock --config profile=$(PROFILE)
 
 clean:
-	rm -rf results/$(PROFILE)/runs results/$(PROFILE)/notebooks
+	rm -rf results/$(PROFILE_NAME)/runs results/$(PROFILE_NAME)/notebooks

@@ -1,5 +1,5 @@
 # The workflow of one profile: train and evaluate every run, collect, then tables and figures.
-#   snakemake --cores all --config profile=quick
+#   snakemake --cores all --config profile=quick        (profile=paper:cifar10,cars for some of its benchmarks)
 import json
 import sys
 
@@ -7,7 +7,7 @@ from ascood.experiments import FIGURES, check_data, figure_stems, load_profile, 
 
 PROFILE_NAME = config.get("profile", "quick")
 PROFILE = load_profile(PROFILE_NAME)
-RUNS = {run.run_id: run for run in PROFILE.runs}
+RUNS = {run.run_id: run for run in PROFILE.runs if run.benchmark in PROFILE.chosen}
 RESULTS = config.get("results", "results")
 FIGURE_DIR = config.get("figures", "figures")
 OUT = f"{RESULTS}/{PROFILE.name}"

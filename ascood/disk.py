@@ -6,10 +6,11 @@
 __all__ = ['SPECS', 'data_root', 'DataError', 'ImageList', 'read_list', 'decode', 'FromTorchvision', 'SetSpec', 'BenchmarkSpec',
            'Found', 'find_list', 'find_set', 'find_sets', 'load_from_disk', 'check', 'can_run', 'download', 'main']
 
-# %% ../nbs/05a_disk.ipynb #475d8c29
+# %% ../nbs/05a_disk.ipynb #abf7dfa7
 import argparse
 import functools
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -378,7 +379,7 @@ SPECS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (
     _cifar10_jpeg("cifar10-jpeg-holdout", hold_out=2),
 )}
 
-# %% ../nbs/05a_disk.ipynb #2b04941e
+# %% ../nbs/05a_disk.ipynb #66d196f8
 class Found(NamedTuple):
     "Images and labels of one set, not yet decoded."
     images: Sequence  # `images[i]` is a PIL image in RGB
@@ -394,10 +395,24 @@ def find_list(spec: SetSpec, root: Path, given: str | None = None) -> Path | Non
             return path
     return None
 
+# %% ../nbs/05a_disk.ipynb #a701a21e
+def _check_build(file: Path):
+    "Raise DataError if the list belongs to a build that was not finished, or is not what was built."
+    if (file.parent / "build.unfinished").exists():
+        raise DataError(f"{file}: the build of {file.parent.name} was interrupted; run the same command of ascood.builders again")
+    if (record := file.parent / "build.json").is_file():
+        try:
+            digest = json.loads(record.read_text())["sha256"].get(file.name)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise DataError(f"{record} is damaged; build {file.parent.name} again") from None
+        if digest and digest != hashlib.sha256(file.read_bytes()).hexdigest():
+            raise DataError(f"{file} is not as it was built ({record.name} has another digest); build {file.parent.name} again")
+
 
 def find_set(spec: SetSpec, root: Path, num_classes: int | None, given: str | None = None, download: bool = False) -> Found:
     "Find one set, by list or by torchvision. Raises DataError that says what to get."
     if file := find_list(spec, root, given):
+        _check_build(file)
         listed = read_list(file, root, num_classes)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         source = f"{file.relative_to(root).as_posix()}: {len(listed)} images, sha256 {digest}"
@@ -483,7 +498,7 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
                         f"\nsee all of it: python -m ascood.data check {spec.name} --root {root}")
     return found
 
-# %% ../nbs/05a_disk.ipynb #ec41a73e
+# %% ../nbs/05a_disk.ipynb #7f634be5
 def load_from_disk(
     name: str,  # One of SPECS
     root: str | Path | None = None,  # See `data_root`
@@ -492,9 +507,14 @@ def load_from_disk(
     lists: dict[str, str] | None = None,  # Other lists, {"near/tin": "my/list.txt"}, relative to benchmark_imglist/
     leave_out_missing: bool = False,  # Go on without OOD sets that are not there
     download: bool = False,  # Let torchvision download what it can
+    mean: tuple[float, float, float] | None = None,  # Per channel, of pixels in [0, 1], for weights that expect others than the usual
+    std: tuple[float, float, float] | None = None,
 ) -> Benchmark:
     "A benchmark from a data root. Raises DataError that names what is missing or wrong, before any image is decoded."
     root, spec = data_root(root), SPECS[name]
+    spec = replace(spec, mean=tuple(mean or spec.mean), std=tuple(std or spec.std))
+    if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
+        raise ValueError(f"mean and std are three numbers each, std above 0; not {spec.mean} and {spec.std}")
     if unknown := sorted((lists or {}).keys() - {"/".join(key) for key in spec.sets()}):
         raise ValueError(f"lists: {name} has no set {', '.join(unknown)}; it has {', '.join('/'.join(key) for key in spec.sets())}")
     found = find_sets(spec, root, lists, leave_out_missing, download)

@@ -49,7 +49,7 @@ def _under_root(path: str | Path) -> Path:
     full = project_root() / path
     return Path(os.path.relpath(full)) if full.is_relative_to(project_root()) else full
 
-# %% ../nbs/11_experiments.ipynb #26f0c917
+# %% ../nbs/11_experiments.ipynb #4c5ff661
 class BenchmarkPlan(Settings):
     "What a profile changes for one benchmark."
     options: dict = {}  # of `load_benchmark`
@@ -75,6 +75,12 @@ class Profile(Settings):
     methods: dict[str, dict]  # {name: {"kind": "ascood", "train": {overrides}, "detectors": [...], ...settings of the method}}
     shown: list[str] = []  # methods in the figures of scores and of training; all if empty
     benchmarks: dict[str, BenchmarkPlan]
+    only: list[str] = []  # benchmarks that are run now; all if empty
+
+    @property
+    def chosen(self) -> list[str]:
+        "The benchmarks that are run now."
+        return [name for name in self.benchmarks if name in (self.only or self.benchmarks)]
 
     @cached_property
     def runs(self) -> list["RunSpec"]:
@@ -170,7 +176,7 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
 def _without(names: dict | list, out: list[str]) -> dict | list:
     return {k: v for k, v in names.items() if k not in out} if isinstance(names, dict) else [n for n in names if n not in out]
 
-# %% ../nbs/11_experiments.ipynb #b289bc99
+# %% ../nbs/11_experiments.ipynb #e53370c6
 def _check_parameters(profile: Profile):
     "Refuse hyperparameters that a detector does not have; a small untrained model serves to ask."
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
@@ -184,12 +190,15 @@ def _check_parameters(profile: Profile):
 
 
 def load_profile(
-    name: str,  # One of `list_profiles()`, or the path of a YAML file
+    name: str,  # One of `list_profiles()`, or the path of a YAML file; "paper:cifar10,cars" runs two of its benchmarks only
 ) -> Profile:
     "Read and validate a profile. Raises ValueError with one line that says what is wrong, before any work."
+    name, _, only = str(name).partition(":")
     path = _profile_path(name)
-    profile = checked(Profile, f"profile {path.name}", **({"name": path.stem} | _read_profile(path)))
+    only = {"only": [benchmark.strip() for benchmark in only.split(",")]} if only else {}
+    profile = checked(Profile, f"profile {path.name}", **({"name": path.stem} | _read_profile(path) | only))
     _check_names("benchmark", profile.benchmarks, list_benchmarks())
+    _check_names(f"benchmark in profile {profile.name}:", profile.only, profile.benchmarks)
     _check_names("method in `shown`", profile.shown, profile.methods)
     for plan in profile.benchmarks.values():
         _check_names("method", plan.methods, profile.methods)
@@ -227,17 +236,19 @@ def provenance() -> dict:
             "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "libraries": {name: metadata.version(name) for name in libraries}}
 
-# %% ../nbs/11_experiments.ipynb #23aa57d7
+# %% ../nbs/11_experiments.ipynb #e083b0fa
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError or FileNotFoundError if a run that is still to be done lacks its data."
-    to_do = [run for run in profile.runs if not is_evaluated(run, results) or not (run.folder(results) / "run.json").is_file()]
+    to_do = [run for run in profile.runs if run.benchmark in profile.chosen
+             and not (is_evaluated(run, results) and (run.folder(results) / "run.json").is_file())]
     for run in {json.dumps([r.benchmark, r.options], sort_keys=True): r for r in to_do if r.benchmark in disk.SPECS}.values():
         options = {k: v for k, v in run.options.items() if k != "workers"}
         found = disk.find_sets(disk.SPECS[run.benchmark], disk.data_root(), **options)
         without = [r.method for r in to_do if r.benchmark == run.benchmark and create_method(r.kind, **r.settings).needs_outliers]
         if without and not any(group == "auxiliary" for group, _ in found):
             raise disk.DataError(f"profile {profile.name}: {', '.join(dict.fromkeys(without))} on {run.benchmark} learn from auxiliary "
-                                 f"outliers; get {disk.SPECS[run.benchmark].auxiliary.get}, or leave them out")
+                                 f"outliers; get {disk.SPECS[run.benchmark].auxiliary.get}, or run a profile of your own: "
+                                 f"`extends: {profile.name}` with `leave_out: [{', '.join(dict.fromkeys(without))}]`")
 
 # %% ../nbs/11_experiments.ipynb #79691135
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True) -> TrainedRun:
@@ -461,7 +472,7 @@ def _draw_compared(profile: Profile, name: str, results: str | Path):
     group = reporting.SETTING_GROUP[metrics["setting"].iloc[0]]
     return reporting.plot_compared(reporting.compared(metrics), f"{name}, {group} OOD")
 
-# %% ../nbs/11_experiments.ipynb #98c48e5e
+# %% ../nbs/11_experiments.ipynb #493060e6
 FIGURES = {  # {figure: (how one benchmark is drawn, the setting that it needs or None)}
     "figure_compared": (_draw_compared, None),
     "figure_gallery": (_draw_gallery, None),
@@ -474,7 +485,7 @@ FIGURES = {  # {figure: (how one benchmark is drawn, the setting that it needs o
 
 def figure_stems(profile: Profile, figure: str, figures: str | Path = "figures") -> dict[str, Path]:
     "Paths without suffix of the PNG and PDF of one figure, by benchmark."
-    names = [] if profile.validation_only else [b for b in profile.benchmarks if b in list_benchmarks(FIGURES[figure][1])]
+    names = [] if profile.validation_only else [b for b in profile.chosen if b in list_benchmarks(FIGURES[figure][1])]
     return {name: _under_root(figures) / profile.name / f"{figure.removeprefix('figure_')}_{name}" for name in names}
 
 
@@ -484,7 +495,7 @@ def report_figure(figure: str, profile: Profile, results: str | Path = "results"
     return [reporting.save_figure(draw(profile, name, results), stem)
             for name, stem in figure_stems(profile, figure, figures).items()]
 
-# %% ../nbs/11_experiments.ipynb #59b39bde
+# %% ../nbs/11_experiments.ipynb #a969ef73
 def spurious_summary(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Mean over seeds, by method: accuracy of majority and minority groups, their gap (percent), confidence on test and near OOD sets."
     groups = read_collected(profile, "groups", results)
@@ -525,19 +536,20 @@ def tables_of(profile: Profile) -> list[str]:
     "Names of the tables that a profile's runs can fill."
     if profile.validation_only:
         return ["table_tuning"]
-    spurious = set(profile.benchmarks) & set(list_benchmarks("spurious"))
+    spurious = set(profile.chosen) & set(list_benchmarks("spurious"))
     return [name for name in _TEST_TABLES if spurious or name != "table_spurious"]
 
-# %% ../nbs/11_experiments.ipynb #b19a8e0a
+# %% ../nbs/11_experiments.ipynb #a8ea7a5c
 def run_profile(profile: Profile, results: str | Path = "results", figures: str | Path = "figures", progress: bool = True):
     "Train and evaluate what is not there yet, then write all tables and figures. Can be interrupted and called again."
     check_data(profile, results)
-    for i, run in enumerate(profile.runs, 1):
+    runs = [run for run in profile.runs if run.benchmark in profile.chosen]
+    for i, run in enumerate(runs, 1):
         if not (run.folder(results) / "run.json").is_file():
-            print(f"[{i}/{len(profile.runs)}] {run.run_id}: training", flush=True)
+            print(f"[{i}/{len(runs)}] {run.run_id}: training", flush=True)
             train_run(run, results, progress)
         if not is_evaluated(run, results):
-            print(f"[{i}/{len(profile.runs)}] {run.run_id}: evaluating", flush=True)
+            print(f"[{i}/{len(runs)}] {run.run_id}: evaluating", flush=True)
             evaluate_run(run, results, progress)
     collect(profile, results)
     for table in tables_of(profile):
@@ -546,9 +558,9 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
         report_figure(figure, profile, results, figures)
     print(f"tables: {_under_root(results) / profile.name}\nfigures: {_under_root(figures) / profile.name}")
 
-# %% ../nbs/11_experiments.ipynb #80b86bd3
+# %% ../nbs/11_experiments.ipynb #6332b3b5
 def _status(profile: Profile, results: str):
-    for run in profile.runs:
+    for run in (run for run in profile.runs if run.benchmark in profile.chosen):
         folder = run.folder(results)
         state = next((word for file, word in (("metrics.csv", "evaluated"), ("run.json", "trained"), ("settings.json", "begun"))
                       if (folder / file).is_file()), "not begun")
