@@ -1,0 +1,437 @@
+"""Benchmarks on disk: trees that are true to layout, from files to metrics; and every way in which files go wrong."""
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import trees
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.io import savemat
+
+from ascood import builders, data, disk
+from ascood.data import ImageSet, LazyImages, list_benchmarks, load_benchmark
+from ascood.disk import SPECS, DataError, check, decode, load_from_disk, read_list
+from ascood.evaluation import evaluate
+from ascood.models import load_classifier
+from ascood.training import ASCOOD, TrainConfig, train
+
+RNG = np.random.RandomState(0)
+
+
+def listed(root: Path, folder: str, file: str, n: int, classes: int | None = None, size=(36, 32), suffix="jpg"):
+    "`n` images in a folder of the root, and the list that names them."
+    lines = []
+    for i in range(n):
+        trees.save_image(root / folder / f"{i}.{suffix}", RNG.randint(20, 235, 3), size, RNG)
+        lines.append(f"{folder}/{i}.{suffix} {i % classes if classes else -1}")
+    target = root / "benchmark_imglist" / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(lines) + "\n")
+
+
+def fill_lists(root: Path, name: str, n: int = 10):
+    "An image list for every set of a benchmark that has none yet, in OpenOOD's names."
+    spec = SPECS[name]
+    for (group, which), one in spec.sets().items():
+        if disk.find_list(one, root) is None:
+            classes = spec.num_classes + spec.hold_out
+            listed(root, f"images_classic/{which}-{group}", one.lists[-1], *((2 * classes, classes) if group == "id" else (n, None)))
+
+
+@pytest.fixture(scope="module")
+def cifar_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("cifar")
+    for name in ("cifar10", "cifar10-jpeg"):
+        fill_lists(root, name)
+    return root
+
+
+def a_few(images, n: int):
+    "Every so manieth image of a set."
+    pick = np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)
+    environments = None if images.environments is None else images.environments[pick]
+    if isinstance(images, ImageSet):
+        return ImageSet(images.images[pick], images.labels[pick], images.transform, environments)
+    return LazyImages([images.source[i] for i in pick], images.labels[pick], images.transform, environments)
+
+
+def build(root: Path, name: str):
+    "The raw data of one of the five built benchmarks, and what the builder makes of them."
+    if name == "waterbirds":
+        builders.build_waterbirds(root, cub=trees.make_cub(root), places=trees.make_places(root, per_category=40), progress=False)
+    elif name == "celeba":
+        trees.make_celeba(root)
+        builders.build_celeba(root, progress=False)
+    elif name == "cars":
+        trees.make_cars(root)
+        builders.build_cars(root, progress=False)
+    elif name == "aircraft":
+        trees.make_aircraft(root)
+        builders.build_aircraft(root, progress=False)
+    elif name == "imagenet100":
+        wnids = [f"n{i:08d}" for i in range(100)]
+        trees.make_imagenet(root, wnids, train=3, val=3)
+        builders.build_imagenet100(root, classes=wnids, progress=False)
+
+
+@pytest.mark.parametrize("name", list_benchmarks(on_disk=True))
+def test_from_files_to_metrics(name, tmp_path):
+    "Load, one epoch of a few steps, every metric: on each benchmark of the paper, from raw files where it has a builder."
+    root = tmp_path / "data"
+    root.mkdir()
+    build(root, name)
+    fill_lists(root, name)
+    full = load_benchmark(name, root=root, workers=0)
+    spec = SPECS[name]
+    assert (full.setting, full.num_classes) == (spec.setting, spec.num_classes)
+    assert set(full.train.labels.tolist()) == set(range(spec.num_classes))
+    assert all((images.labels == -1).all() for (group, _), images in full.sets().items() if group != "id")
+    assert set(full.sources) == {"/".join(key) for key in spec.sets()}
+    assert tuple(full.test[0][0].shape) == tuple(full.train[0][0].shape) == (3, spec.pixels, spec.pixels)
+    assert tuple(full.class_names) == tuple(full.class_names[: spec.num_classes]) and len(full.class_names) == spec.num_classes
+
+    small = replace(full, train=a_few(full.train, 12), val=a_few(full.val, 6), test=a_few(full.test, 6),
+                    ood_val={n: a_few(s, 4) for n, s in full.ood_val.items()},
+                    ood={group: {n: a_few(s, 4) for n, s in sets.items()} for group, sets in full.ood.items()})
+    run = train(ASCOOD(synthesis="gradient"), small, TrainConfig(epochs=1, batch_size=6), tmp_path / "run", progress=False)
+    metrics = evaluate(load_classifier(run.checkpoint), small, ["MSP", "MDS", "KNN"])
+    assert set(zip(metrics["ood_group"], metrics["ood_set"])) == {key for key in small.sets() if key[0] != "id"}
+    finite = metrics[metrics["gap"] == ""]
+    assert set(finite["detector"]) >= {"MSP"} and finite[["fpr95", "auroc"]].notna().all().all()
+
+
+def test_environments_of_waterbirds_reach_the_group_accuracies(tmp_path):
+    build(tmp_path, "waterbirds")
+    fill_lists(tmp_path, "waterbirds", n=2)
+    full = load_benchmark("waterbirds", root=tmp_path, workers=0)
+    own = [e in full.majority[y] for y, e in zip(full.train.labels.tolist(), full.train.environments.tolist())]
+    assert abs(np.mean(own) - 0.9) < 0.05  # of 24 or so birds; the builder's own tests measure it exactly
+    assert full.test.environments is not None and full.majority == {0: {0}, 1: {1}}
+    table = tmp_path / "benchmark_imglist" / "waterbirds" / "environments.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-3]) + "\n")
+    with pytest.raises(DataError, match="environments.csv lacks"):
+        load_benchmark("waterbirds", root=tmp_path)
+
+
+def test_workers_decode_the_same_images(tmp_path):
+    for i in range(6):
+        trees.save_image(tmp_path / f"{i}.jpg", (40 * i, 90, 120), (40, 50), RNG)
+    source = disk._Listed([tmp_path / f"{i}.jpg" for i in range(6)])
+    transform = disk._transforms(SPECS["waterbirds"])[False]
+    alone, helped = (LazyImages(source, 0, transform, workers=n) for n in (0, 2))
+    for (x, y), (again, labels) in zip(data.batches(alone, 4), data.batches(helped, 4)):
+        assert torch.equal(x, again) and torch.equal(y, labels)
+
+
+# Lists
+
+
+@pytest.mark.parametrize(("line", "complaint"), [
+    ("images_classic/a/0.png", "no label after the path"),
+    ("images_classic/a/0.png x", "'x' is no whole number"),
+    ("images_classic/a/0.png 1.5", "'1.5' is no whole number"),
+    ("images_classic/a/0.png 3", "label 3 is out of range: classes are numbered 0 to 2"),
+    ("images_classic/a/0.png -1", "label -1 is out of range"),
+    ("images_classic/a/9.png 1", "there is no image images_classic/a/9.png"),
+    ("../a/0.png 1", "leaves the data root"),
+    ("images_classic/../../a/0.png 1", "leaves the data root"),
+    ("/etc/passwd 1", "leaves the data root"),
+])
+def test_a_mistake_in_a_list_is_named_by_file_and_line(tmp_path, line, complaint):
+    trees.save_image(tmp_path / "images_classic" / "a" / "0.png", (1, 2, 3), (32, 32), RNG)
+    file = tmp_path / "list.txt"
+    file.write_text(f"a/0.png 0\nimages_classic/a/0.png 1\n\n{line}\n")
+    with pytest.raises(DataError) as error:
+        read_list(file, tmp_path, 3)
+    assert str(error.value).startswith(f"{file}, line 4: ") and complaint in str(error.value)
+    file.write_text("a/0.png 0\nimages_classic/a/0.png 1\n\n")
+    assert [len(read_list(file, tmp_path, 3)), read_list(file, tmp_path, 3).lines] == [2, [1, 2]]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])
+def test_empty_and_unreadable_lists(tmp_path, content):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match="list.txt (is empty|cannot be read)"):
+        read_list(tmp_path / "list.txt", tmp_path, 3)
+
+
+def test_many_mistakes_are_counted(tmp_path):
+    (tmp_path / "list.txt").write_text("x.png 0\n" * 12)
+    with pytest.raises(DataError, match=r"line 5.*\(and 7 more\)"):
+        read_list(tmp_path / "list.txt", tmp_path, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,6}( [a-z]{1,3})?/[0-9]{1,3}\.png", fullmatch=True), st.integers(0, 9)), min_size=1, max_size=12))
+def test_a_list_gives_back_what_was_written(rows):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path, _ in rows:
+            (Path(folder) / "images_largescale" / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "images_largescale" / path).touch()
+        file = Path(folder) / "list.txt"
+        file.write_text("".join(f"{path} {label}\n" for path, label in rows))
+        found = read_list(file, folder, 10)
+        assert [p.relative_to(Path(folder) / "images_largescale").as_posix() for p in found.paths] == [path for path, _ in rows]
+        assert found.labels.tolist() == [label for _, label in rows]
+
+
+# Images
+
+
+def test_broken_images_are_named(cifar_root, tmp_path):
+    whole = (cifar_root / "images_classic/texture-far/0.jpg").read_bytes()
+    for name, content in (("cut.jpg", whole[:-200]), ("empty.jpg", b""), ("text.jpg", b"no image"), ("head.jpg", whole[:40])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} is a broken image"):
+            decode(disk._Listed([tmp_path / name]), 32)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_every_kind_of_image_becomes_rgb_of_the_right_size(tmp_path, mode):
+    Image.new("RGB", (50, 40), (200, 0, 0)).convert(mode).save(tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}")
+    (path,) = tmp_path.iterdir()
+    assert decode(disk._Listed([path]), 32).shape == (1, 3, 32, 32)
+
+
+def test_decoding_is_what_torchvision_does_one_by_one(cifar_root):
+    from torchvision.transforms import v2
+
+    paths = sorted((cifar_root / "images_classic/texture-far").iterdir())
+    one = v2.Compose([v2.Resize(32), v2.CenterCrop(32), v2.PILToTensor()])
+    assert torch.equal(decode(disk._Listed(paths), 32), torch.stack([one(Image.open(p).convert("RGB")) for p in paths]))
+
+
+def test_decoded_images_are_kept_and_made_again_when_a_file_changes(cifar_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i in range(6):
+        trees.save_image(tmp_path / f"{i}.png", (40 * i, 90, 120), (32, 32), RNG)
+    source = disk._Listed([tmp_path / f"{i}.png" for i in range(6)])
+    first = disk._decode_once(source, 32, at_least=5)
+    (kept,) = (tmp_path / "cache" / "ascood" / "decoded").iterdir()
+    monkeypatch.setattr(disk, "decode", lambda *a: pytest.fail("decoded again"))
+    assert torch.equal(disk._decode_once(source, 32, at_least=5), first)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept.write_bytes(kept.read_bytes()[:500])  # a damaged cache is made again
+    assert torch.equal(disk._decode_once(source, 32, at_least=5), first)
+    trees.save_image(tmp_path / "0.png", (250, 0, 0), (32, 32), RNG)
+    changed = disk._decode_once(source, 32, at_least=5)
+    assert not torch.equal(changed[0], first[0]) and torch.equal(changed[1:], first[1:])
+
+
+# Whole benchmarks
+
+
+def test_openood_tree_as_it_is(cifar_root):
+    benchmark = load_benchmark("cifar10", root=cifar_root)
+    assert list(benchmark.ood["near"]) == ["cifar100", "tin"]
+    assert list(benchmark.ood["far"]) == ["mnist", "svhn", "isun", "texture", "places365"]
+    assert len(benchmark.auxiliary) == 10 and list(benchmark.ood_val) == ["tin"]
+    torch.manual_seed(0)
+    x, _ = benchmark.train[[0] * 64]
+    assert len({image.numpy().tobytes() for image in x}) > 32  # each image its own shift and flip
+    assert torch.equal(benchmark.test[0][0], benchmark.test[0][0])
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path):
+    with pytest.raises(DataError) as error:
+        load_benchmark("cifar10", root=tmp_path)
+    for what in ("id/train", "near/tin", "far/isun", "torchvision downloads it", "benchmark_imglist/cifar10/test_svhn.txt", "ascood.data check cifar10"):
+        assert what in str(error.value)
+    assert "tin597" not in str(error.value)  # a benchmark runs without auxiliary outliers
+
+
+def test_missing_ood_sets_can_be_left_out_but_not_all_of_a_group(cifar_root, tmp_path):
+    root = tmp_path / "some"
+    (root / "benchmark_imglist").mkdir(parents=True)
+    (root / "images_classic").symlink_to(cifar_root / "images_classic")  # data sets often live behind a link
+    lists = root / "benchmark_imglist" / "cifar10"
+    lists.mkdir()
+    for name in ("train_cifar10", "val_cifar10", "test_cifar10", "val_tin", "test_tin"):
+        (lists / f"{name}.txt").write_text((cifar_root / "benchmark_imglist/cifar10" / f"{name}.txt").read_text())
+    with pytest.raises(DataError, match="far: no OOD set of this group is there"):
+        load_benchmark("cifar10", root=root, leave_out_missing=True)
+    (lists / "test_svhn.txt").write_text((cifar_root / "benchmark_imglist/cifar10/test_svhn.txt").read_text())
+    benchmark = load_benchmark("cifar10", root=root, leave_out_missing=True)
+    assert (list(benchmark.ood["near"]), list(benchmark.ood["far"]), benchmark.auxiliary) == (["tin"], ["svhn"], None)
+    (lists / "test_isun.txt").write_text("isun/0.png\n")  # there, but wrong: not left out in silence
+    with pytest.raises(DataError, match="test_isun.txt, line 1: no label"):
+        load_benchmark("cifar10", root=root, leave_out_missing=True)
+
+
+def test_lists_of_ones_own(cifar_root):
+    (cifar_root / "benchmark_imglist" / "mine.txt").write_text("images_classic/texture-far/3.jpg 7\n")
+    benchmark = load_benchmark("cifar10", root=cifar_root, lists={"near/tin": "mine.txt"})
+    assert len(benchmark.ood["near"]["tin"]) == 1 and benchmark.ood["near"]["tin"].labels.tolist() == [-1]
+    assert "mine.txt" in benchmark.sources["near/tin"]
+    with pytest.raises(DataError, match="no list benchmark_imglist/yours.txt"):
+        load_benchmark("cifar10", root=cifar_root, lists={"near/tin": "yours.txt"})
+
+
+@pytest.mark.parametrize(("options", "complaint"), [
+    ({"lists": {"near/tiny": "x"}}, "no set near/tiny"), ({"wokers": 1}, "no such option: wokers"), ({"std": (1, 1)}, "three numbers"),
+    ({"std": (1, 0, 1)}, "above 0"),
+])
+def test_impossible_options(cifar_root, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        load_benchmark("cifar10", root=cifar_root, **options)
+
+
+def test_the_root_may_come_from_the_environment(cifar_root, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ASCOOD_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="ASCOOD_DATA"):
+        load_benchmark("cifar10-jpeg")
+    monkeypatch.setenv("ASCOOD_DATA", str(cifar_root))
+    assert load_benchmark("cifar10-jpeg").num_classes == 10
+
+
+def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
+    everything = load_benchmark("cifar10-jpeg", root=cifar_root)
+    part = load_benchmark("cifar10-jpeg-holdout", root=cifar_root)
+    known, held_out = data.holdout_split(10, 8)
+
+    def pixels(images, classes):
+        return {i.numpy().tobytes() for i, y in zip(images.images, images.labels.tolist()) if y in classes}
+
+    for which in ("train", "val", "test"):
+        assert pixels(getattr(part, which), range(8)) == pixels(getattr(everything, which), known)
+    assert pixels(part.ood["near"]["held-out-classes"], [-1]) == pixels(everything.test, held_out)
+    for new, old in enumerate(known):
+        assert pixels(part.test, [new]) == pixels(everything.test, [old])
+
+
+def test_what_a_builder_left_behind_decides(tmp_path):
+    build(tmp_path, "celeba")
+    fill_lists(tmp_path, "celeba", n=2)
+    assert load_benchmark("celeba", root=tmp_path, workers=0).num_classes == 2
+    file = tmp_path / "benchmark_imglist" / "celeba" / "train_celeba.txt"
+    before = file.read_text()
+    file.write_text("\n".join(before.splitlines()[:-2]) + "\n")  # cut off, yet each line is right
+    with pytest.raises(DataError, match="train_celeba.txt is not as it was built"):
+        load_benchmark("celeba", root=tmp_path)
+    file.write_text(before)
+    (file.parent / "build.unfinished").touch()
+    with pytest.raises(DataError, match="interrupted; run the same command"):
+        load_benchmark("celeba", root=tmp_path)
+
+
+# torchvision's layouts
+
+
+def cifar_archive(root: Path, name: str, monkeypatch):
+    "CIFAR as torchvision stores it, with few images; their checksums are told to torchvision."
+    folder, key = ("cifar-10-batches-py", "labels") if name == "CIFAR10" else ("cifar-100-python", "fine_labels")
+    (root / folder).mkdir()
+    make = getattr(torchvision.datasets, name)
+    files = {}
+    for kind, entries in (("train_list", make.train_list), ("test_list", make.test_list)):
+        n = 600 if kind == "test_list" and len(entries) == 1 else 20
+        n = 1100 if kind == "test_list" else n
+        for file, _ in entries:
+            content = {"data": RNG.randint(255, size=(n, 3072)).astype(np.uint8), key: [i % 10 for i in range(n)]}
+            (root / folder / file).write_bytes(pickle.dumps(content))
+            files.setdefault(kind, []).append([file, None])
+    (root / folder / make.meta["filename"]).write_bytes(pickle.dumps({make.meta["key"]: [str(i) for i in range(10)]}))
+    for kind, entries in files.items():
+        monkeypatch.setattr(make, kind, entries)
+    monkeypatch.setattr(make, "meta", make.meta | {"md5": None})
+
+
+def torchvision_root(root: Path, monkeypatch):
+    for name in ("CIFAR10", "CIFAR100"):
+        cifar_archive(root, name, monkeypatch)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", 5), ("t10k", 4)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(np.array([0x803, n, 28, 28], ">i4").tobytes() + bytes(n * 784))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([0x801, n], ">i4").tobytes() + bytes(n))
+    savemat(root / "test_32x32.mat", {"X": RNG.randint(255, size=(32, 32, 3, 6)).astype(np.uint8), "y": np.ones((6, 1), np.uint8)})
+    split = torchvision.datasets.SVHN.split_list
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", split | {"test": [*split["test"][:2], None]})
+    for part in ("train", "val", "test"):
+        trees.save_image(root / f"dtd/dtd/images/banded/{part}.jpg", (200, 10, 10), (60, 40), RNG)
+        (root / "dtd/dtd/labels").mkdir(exist_ok=True)
+        (root / f"dtd/dtd/labels/{part}1.txt").write_text(f"banded/{part}.jpg\n")
+
+
+def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
+    torchvision_root(tmp_path, monkeypatch)
+    benchmark = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, lists=None) if False else None
+    with pytest.raises(DataError, match="val/tin: no list"):  # Tiny ImageNet is in no library
+        load_benchmark("cifar10", root=tmp_path, leave_out_missing=True)
+    listed(tmp_path, "images_classic/tin", "cifar10/val_tin.txt", 4)
+    benchmark = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True)
+    assert (len(benchmark.train), len(benchmark.val), len(benchmark.test)) == (100, 1000, 100)
+    assert {k: len(s) for k, s in benchmark.ood["near"].items()} == {"cifar100": 100}
+    assert {k: len(s) for k, s in benchmark.ood["far"].items()} == {"mnist": 9, "svhn": 6, "texture": 3}
+    test = torchvision.datasets.CIFAR10(tmp_path, train=False)
+    dealt = {i.numpy().tobytes() for s in (benchmark.val, benchmark.test) for i in s.images}
+    assert dealt == {np.ascontiguousarray(i.transpose(2, 0, 1)).tobytes() for i in test.data}  # each once, none lost
+    assert benchmark.sources["far/svhn"] == "torchvision SVHN: 6 images"
+    by_image = {np.ascontiguousarray(i.transpose(2, 0, 1)).tobytes(): y for i, y in zip(test.data, test.targets)}
+    assert [by_image[i.numpy().tobytes()] for i in benchmark.test.images] == benchmark.test.labels.tolist()
+
+
+# check
+
+
+def command(*arguments, **environment):
+    return subprocess.run([sys.executable, "-m", "ascood.data", *arguments], capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path):
+    done = command("check", "cifar10-jpeg", "--root", str(cifar_root))
+    assert done.returncode == 0 and "cifar10-jpeg: can run" in done.stdout and done.stderr == ""
+    assert "id/train: other count, 20 images, expected 50000" in done.stdout
+    done = command("check", "waterbirds", "cifar10-jpeg", ASCOOD_DATA=str(cifar_root))
+    assert done.returncode == 1 and "waterbirds: cannot run" in done.stdout and "cifar10-jpeg: can run" in done.stdout
+    assert "python -m ascood.builders waterbirds" in done.stdout and "github.com/j-cb/NINCO" in done.stdout
+    assert command("check", "waterbird", "--root", str(cifar_root)).returncode == 2
+    assert "no data folder" in command("check", "--root", str(tmp_path / "none")).stderr
+
+
+def test_check_names_broken_images_and_lists(tmp_path):
+    fill_lists(tmp_path, "cifar10-jpeg")
+    image = tmp_path / "images_classic/texture-far/4.jpg"
+    image.write_bytes(image.read_bytes()[:-100])
+    table = check(["cifar10-jpeg"], tmp_path).set_index("set")
+    assert table.loc["far/texture", "state"] == "broken" and "texture-far/4.jpg is a broken image" in table.loc["far/texture", "note"]
+    assert check(["cifar10-jpeg"], tmp_path, decode=False).set_index("set").loc["far/texture", "state"] == "complete"
+    file = tmp_path / "benchmark_imglist/cifar10/test_tin.txt"
+    file.write_text(file.read_text()[:-4])  # the last line lost its label
+    row = check(["cifar10-jpeg"], tmp_path, decode=False).set_index("set").loc["near/tin"]
+    assert row["state"] == "broken" and "test_tin.txt, line 10" in row["note"]
+
+
+def test_download_says_what_it_could_not_get(tmp_path, monkeypatch):
+    class Nothing:
+        def __init__(self, root, **given):
+            assert given.pop("download") is True
+            raise RuntimeError("no network here")
+
+    for name in ("CIFAR10", "CIFAR100", "MNIST", "SVHN", "DTD", "Places365"):
+        monkeypatch.setattr(torchvision.datasets, name, Nothing)
+    failed = disk.download(["cifar10"], tmp_path)
+    assert len(failed) == len(SPECS["cifar10"].sets()) and any("no network here" in line for line in failed)
+    assert any("iSUN" in line for line in failed)
+
+
+def test_specs_fit_the_registry():
+    assert set(SPECS) == set(list_benchmarks(on_disk=True)) and not set(SPECS) & set(list_benchmarks(on_disk=False))
+    for name, spec in SPECS.items():
+        assert name in list_benchmarks(spec.setting) and spec.pixels in (32, 224, 448)
+        for one in spec.sets().values():
+            assert one.get and one.lists
+    assert load_from_disk.__defaults__[1] == 0
