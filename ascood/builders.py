@@ -83,18 +83,22 @@ def subsample(
             kept.append(rng.permutation(group)[:n])
     return np.sort(np.concatenate(kept))
 
-# %% ../nbs/05b_builders.ipynb #5aede0e5
+# %% ../nbs/05b_builders.ipynb #a9597c6c
 def _write(path: Path, content: str | bytes):
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # several processes may build the same
     unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     unfinished.replace(path)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
-# %% ../nbs/05b_builders.ipynb #1d90f096
+# %% ../nbs/05b_builders.ipynb #628f700e
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82"}  # how JPEG and PNG files begin and end
 _NO_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what PIL raises
 
@@ -123,7 +127,7 @@ def _check_images(paths: Iterable[Path], get: str, progress: bool):
     "Raise one ValueError that names the first broken image and says how many there are."
     faults = [(path, fault) for path in _bar(list(paths), "checking images", progress) if (fault := image_fault(path))]
     if faults:
-        more = f" (as {len(faults) - 1} more)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1} more like it)" if len(faults) > 1 else ""
         raise ValueError(f"{faults[0][0]} {faults[0][1]}{more}; get {get}")
 
 # %% ../nbs/05b_builders.ipynb #a5516a89
@@ -154,7 +158,7 @@ def _need(path: Path, get: str) -> Path:
         raise FileNotFoundError(f"{path} is missing; get {get}")
     return path
 
-# %% ../nbs/05b_builders.ipynb #4f6f96d4
+# %% ../nbs/05b_builders.ipynb #ddf57d6d
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
@@ -168,7 +172,7 @@ def images_in(folder: str | Path) -> list[Path]:
 def _rows(path: Path, columns: int, get: str) -> list[tuple[str, list[str]]]:
     "Lines of a text file as (file:line, words); raises if a line has another number of words."
     rows = []
-    for number, line in enumerate(_need(path, get).read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(_text(_need(path, get)).splitlines(), 1):
         words = line.split()
         if words and len(words) != columns:
             raise ValueError(f"{path}:{number} has {len(words)} columns, not {columns}; get {get}")
@@ -176,7 +180,7 @@ def _rows(path: Path, columns: int, get: str) -> list[tuple[str, list[str]]]:
             rows.append((f"{path}:{number}", words))
     return rows
 
-# %% ../nbs/05b_builders.ipynb #a2e0890d
+# %% ../nbs/05b_builders.ipynb #4f8d49be
 @dataclass
 class _Plan:
     lists: dict[str, pd.DataFrame]  # {name: columns path, label and, where images have one, environment}
@@ -195,6 +199,8 @@ class _Plan:
         paths = pd.concat([table["path"] for table in self.lists.values()])
         if paths.duplicated().any():
             raise ValueError(f"{paths[paths.duplicated()].iloc[0]} would be listed twice; remove the double entry from the raw data")
+        if (leaves := paths[[".." in Path(path).parts or path.startswith("/") for path in paths]]).any():
+            raise ValueError(f"{leaves.iloc[0]} leads out of its folder; correct the raw data")
         if (spaced := paths[paths.str.contains(r"\s")]).any():
             raise ValueError(f"{spaced.iloc[0]!r} has white space in its path, which a list cannot hold; rename it")
 
@@ -206,9 +212,9 @@ class _Plan:
             texts["environments.csv"] = pd.concat(self.lists.values())[["path", "environment"]].to_csv(index=False, lineterminator="\n")
         return texts | {"classes.txt": "".join(f"{name}\n" for name in self.classes)}
 
-# %% ../nbs/05b_builders.ipynb #72ecbbc2
+# %% ../nbs/05b_builders.ipynb #4d326906
 def _read_list(path: Path) -> pd.DataFrame:
-    rows = [line.rsplit(" ", 1) for line in path.read_text().splitlines()]
+    rows = [line.rsplit(" ", 1) for line in _text(path).splitlines()]
     return pd.DataFrame({"path": [row[0] for row in rows], "label": [int(row[1]) for row in rows]})
 
 
@@ -257,7 +263,7 @@ def _verify(root: Path, folder: Path, record: dict, progress: bool) -> pd.DataFr
             raise ValueError(f"{root / path} {fault or 'is not as it was built'}; {mend}")
     return _summary(record)
 
-# %% ../nbs/05b_builders.ipynb #c937cd86
+# %% ../nbs/05b_builders.ipynb #cf47e462
 def _build(root: Path, name: str, builder: str, arguments: dict, plan: Callable[[], _Plan], overwrite: bool, progress: bool) -> pd.DataFrame:
     folder, arguments = root / "benchmark_imglist" / name, json.loads(json.dumps(arguments))
     done = _record(folder)
@@ -270,7 +276,7 @@ def _build(root: Path, name: str, builder: str, arguments: dict, plan: Callable[
     made.check()
     files = made.files()
     for file, text in files.items():
-        if not overwrite and (folder / file).exists() and (folder / file).read_text(errors="replace") != text:
+        if not overwrite and (folder / file).exists() and _text(folder / file) != text:
             raise ValueError(f"{folder / file} is there already and says something else; overwrite=True (--overwrite) replaces it")
     (folder / "build.json").unlink(missing_ok=True)
     if made.make:
@@ -288,9 +294,11 @@ def _build(root: Path, name: str, builder: str, arguments: dict, plan: Callable[
 def _record(folder: Path) -> dict | None:
     "What build.json says, or None if there is no complete build."
     try:
-        return json.loads((folder / "build.json").read_text())
+        record = json.loads(_text(folder / "build.json"))
     except (FileNotFoundError, ValueError):
         return None
+    complete = {"arguments", "classes", "environments", "counts", "groups", "correlation", "sha256"}
+    return record if isinstance(record, dict) and complete <= record.keys() else None
 
 # %% ../nbs/05b_builders.ipynb #d9bf27ad
 _SEABIRDS = "albatross auklet cormorant frigatebird fulmar gull jaeger kittiwake pelican puffin tern".split()
@@ -540,7 +548,7 @@ def build_waterbirds(
     return _build(root, "waterbirds", "build_waterbirds", folders | options,
                   lambda: _plan_waterbirds(root, cub, masks, places, options, progress), overwrite, progress)
 
-# %% ../nbs/05b_builders.ipynb #13910926
+# %% ../nbs/05b_builders.ipynb #81b67642
 _GET_CELEBA = ("list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba.zip from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html "
                "and unpack it in the folder celeba of the data root")
 _ATTRIBUTES = ("Gray_Hair", "Male", "Bald")
@@ -550,7 +558,7 @@ def _read_celeba(celeba: Path) -> pd.DataFrame:
     "File, partition (0 train, 1 validation, 2 test) and the three attributes (0 or 1) of each image."
     path = _need(_need(celeba, _GET_CELEBA) / "list_attr_celeba.txt", _GET_CELEBA)
     partition = dict(words for _, words in _rows(celeba / "list_eval_partition.txt", 2, _GET_CELEBA))
-    lines = path.read_text(errors="replace").splitlines() + ["", ""]
+    lines = _text(path).splitlines() + ["", ""]
     names, rows = lines[1].split(), []
     if missing := [name for name in _ATTRIBUTES if name not in names]:
         raise ValueError(f"{path}:2 names no attribute {missing[0]}; get {_GET_CELEBA}")
@@ -702,14 +710,14 @@ def build_aircraft(
     return _build(root, "aircraft", "build_aircraft", {"folder": _inside(folder, root)} | options,
                   lambda: _plan_holdout(root, "aircraft", read, 100, 90, options, _GET_AIRCRAFT, progress), overwrite, progress)
 
-# %% ../nbs/05b_builders.ipynb #63de876b
+# %% ../nbs/05b_builders.ipynb #e18204f3
 _GET_IMAGENET = "ILSVRC2012 from https://image-net.org and unpack it as images_largescale/imagenet_1k/{train,val}/<wnid>/ in the data root"
 
 
 def _read_wnids(classes: str | Path | Sequence[str], num_classes: int) -> dict[str, str]:
     "{WordNet ID: name} in the order given."
     given = not isinstance(classes, (str, Path))
-    lines = list(classes) if given else _need(Path(classes), "a text file with one WordNet ID (n01440764) a line").read_text(errors="replace").splitlines()
+    lines = list(classes) if given else _text(_need(Path(classes), "a text file with one WordNet ID (n01440764) a line")).splitlines()
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         where = f"entry {number} of classes" if given else f"{classes}:{number}"
@@ -782,7 +790,7 @@ def build_imagenet100(
     return _build(root, "imagenet100", "build_imagenet100", {"imagenet": _inside(imagenet, root), "classes": [*wnids.items()]} | options,
                   lambda: _plan_imagenet(root, imagenet, wnids, options, progress), overwrite, progress)
 
-# %% ../nbs/05b_builders.ipynb #f2bbf2d1
+# %% ../nbs/05b_builders.ipynb #15a81f57
 def list_folder(
     root: str | Path,  # Data root
     folder: str | Path,  # Folder of images inside the root; its subfolders count
@@ -809,7 +817,7 @@ def list_folder(
     plan = _Plan({path.stem: pd.DataFrame({"path": [_inside(image, root) for image in images], "label": label})}, [])
     plan.check()
     text = plan.files()[path.name]
-    if path.exists() and not overwrite and path.read_text(errors="replace") != text:
+    if path.exists() and not overwrite and _text(path) != text:
         raise ValueError(f"{path} is there already and says something else; overwrite=True (--overwrite) replaces it")
     _write(path, text)
     return pd.DataFrame({"images": [len(images)]}, index=pd.Index([path.stem], name="list"))

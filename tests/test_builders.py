@@ -515,6 +515,20 @@ def test_white_space_in_a_path_is_refused(tmp_path):
     refuse(lambda: list_folder(tmp_path, tmp_path, "ood/x.txt", **QUIET), "white space")
 
 
+def test_no_list_leaves_the_root(tmp_path):
+    make_celeba(tmp_path, 60, seed=3)
+    edit(tmp_path / ATTR, "000060.jpg", "../../../000060.jpg"), edit(tmp_path / PARTITION, "000060.jpg", "../../../000060.jpg")
+    shutil.move(tmp_path / "celeba/img_align_celeba/000060.jpg", tmp_path.parent / "000060.jpg")
+    refuse(lambda: build_celeba(tmp_path, **QUIET), "leads out of its folder")
+
+
+def test_a_record_of_another_kind_is_no_build(raw):
+    folder = raw / "benchmark_imglist/waterbirds"
+    folder.mkdir(parents=True)
+    (folder / "build.json").write_text('{"arguments": {}}')
+    assert build_waterbirds(raw, n_spurious=4, **QUIET).loc["test_spurious", "images"] == 4
+
+
 def test_image_fault_finds_what_is_broken_and_nothing_else(tmp_path):
     image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (30, 40, 3), dtype=np.uint8))
     for suffix in ("jpg", "png", "bmp", "webp"):
