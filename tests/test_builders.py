@@ -19,7 +19,7 @@ from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_i
 
 from ascood import builders
 from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_celeba, build_imagenet100, build_waterbirds, exact_environments,
-                             fit_background, image_fault, is_waterbird, list_folder, main, subsample)
+                             fit_background, image_fault, is_waterbird, list_folder, main, paste_bird, subsample)
 from ascood.data import holdout_split
 
 QUIET = {"progress": False}
@@ -150,6 +150,12 @@ def test_every_pixel_is_the_birds_or_the_backgrounds(raw, size):
         on = Image.fromarray(np.array(mask) >= 128).resize(result.size, Image.Resampling.NEAREST)
         bird = Image.open(raw / row.bird).resize(result.size, Image.Resampling.LANCZOS) if size else Image.open(raw / row.bird)
         assert np.array_equal(result, np.where(np.array(on)[..., None], np.array(bird), scene)) and np.array(on).any()
+
+
+def test_the_threshold_decides_exactly():
+    mask = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    result = paste_bird(Image.new("RGB", (16, 16), "white"), mask, Image.new("RGB", (5, 7)), threshold=51)
+    assert np.array_equal(np.array(result)[..., 0] == 255, np.array(mask) >= 51)
 
 
 def test_each_background_is_used_once_and_shows_its_environment(birds):
@@ -563,7 +569,8 @@ def test_interrupt_says_how_to_go_on(raw, monkeypatch, capsys):
     def stop(*args):
         raise KeyboardInterrupt
 
+    build_waterbirds(raw, seed=1, **QUIET)
     monkeypatch.setattr(builders, "_make_images", stop)
-    assert main(["waterbirds", "--root", str(raw), "--no-progress"]) == 130
+    assert main(["waterbirds", "--root", str(raw), "--overwrite", "--no-progress"]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
-    assert not (raw / "benchmark_imglist/waterbirds/build.json").exists()
+    assert not (raw / "benchmark_imglist/waterbirds/build.json").exists(), "what is half replaced is not complete"
