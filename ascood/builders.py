@@ -180,7 +180,7 @@ def _rows(path: Path, columns: int, get: str) -> list[tuple[str, list[str]]]:
             rows.append((f"{path}:{number}", words))
     return rows
 
-# %% ../nbs/05b_builders.ipynb #4f8d49be
+# %% ../nbs/05b_builders.ipynb #1c36394d
 @dataclass
 class _Plan:
     lists: dict[str, pd.DataFrame]  # {name: columns path, label and, where images have one, environment}
@@ -201,8 +201,8 @@ class _Plan:
             raise ValueError(f"{paths[paths.duplicated()].iloc[0]} would be listed twice; remove the double entry from the raw data")
         if (leaves := paths[[".." in Path(path).parts or path.startswith("/") for path in paths]]).any():
             raise ValueError(f"{leaves.iloc[0]} leads out of its folder; correct the raw data")
-        if (spaced := paths[paths.str.contains(r"\s")]).any():
-            raise ValueError(f"{spaced.iloc[0]!r} has white space in its path, which a list cannot hold; rename it")
+        if odd := [path for path in paths if not path.isprintable()]:
+            raise ValueError(f"{odd[0]!r} has a character that a list cannot hold; rename it")
 
     def files(self) -> dict[str, str]:
         "The text of every file next to the lists, but build.json."
@@ -263,7 +263,7 @@ def _verify(root: Path, folder: Path, record: dict, progress: bool) -> pd.DataFr
             raise ValueError(f"{root / path} {fault or 'is not as it was built'}; {mend}")
     return _summary(record)
 
-# %% ../nbs/05b_builders.ipynb #cf47e462
+# %% ../nbs/05b_builders.ipynb #6e05fc81
 def _build(root: Path, name: str, builder: str, arguments: dict, plan: Callable[[], _Plan], overwrite: bool, progress: bool) -> pd.DataFrame:
     folder, arguments = root / "benchmark_imglist" / name, json.loads(json.dumps(arguments))
     done = _record(folder)
@@ -276,8 +276,9 @@ def _build(root: Path, name: str, builder: str, arguments: dict, plan: Callable[
     made.check()
     files = made.files()
     for file, text in files.items():
-        if not overwrite and (folder / file).exists() and _text(folder / file) != text:
+        if not (overwrite or _unfinished(folder).exists()) and (folder / file).exists() and _text(folder / file) != text:
             raise ValueError(f"{folder / file} is there already and says something else; overwrite=True (--overwrite) replaces it")
+    _write(_unfinished(folder), "")
     (folder / "build.json").unlink(missing_ok=True)
     if made.make:
         files["sources.csv"] = made.make()
@@ -288,11 +289,18 @@ def _build(root: Path, name: str, builder: str, arguments: dict, plan: Callable[
               "sha256": {file: hashlib.sha256(text.encode()).hexdigest() for file, text in files.items()}}
     summary = _verify(root, folder, record, progress)
     _write(folder / "build.json", json.dumps(record, indent=1))
+    _unfinished(folder).unlink()
     return summary
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder / "build.unfinished"
 
 
 def _record(folder: Path) -> dict | None:
     "What build.json says, or None if there is no complete build."
+    if _unfinished(folder).exists():
+        return None
     try:
         record = json.loads(_text(folder / "build.json"))
     except (FileNotFoundError, ValueError):
@@ -822,7 +830,7 @@ def list_folder(
     _write(path, text)
     return pd.DataFrame({"images": [len(images)]}, index=pd.Index([path.stem], name="list"))
 
-# %% ../nbs/05b_builders.ipynb #d42cfa18
+# %% ../nbs/05b_builders.ipynb #ef1def38
 BUILDERS: dict[str, Callable[..., pd.DataFrame]] = {
     "waterbirds": build_waterbirds, "celeba": build_celeba, "cars": build_cars, "aircraft": build_aircraft, "imagenet100": build_imagenet100,
 }
@@ -845,7 +853,7 @@ def _add_options(parser: argparse.ArgumentParser, function: Callable):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ascood.builders", description="Build a benchmark from raw data sets below a data root.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in (BUILDERS | {"folder": list_folder}).items():
+    for name, function in (BUILDERS | {"list": list_folder}).items():
         summary = function.__doc__.splitlines()[0]
         _add_options(commands.add_parser(name, help=summary, description=summary), function)
     return parser
@@ -854,7 +862,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     "Run one builder; errors a user can mend are one line on stderr and exit status 2."
     options = vars(_parser().parse_args(argv))
-    function = (BUILDERS | {"folder": list_folder})[options.pop("command")]
+    function = (BUILDERS | {"list": list_folder})[options.pop("command")]
     try:
         print(function(**options).to_string())
     except (ValueError, OSError) as error:
