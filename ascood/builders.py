@@ -741,7 +741,7 @@ def _read_wnids(classes: str | Path | Sequence[str], num_classes: int) -> dict[s
         raise ValueError(f"{'classes' if given else classes} names {len(found)} classes, not {num_classes}; correct it, or set num_classes")
     return found
 
-# %% ../nbs/05b_builders.ipynb #7c30aa81
+# %% ../nbs/05b_builders.ipynb #0ecdc0db
 def _flat_validation(root: Path, imagenet: Path, wnids: Sequence[str], part: str) -> list[tuple[str, int]]:
     "(Path, label) of the images of the wanted classes in OpenOOD's list of validation images."
     every = sorted(path.name for path in (imagenet / "train").iterdir() if re.fullmatch(r"n\d{8}", path.name))
@@ -768,10 +768,9 @@ def _plan_imagenet(root: Path, imagenet: Path, wnids: dict[str, str], o: dict, p
         rows["train"] += [(_inside(path, root), label) for path in images_in(imagenet / "train" / wnid)]
         if folders:
             images = images_in(_need(imagenet / "val" / wnid, _GET_IMAGENET))
-            if len(images) <= o["val_per_class"]:
-                raise ValueError(f"{imagenet / 'val' / wnid} has {len(images)} images, but {o['val_per_class']} are for validation and more for the "
-                                 f"test; get {_GET_IMAGENET}")
-            validates = set(rng.permutation(len(images))[: o["val_per_class"]].tolist())
+            if len(images) < 2:
+                raise ValueError(f"{imagenet / 'val' / wnid} has {len(images)} images; validation and test need one each; get {_GET_IMAGENET}")
+            validates = set(rng.permutation(len(images))[: max(1, round(o["val_fraction"] * len(images)))].tolist())
             for i, path in enumerate(images):
                 rows["val" if i in validates else "test"].append((_inside(path, root), label))
     if not folders:
@@ -779,20 +778,20 @@ def _plan_imagenet(root: Path, imagenet: Path, wnids: dict[str, str], o: dict, p
     _check_images((root / path for part in rows.values() for path, _ in part), _GET_IMAGENET, progress)
     return _Plan({f"{part}_imagenet100": pd.DataFrame(r, columns=["path", "label"]) for part, r in rows.items()}, list(wnids.values()))
 
-# %% ../nbs/05b_builders.ipynb #e879d95f
+# %% ../nbs/05b_builders.ipynb #8a4726c5
 def build_imagenet100(
     root: str | Path,  # Data root
     classes: str | Path | Sequence[str],  # Text file, or list, of WordNet IDs; label i is the i-th
     imagenet: str | Path | None = None,  # Folder inside the root with train/ and val/; images_largescale/imagenet_1k if None
     num_classes: int = 100,  # How many `classes` must name
-    val_per_class: int = 5,  # Official validation images of each class that are for validation; the others are the test
+    val_fraction: float = 0.1,  # Share of each class's official validation images that is for validation; the others are the test
     seed: int = 0,
     overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
     progress: bool = True,
 ) -> pd.DataFrame:  # images of each list
     "List a subset of ImageNet-1k's classes. Raises ValueError or FileNotFoundError, in one line, before anything is written."
     root = _root(root)
-    options = {"val_per_class": _whole("val_per_class", val_per_class, 1), "seed": _whole("seed", seed)}
+    options = {"val_fraction": _share("val_fraction", val_fraction, 0.01, 0.99), "seed": _whole("seed", seed)}
     wnids = _read_wnids(classes, _whole("num_classes", num_classes, 2))
     imagenet = _raw(root, imagenet, "images_largescale/imagenet_1k")
     return _build(root, "imagenet100", "build_imagenet100", {"imagenet": _inside(imagenet, root), "classes": [*wnids.items()]} | options,

@@ -455,13 +455,13 @@ def test_bad_aircraft_are_refused(tmp_path):
 def test_imagenet_folders(tmp_path):
     make_imagenet(tmp_path)
     wnids = [WNIDS[2], WNIDS[0]]
-    build_imagenet100(tmp_path, wnids, num_classes=2, val_per_class=3, **QUIET)
+    build_imagenet100(tmp_path, wnids, num_classes=2, val_fraction=0.375, **QUIET)
     check_lists(tmp_path, "imagenet100")
     for name, per_class, part in (("train_imagenet100", 6, "train"), ("val_imagenet100", 3, "val"), ("test_imagenet100", 5, "val")):
         table = lists(tmp_path, "imagenet100")[name]
         assert table["label"].value_counts().to_dict() == {0: per_class, 1: per_class}
         assert all(f"imagenet_1k/{part}/{wnids[label]}/" in path for path, label in table.itertuples(index=False))
-    refuse(lambda: build_imagenet100(tmp_path, wnids[::-1], num_classes=2, val_per_class=3, **QUIET), "was built with classes")
+    refuse(lambda: build_imagenet100(tmp_path, wnids[::-1], num_classes=2, val_fraction=0.375, **QUIET), "was built with classes")
 
 
 def test_imagenet_flat_validation_by_openoods_lists(tmp_path):
@@ -491,8 +491,13 @@ def test_bad_wnids_are_refused(tmp_path, lines, words):
 
 
 def test_imagenet_with_too_few_validation_images(tmp_path):
-    make_imagenet(tmp_path, val=5)
-    refuse(lambda: build_imagenet100(tmp_path, WNIDS, num_classes=4, **QUIET), "has 5 images, but 5 are for validation")
+    make_imagenet(tmp_path, val=1)
+    refuse(lambda: build_imagenet100(tmp_path, WNIDS, num_classes=4, **QUIET), "has 1 images", "need one each")
+
+
+def test_five_of_fifty_validate(tmp_path):
+    make_imagenet(tmp_path, WNIDS[:2], val=50)
+    assert build_imagenet100(tmp_path, WNIDS[:2], num_classes=2, **QUIET)["images"].tolist() == [12, 10, 90]
 
 
 # -- plain folders, files, command line
