@@ -1,0 +1,588 @@
+"""Benchmarks built from tiny raw data sets in the real layouts: exact, repeatable, resumable, and strict about their input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_imagenet, make_places
+
+from ascood import builders
+from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_celeba, build_imagenet100, build_waterbirds, exact_environments,
+                             fit_background, image_fault, is_waterbird, list_folder, main, paste_bird, subsample)
+from ascood.data import holdout_split
+
+QUIET = {"progress": False}
+
+
+def lists(root, benchmark) -> dict[str, pd.DataFrame]:
+    "Every list of a benchmark, read with nothing of the builders."
+    found = {}
+    for path in sorted(Path(root, "benchmark_imglist", benchmark).glob("*_*.txt")):
+        rows = [line.split(" ") for line in path.read_text().splitlines()]
+        found[path.stem] = pd.DataFrame({"path": [p for p, _ in rows], "label": [int(y) for _, y in rows]})
+    return found
+
+
+def bytes_of(root, benchmark) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(root, "benchmark_imglist", benchmark).iterdir()}
+
+
+def check_lists(root, benchmark):
+    "Every path is inside the root, there, and in one list only."
+    paths = [path for table in lists(root, benchmark).values() for path in table["path"]]
+    assert len(paths) == len(set(paths)) > 0
+    for path in paths:
+        assert not path.startswith(("/", "..")) and (Path(root) / path).is_file()
+
+
+def refuse(call, *words, error=(ValueError, FileNotFoundError)):
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    "Raw birds and places, and a build of them."
+    root = tmp_path_factory.mktemp("birds")
+    make_cub(root), make_places(root, 24)
+    build_waterbirds(root, correlation=0.75, **QUIET)
+    return root
+
+
+@pytest.fixture
+def raw(tmp_path):
+    make_cub(tmp_path), make_places(tmp_path, 24)
+    return tmp_path
+
+
+# -- exact counts
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=400), st.floats(0, 1), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_environments_are_exact(labels, correlation, seed):
+    labels = np.array(labels)
+    environments = exact_environments(labels, correlation, np.random.RandomState(seed))
+    for label in (0, 1):
+        n = (labels == label).sum()
+        assert (environments == labels)[labels == label].sum() == round(correlation * n)
+    assert abs((environments == labels).mean() - correlation) <= 1 / len(labels) + 1e-9
+    assert np.array_equal(environments, exact_environments(labels, correlation, np.random.RandomState(seed)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=150), st.floats(0, 1))
+@settings(deadline=None, max_examples=60)
+def test_subsample_is_exact_and_the_largest(people, correlation):
+    labels, environments = np.array(people).T
+    kept = subsample(labels, environments, correlation, np.random.RandomState(0))
+    assert len(set(kept.tolist())) == len(kept) and (np.diff(kept) > 0).all()
+    for label in (0, 1):
+        own = (environments[kept] == label)[labels[kept] == label]
+        assert own.sum() == round(correlation * len(own))
+        there, matching = (labels == label).sum(), ((labels == label) & (environments == label)).sum()
+        fits = [n for n in range(there + 1) if round(correlation * n) <= matching and n - round(correlation * n) <= there - matching]
+        assert len(own) == max(fits)
+
+
+# -- Waterbirds
+
+def test_waterbird_species_are_whole_words():
+    assert all(map(is_waterbird, ("001.Black_footed_Albatross", "086.Pacific_Loon", "146.Forsters_Tern", "052.Pied_billed_Grebe", "058.Pigeon_Guillemot")))
+    land = ("021.Eastern_Towhee", "088.Western_Meadowlark", "102.Western_Wood_Pewee")
+    assert not any(map(is_waterbird, land)) and all(is_waterbird(name, published=True) for name in land)
+
+
+def test_waterbirds_has_the_correlation_asked_for(tmp_path):
+    make_cub(tmp_path, per_species=100, size=(10, 8)), make_places(tmp_path, 160, size=(8, 8))
+    build_waterbirds(tmp_path, n_spurious=20, test_correlation=0.6, **QUIET)
+    check_lists(tmp_path, "waterbirds")
+    known = pd.read_csv(tmp_path / "benchmark_imglist/waterbirds/environments.csv").set_index("path")["environment"]
+    record = json.loads((tmp_path / "benchmark_imglist/waterbirds/build.json").read_text())
+    for name, wanted in (("train_waterbirds", 0.9), ("val_waterbirds", 0.5), ("test_waterbirds", 0.6)):
+        table = lists(tmp_path, "waterbirds")[name]
+        own = known.loc[table["path"]].to_numpy() == table["label"].to_numpy()
+        assert own.mean() == pytest.approx(wanted, abs=0.01) == record["correlation"][name]
+        for label in (0, 1):
+            assert own[table["label"] == label].mean() == pytest.approx(wanted, abs=0.01)
+    assert known.loc[lists(tmp_path, "waterbirds")["test_spurious"]["path"]].tolist() == [0] * 10 + [1] * 10
+
+
+def test_waterbirds_labels_and_splits_are_those_of_cub(birds):
+    rows = {name: dict(line.split() for line in (birds / "CUB_200_2011" / f"{name}.txt").read_text().splitlines())
+            for name in ("images", "train_test_split")}
+    train = {Path(file).stem: rows["train_test_split"][i] == "1" for i, file in rows["images"].items()}
+    found = lists(birds, "waterbirds")
+    assert {name: len(table) for name, table in found.items()} == {
+        "train_waterbirds": 16, "val_waterbirds": 4, "test_waterbirds": 20, "test_spurious": 20}
+    for name in ("train_waterbirds", "val_waterbirds", "test_waterbirds"):
+        for path, label in found[name].itertuples(index=False):
+            assert train[Path(path).stem] == (name != "test_waterbirds")
+            assert label == (Path(path).parent.name in ("001.Black_footed_Albatross", "086.Pacific_Loon", "146.Forsters_Tern"))
+    assert (found["test_spurious"]["label"] == -1).all()
+    assert (birds / "benchmark_imglist/waterbirds/classes.txt").read_text() == "landbird\nwaterbird\n"
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_every_pixel_is_the_birds_or_the_backgrounds(raw, size):
+    build_waterbirds(raw, correlation=0.75, size=size, n_spurious=6, **QUIET)
+    sources = pd.read_csv(raw / "benchmark_imglist/waterbirds/sources.csv", keep_default_na=False)
+    for row in sources.itertuples():
+        result = Image.open(raw / row.path)
+        scene = np.array(fit_background(Image.open(raw / row.background).convert("RGB"), result.size))
+        assert min(result.size) == (size or 30)
+        if not row.bird:
+            assert np.array_equal(result, scene)
+            continue
+        mask = Image.open((raw / row.bird.replace("CUB_200_2011/images", "segmentations")).with_suffix(".png"))
+        on = Image.fromarray(np.array(mask) >= 128).resize(result.size, Image.Resampling.NEAREST)
+        bird = Image.open(raw / row.bird).resize(result.size, Image.Resampling.LANCZOS) if size else Image.open(raw / row.bird)
+        assert np.array_equal(result, np.where(np.array(on)[..., None], np.array(bird), scene)) and np.array(on).any()
+
+
+def test_the_threshold_decides_exactly():
+    mask = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    result = paste_bird(Image.new("RGB", (16, 16), "white"), mask, Image.new("RGB", (5, 7)), threshold=51)
+    assert np.array_equal(np.array(result)[..., 0] == 255, np.array(mask) >= 51)
+
+
+def test_each_background_is_used_once_and_shows_its_environment(birds):
+    folder = birds / "benchmark_imglist/waterbirds"
+    sources, known = pd.read_csv(folder / "sources.csv"), pd.read_csv(folder / "environments.csv")
+    assert sources["background"].is_unique
+    assert set(known["path"]) == {path for table in lists(birds, "waterbirds").values() for path in table["path"]}
+    water = sources.set_index("path")["background"].str.contains("/ocean/|/lake/")
+    assert (known.set_index("path")["environment"] == water.loc[known["path"]].astype(int)).all()
+
+
+def test_builds_are_equal_byte_for_byte_and_differ_by_seed(birds, tmp_path):
+    make_cub(tmp_path, masks="inside"), make_places(tmp_path, 24)
+    shutil.move(tmp_path / "CUB_200_2011" / "segmentations", tmp_path)
+    build_waterbirds(tmp_path, correlation=0.75, **QUIET)
+    assert bytes_of(tmp_path, "waterbirds") == bytes_of(birds, "waterbirds")
+    build_waterbirds(tmp_path, correlation=0.75, seed=1, overwrite=True, **QUIET)
+    assert bytes_of(tmp_path, "waterbirds")["sources.csv"] != bytes_of(birds, "waterbirds")["sources.csv"]
+    build_waterbirds(tmp_path, correlation=0.75, overwrite=True, **QUIET)
+    assert bytes_of(tmp_path, "waterbirds") == bytes_of(birds, "waterbirds")
+
+
+@pytest.mark.parametrize("layout", ["plain", "val"])
+def test_other_layouts_of_places(tmp_path, layout):
+    cub = make_cub(tmp_path, masks="inside")
+    build_waterbirds(tmp_path, cub=cub, places=make_places(tmp_path, 22, layout), format="jpg", n_spurious=4, **QUIET)
+    check_lists(tmp_path, "waterbirds")
+    assert all(path.endswith(".jpg") for path in lists(tmp_path, "waterbirds")["train_waterbirds"]["path"])
+
+
+def test_second_call_only_verifies_and_other_arguments_are_refused(birds, monkeypatch):
+    before = bytes_of(birds, "waterbirds")
+    monkeypatch.setattr(builders, "_write", lambda *a: pytest.fail("wrote something"))
+    monkeypatch.setattr(builders, "_read_cub", lambda *a: pytest.fail("read the raw data again"))
+    assert build_waterbirds(birds, correlation=0.75, cub="CUB_200_2011", **QUIET).loc["train_waterbirds", "images"] == 16
+    refuse(lambda: build_waterbirds(birds, **QUIET), "correlation 0.75, not 0.9", "overwrite=True")
+    refuse(lambda: build_waterbirds(birds, correlation=0.75, size=20, **QUIET), "size None, not 20")
+    assert bytes_of(birds, "waterbirds") == before
+
+
+def test_a_damaged_build_is_noticed_and_mended(raw):
+    build_waterbirds(raw, n_spurious=4, **QUIET)
+    before, folder = bytes_of(raw, "waterbirds"), raw / "benchmark_imglist/waterbirds"
+    image = raw / lists(raw, "waterbirds")["test_waterbirds"]["path"][3]
+    data = image.read_bytes()
+    Image.open(image).convert("RGB").point(lambda v: 255 - v).save(image)
+    refuse(lambda: build_waterbirds(raw, n_spurious=4, **QUIET), image.name, "not as it was built", "overwrite=True")
+    build_waterbirds(raw, n_spurious=4, overwrite=True, **QUIET)
+    assert image.read_bytes() == data and bytes_of(raw, "waterbirds") == before
+    with open(folder / "val_waterbirds.txt", "a") as file:
+        file.write("another.jpg 0\n")
+    refuse(lambda: build_waterbirds(raw, n_spurious=4, **QUIET), "val_waterbirds.txt", "not as it was built")
+
+
+def test_killed_build_is_not_complete_and_goes_on(tmp_path, birds):
+    "SIGKILL while images are written; then one of them is cut short as well."
+    make_cub(tmp_path, size=(400, 300)), make_places(tmp_path, 24)
+    command = [sys.executable, "-m", "ascood.builders", "waterbirds", "--root", str(tmp_path), "--n-spurious", "4", "--no-progress"]
+    env = {**os.environ, "PYTHONPATH": str(Path(builders.__file__).parents[1])}
+    run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    made, start = tmp_path / builders._MADE, time.monotonic()
+    while len(done := list(made.rglob("*.png"))) < 3:
+        assert run.poll() is None and time.monotonic() - start < 60, run.communicate()
+        time.sleep(0.005)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    folder, done = tmp_path / "benchmark_imglist/waterbirds", sorted(made.rglob("*.png"))
+    assert 3 <= len(done) < 44 and not (folder / "build.json").exists() and (folder / "build.unfinished").exists()
+    done[0].write_bytes(done[0].read_bytes()[:500])
+    times = {path: path.stat().st_mtime_ns for path in done}
+    build_waterbirds(tmp_path, n_spurious=4, **QUIET)
+    assert [path for path in done if path.stat().st_mtime_ns != times[path]] == [done[0]]
+    resumed = bytes_of(tmp_path, "waterbirds")
+    shutil.rmtree(made), shutil.rmtree(folder)
+    build_waterbirds(tmp_path, n_spurious=4, **QUIET)
+    assert bytes_of(tmp_path, "waterbirds") == resumed
+
+
+def test_images_of_another_interrupted_build_are_not_taken_over(raw, monkeypatch):
+    real, written = builders._write, []
+
+    def stop_after_ten(path, content):
+        if len(written) == 10:
+            raise KeyboardInterrupt
+        written.append(path)
+        real(path, content)
+
+    monkeypatch.setattr(builders, "_write", stop_after_ten)
+    assert main(["waterbirds", "--root", str(raw), "--seed", "5", "--n-spurious", "4", "--no-progress"]) == 130
+    monkeypatch.setattr(builders, "_write", real)
+    build_waterbirds(raw, n_spurious=4, **QUIET)
+    sources = pd.read_csv(raw / "benchmark_imglist/waterbirds/sources.csv", keep_default_na=False)
+    clean = raw / "clean"
+    shutil.copytree(raw / "CUB_200_2011", clean / "CUB_200_2011"), shutil.copytree(raw / "segmentations", clean / "segmentations")
+    shutil.copytree(raw / "places365", clean / "places365")
+    build_waterbirds(clean, n_spurious=4, **QUIET)
+    for path in sources["path"]:
+        assert (raw / path).read_bytes() == (clean / path).read_bytes()
+
+
+def test_a_build_without_build_json_is_begun_again_and_a_foreign_list_kept(raw):
+    folder = raw / "benchmark_imglist/waterbirds"
+    folder.mkdir(parents=True)
+    (folder / "val_waterbirds.txt").write_text("mine.jpg 0\n")
+    refuse(lambda: build_waterbirds(raw, **QUIET), "val_waterbirds.txt", "there already")
+    assert not (raw / builders._MADE).exists()
+    build_waterbirds(raw, overwrite=True, **QUIET)
+    (folder / "build.json").write_text((folder / "build.json").read_text()[:50])
+    build_waterbirds(raw, **QUIET)
+    assert json.loads((folder / "build.json").read_text())["builder"] == "build_waterbirds"
+
+
+# Each fault: what is done to the raw data, and what the message must name.
+def first_bird(root) -> str:
+    return (root / "CUB_200_2011/images.txt").read_text().split()[1]
+
+
+def cut(path: Path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def edit(path: Path, before: str, after: str):
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+
+
+BIRD_FAULTS = {
+    "missing mask": (lambda r: (r / "segmentations" / first_bird(r)).with_suffix(".png").unlink(), [".png", "is not there", "segmentations.tgz"]),
+    "no masks": (lambda r: shutil.rmtree(r / "segmentations"), ["segmentations is missing", "segmentations.tgz"]),
+    "empty mask": (lambda r: Image.new("L", (40, 30)).save((r / "segmentations" / first_bird(r)).with_suffix(".png")), ["shows no bird"]),
+    "mask of another size": (lambda r: Image.new("L", (4, 3), 255).save((r / "segmentations" / first_bird(r)).with_suffix(".png")), ["(4, 3)", "(40, 30)"]),
+    "truncated bird": (lambda r: cut(r / "CUB_200_2011/images" / first_bird(r)), ["_0000_", "is truncated", "CUB_200_2011.tgz"]),
+    "truncated background": (lambda r: [cut(p) for p in (r / "places365").rglob("*.jpg")], ["data_256", "is truncated", "more"]),
+    "images.txt names a missing file": (lambda r: edit(r / "CUB_200_2011/images.txt", "_0001_", "_x_"), ["images.txt:2 names", "not there"]),
+    "a column too few": (lambda r: edit(r / "CUB_200_2011/image_class_labels.txt", "3 1\n", "3\n"), ["image_class_labels.txt:3 has 1 columns"]),
+    "no class": (lambda r: edit(r / "CUB_200_2011/classes.txt", "1 001", "71 001"), ["images.txt:1", "classes.txt"]),
+    "no split": (lambda r: edit(r / "CUB_200_2011/train_test_split.txt", "2 0\n", ""), ["images.txt:2", "train_test_split.txt"]),
+    "a file is missing": (lambda r: (r / "CUB_200_2011/train_test_split.txt").unlink(), ["train_test_split.txt is missing", "CUB_200_2011.tgz"]),
+    "no CUB": (lambda r: shutil.rmtree(r / "CUB_200_2011"), ["CUB_200_2011 is missing"]),
+    "no places": (lambda r: shutil.rmtree(r / "places365"), ["places365 is missing", "train_256_places365standard.tar"]),
+    "few backgrounds": (lambda r: shutil.rmtree(r / "places365/data_256/o"),
+                        ["backgrounds of water are needed", "0 of ocean", "24 of lake/natural", "under birds"]),
+}
+
+
+@pytest.mark.parametrize("fault", BIRD_FAULTS)
+def test_bad_birds_are_refused_before_any_work(raw, fault):
+    harm, words = BIRD_FAULTS[fault]
+    harm(raw)
+    refuse(lambda: build_waterbirds(raw, n_spurious=10, **QUIET), *words)
+    assert not (raw / "benchmark_imglist").exists() and not (raw / "images_classic").exists()
+
+
+def test_raw_data_outside_the_root_is_refused_and_a_link_helps(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    make_cub(elsewhere), make_places(elsewhere)
+    call = {"cub": elsewhere / "CUB_200_2011", "places": elsewhere / "places365", "n_spurious": 4}
+    refuse(lambda: build_waterbirds(root, **call, **QUIET), "lies outside the data root", "move it there, or link it", error=ValueError)
+    for name in ("CUB_200_2011", "places365", "segmentations"):
+        (root / name).symlink_to(elsewhere / name)
+    build_waterbirds(root, n_spurious=4, **QUIET)
+    check_lists(root, "waterbirds")
+
+
+@pytest.mark.parametrize("options, word", [
+    ({"correlation": 1.5}, "correlation"), ({"correlation": "0.9"}, "correlation"), ({"test_correlation": float("nan")}, "test_correlation"),
+    ({"val_fraction": 0}, "val_fraction"), ({"seed": -1}, "seed"), ({"seed": 0.5}, "seed"), ({"n_spurious": 3}, "even"), ({"size": 1.5}, "size"),
+    ({"format": "gif"}, "png or jpg"), ({"species": "mine"}, "corrected or published"), ({"threshold": 0}, "threshold"),
+])
+def test_options_of_waterbirds_are_checked(birds, options, word):
+    refuse(lambda: build_waterbirds(birds, **options, **QUIET), word, error=ValueError)
+
+
+# -- CelebA
+
+def people(root) -> pd.DataFrame:
+    lines = (root / "celeba/list_attr_celeba.txt").read_text().splitlines()
+    table = pd.DataFrame([line.split() for line in lines[2:]], columns=["file", *lines[1].split()]).set_index("file").astype(int)
+    partition = dict(line.split() for line in (root / "celeba/list_eval_partition.txt").read_text().splitlines())
+    return table.assign(partition=table.index.map(partition))
+
+
+def test_celeba(tmp_path):
+    make_celeba(tmp_path, 2000, size=(4, 4))
+    build_celeba(tmp_path, **QUIET)
+    check_lists(tmp_path, "celeba")
+    truth, found = people(tmp_path), lists(tmp_path, "celeba")
+    known = pd.read_csv(tmp_path / "benchmark_imglist/celeba/environments.csv").set_index("path")["environment"]
+    for name, partition in (("train_celeba", "0"), ("val_celeba", "1"), ("test_celeba", "2"), ("test_spurious", "2")):
+        rows = truth.loc[found[name]["path"].str.rsplit("/", n=1).str[-1]]
+        assert (rows["partition"] == partition).all()
+        assert (known.loc[found[name]["path"]].to_numpy() == (rows["Male"] == 1).to_numpy()).all()
+        if name == "test_spurious":
+            assert (rows["Bald"] == 1).all() and (rows["Male"] == 1).all() and (found[name]["label"] == -1).all()
+        else:
+            assert (rows["Bald"] == -1).all() and (found[name]["label"].to_numpy() == (rows["Gray_Hair"] == 1)).all()
+    train = found["train_celeba"]
+    own = known.loc[train["path"]].to_numpy() == train["label"]
+    assert own.mean() == pytest.approx(0.8, abs=0.01)
+    hair = truth[truth["Bald"] == -1]
+    assert len(found["test_celeba"]) == (hair["partition"] == "2").sum() and len(found["val_celeba"]) == (hair["partition"] == "1").sum()
+    bald_men = truth[(truth["Bald"] == 1) & (truth["Male"] == 1) & (truth["partition"] == "2")]
+    assert len(found["test_spurious"]) == len(bald_men)
+    first = bytes_of(tmp_path, "celeba")
+    build_celeba(tmp_path, test_correlation=0.5, overwrite=True, **QUIET)
+    record = json.loads((tmp_path / "benchmark_imglist/celeba/build.json").read_text())
+    assert record["correlation"]["test_celeba"] == pytest.approx(0.5, abs=0.01)
+    build_celeba(tmp_path, overwrite=True, **QUIET)
+    assert bytes_of(tmp_path, "celeba") == first
+
+
+ATTR, PARTITION = "celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt"
+CELEBA_FAULTS = {
+    "no attribute": (lambda r: edit(r / ATTR, "Gray_Hair", "Grey_Hair"), ["list_attr_celeba.txt:2", "Gray_Hair"]),
+    "a short line": (lambda r: edit(r / ATTR, "000003.jpg -1", "000003.jpg") if "000003.jpg -1" in (r / ATTR).read_text()
+                     else edit(r / ATTR, "000003.jpg  1", "000003.jpg"), ["list_attr_celeba.txt:5 has 40 columns, not 41"]),
+    "cut short": (lambda r: (r / ATTR).write_text("".join((r / ATTR).read_text().splitlines(True)[:50])), ["promises '60' images, but 48 follow"]),
+    "empty": (lambda r: (r / ATTR).write_text(""), ["list_attr_celeba.txt:2"]),
+    "no partition": (lambda r: edit(r / PARTITION, "000002.jpg 0\n", ""), ["list_attr_celeba.txt:4", "000002.jpg"]),
+    "missing image": (lambda r: (r / "celeba/img_align_celeba/000060.jpg").unlink(), ["000060.jpg is not there"]),
+    "truncated image": (lambda r: [cut(p) for p in (r / "celeba/img_align_celeba").iterdir()], ["is truncated", "more"]),
+    "no folder": (lambda r: shutil.rmtree(r / "celeba"), ["celeba is missing", "img_align_celeba.zip"]),
+}
+
+
+@pytest.mark.parametrize("fault", CELEBA_FAULTS)
+def test_bad_celeba_is_refused(tmp_path, fault):
+    make_celeba(tmp_path, 60, seed=3)
+    harm, words = CELEBA_FAULTS[fault]
+    harm(tmp_path)
+    refuse(lambda: build_celeba(tmp_path, **QUIET), *words)
+    assert not (tmp_path / "benchmark_imglist").exists()
+
+
+# -- Cars and Aircraft
+
+@pytest.mark.parametrize("name, make, build, num_classes, num_id", [
+    ("cars", make_cars, build_cars, 196, 150), ("aircraft", make_aircraft, build_aircraft, 100, 90)])
+def test_held_out_classes(tmp_path, name, make, build, num_classes, num_id):
+    make(tmp_path)
+    summary = build(tmp_path, **QUIET)
+    check_lists(tmp_path, name)
+    known, held_out = holdout_split(num_classes, num_id)
+    per_class = 3 if name == "cars" else 4
+    assert summary["images"].to_dict() == {f"train_{name}": (per_class - 1) * num_id, f"val_{name}": num_id, f"test_{name}": num_id,
+                                           "test_held_out": num_classes - num_id}
+    if name == "cars":
+        from torchvision.datasets import StanfordCars as Reader
+        train, test = (Reader(tmp_path, part, loader=str) for part in ("train", "test"))
+    else:
+        from torchvision.datasets import FGVCAircraft as Reader
+        train, test = (Reader(tmp_path, part, loader=str) for part in ("trainval", "test"))
+    truth = {Path(path).relative_to(tmp_path).as_posix(): c for dataset in (train, test) for path, c in (dataset[i] for i in range(len(dataset)))}
+    for which, table in lists(tmp_path, name).items():
+        for path, label in table.itertuples(index=False):
+            assert label == (known.index(truth[path]) if truth[path] in known else -1)
+            assert (which == "test_held_out") == (label == -1)
+        if label != -1:
+            assert set(table["label"]) == set(range(num_id))
+    names = (tmp_path / "benchmark_imglist" / name / "classes.txt").read_text().splitlines()
+    assert names == [train.classes[c] for c in known]
+    record = json.loads((tmp_path / "benchmark_imglist" / name / "build.json").read_text())
+    assert record["held_out"] == [train.classes[c] for c in held_out]
+    before = bytes_of(tmp_path, name)
+    build(tmp_path, overwrite=True, **QUIET)
+    assert bytes_of(tmp_path, name) == before
+    refuse(lambda: build(tmp_path, split=1, **QUIET), "split 0, not 1")
+
+
+def test_bad_cars_are_refused(tmp_path):
+    refuse(lambda: build_cars(tmp_path, **QUIET), "cars_meta.mat is missing", "StanfordCars")
+    refuse(lambda: build_cars(tmp_path, download=True, **QUIET), "cannot be downloaded any more")
+    cars = make_cars(tmp_path, num_classes=8)
+    refuse(lambda: build_cars(tmp_path, **QUIET), "has 8 classes here, but must have 196")
+    shutil.move(cars / "cars_test_annos_withlabels.mat", tmp_path / "away")
+    refuse(lambda: build_cars(tmp_path, **QUIET), "cars_test_annos_withlabels.mat is missing")
+    shutil.move(tmp_path / "away", cars / "cars_test_annos_withlabels.mat")
+    cut(cars / "devkit/cars_train_annos.mat")
+    refuse(lambda: build_cars(tmp_path, **QUIET), "cars_train_annos.mat cannot be read")
+
+
+def test_bad_aircraft_are_refused(tmp_path):
+    refuse(lambda: build_aircraft(tmp_path, **QUIET), "images_variant_trainval.txt is missing", "--download")
+    data = make_aircraft(tmp_path, train=1, val=1) / "data"
+    image = data / "images/0000005.jpg"
+    cut(image)
+    refuse(lambda: build_aircraft(tmp_path, **QUIET), "0000005.jpg is truncated")
+    image.unlink()
+    refuse(lambda: build_aircraft(tmp_path, **QUIET), "0000005.jpg is not there")
+    edit(data / "images_variant_trainval.txt", "Model 007-A", "Model 7")
+    refuse(lambda: build_aircraft(tmp_path, **QUIET), "images_variant_trainval.txt cannot be read", "Model 7")
+
+
+# -- ImageNet
+
+def test_imagenet_folders(tmp_path):
+    make_imagenet(tmp_path)
+    wnids = [WNIDS[2], WNIDS[0]]
+    build_imagenet100(tmp_path, wnids, num_classes=2, val_fraction=0.375, **QUIET)
+    check_lists(tmp_path, "imagenet100")
+    for name, per_class, part in (("train_imagenet100", 6, "train"), ("val_imagenet100", 3, "val"), ("test_imagenet100", 5, "val")):
+        table = lists(tmp_path, "imagenet100")[name]
+        assert table["label"].value_counts().to_dict() == {0: per_class, 1: per_class}
+        assert all(f"imagenet_1k/{part}/{wnids[label]}/" in path for path, label in table.itertuples(index=False))
+    refuse(lambda: build_imagenet100(tmp_path, wnids[::-1], num_classes=2, val_fraction=0.375, **QUIET), "was built with classes")
+
+
+def test_imagenet_flat_validation_by_openoods_lists(tmp_path):
+    make_imagenet(tmp_path, flat=True)
+    wnids = [WNIDS[3], WNIDS[1]]
+    build_imagenet100(tmp_path, wnids, num_classes=2, **QUIET)
+    check_lists(tmp_path, "imagenet100")
+    found = lists(tmp_path, "imagenet100")
+    assert {name: len(table) for name, table in found.items()} == {"train_imagenet100": 12, "val_imagenet100": 4, "test_imagenet100": 12}
+    numbers = found["test_imagenet100"]["path"].str.extract(r"(\d{8})\.JPEG")[0].astype(int)
+    shown = [WNIDS[(number - 1) // 8] for number in numbers]  # the tree numbers 8 images of each class in turn
+    assert shown == [wnids[label] for label in found["test_imagenet100"]["label"]]
+    shutil.rmtree(tmp_path / "images_largescale/imagenet_1k/train/n90000007")
+    refuse(lambda: build_imagenet100(tmp_path, wnids, num_classes=2, overwrite=True, **QUIET), "999 of 1000")
+
+
+@pytest.mark.parametrize("lines, words", [
+    ("n01440764\nn01443537\nn01440764\n", [":3 names n01440764 a second time"]),
+    ("n01440764\nn01443537\ntench\n", [":3: 'tench' is no WordNet ID"]),
+    ("n01440764\nn01443537\n", ["names 2 classes, not 3", "num_classes"]),
+    ("n01440764 tench\nn01443537\nn02084071\n", ["train/n02084071 is missing"]),
+])
+def test_bad_wnids_are_refused(tmp_path, lines, words):
+    make_imagenet(tmp_path)
+    (tmp_path / "classes.txt").write_text(lines)
+    refuse(lambda: build_imagenet100(tmp_path, tmp_path / "classes.txt", num_classes=3, **QUIET), *words)
+
+
+def test_imagenet_with_too_few_validation_images(tmp_path):
+    make_imagenet(tmp_path, val=1)
+    refuse(lambda: build_imagenet100(tmp_path, WNIDS, num_classes=4, **QUIET), "has 1 images", "need one each")
+
+
+def test_five_of_fifty_validate(tmp_path):
+    make_imagenet(tmp_path, WNIDS[:2], val=50)
+    assert build_imagenet100(tmp_path, WNIDS[:2], num_classes=2, **QUIET)["images"].tolist() == [12, 10, 90]
+
+
+# -- plain folders, files, command line
+
+def test_list_folder(birds):
+    places, target = birds / "places365", "ood/test_places.txt"
+    assert list_folder(birds, places, target, **QUIET)["images"].tolist() == [96]
+    table = lists(birds, "ood")["test_places"]
+    assert table["path"].is_monotonic_increasing and (table["label"] == -1).all()
+    list_folder(birds, "places365", target, **QUIET)
+    refuse(lambda: list_folder(birds, places, target, limit=7, **QUIET), "there already", "overwrite=True")
+    list_folder(birds, places, target, limit=7, overwrite=True, **QUIET)
+    seven = lists(birds, "ood")["test_places"]["path"]
+    assert len(seven) == 7 and seven.is_monotonic_increasing and set(seven) < set(table["path"])
+    list_folder(birds, places, "ood/test_other.txt", limit=7, seed=1, **QUIET)
+    assert set(lists(birds, "ood")["test_other"]["path"]) != set(seven)
+    refuse(lambda: list_folder(birds, places, "../escape.txt", **QUIET), "below benchmark_imglist")
+    refuse(lambda: list_folder(birds, places, "waterbirds/test_spurious.txt", overwrite=True, **QUIET), "part of a build")
+    refuse(lambda: list_folder(birds, "benchmark_imglist", "ood/x.txt", **QUIET), "has no image")
+    refuse(lambda: list_folder(birds, "nowhere", "ood/x.txt", **QUIET), "nowhere is missing")
+    refuse(lambda: list_folder(birds, "/usr", "ood/x.txt", **QUIET), "outside the data root")
+
+
+def test_a_path_may_hold_a_space_but_no_line_break(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a b.jpg")
+    list_folder(tmp_path, tmp_path, "ood/x.txt", **QUIET)
+    assert (tmp_path / "benchmark_imglist/ood/x.txt").read_text() == "a b.jpg -1\n"
+    (tmp_path / "a b.jpg").rename(tmp_path / "a\nb.jpg")
+    refuse(lambda: list_folder(tmp_path, tmp_path, "ood/y.txt", **QUIET), "cannot hold")
+
+
+def test_no_list_leaves_the_root(tmp_path):
+    make_celeba(tmp_path, 60, seed=3)
+    edit(tmp_path / ATTR, "000060.jpg", "../../../000060.jpg"), edit(tmp_path / PARTITION, "000060.jpg", "../../../000060.jpg")
+    shutil.move(tmp_path / "celeba/img_align_celeba/000060.jpg", tmp_path.parent / "000060.jpg")
+    refuse(lambda: build_celeba(tmp_path, **QUIET), "leads out of its folder")
+
+
+def test_a_record_of_another_kind_is_no_build(raw):
+    folder = raw / "benchmark_imglist/waterbirds"
+    folder.mkdir(parents=True)
+    (folder / "build.json").write_text('{"arguments": {}}')
+    assert build_waterbirds(raw, n_spurious=4, **QUIET).loc["test_spurious", "images"] == 4
+
+
+def test_image_fault_finds_what_is_broken_and_nothing_else(tmp_path):
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (30, 40, 3), dtype=np.uint8))
+    for suffix in ("jpg", "png", "bmp", "webp"):
+        image.save(tmp_path / f"a.{suffix}")
+        assert image_fault(tmp_path / f"a.{suffix}") is None
+        data = (tmp_path / f"a.{suffix}").read_bytes()
+        (tmp_path / f"a.{suffix}").write_bytes(data + b"\0" * 200)
+        assert image_fault(tmp_path / f"a.{suffix}") is None, "bytes after the end harm nobody"
+        for short in (data[: len(data) // 2], data[:10], b""):
+            (tmp_path / f"a.{suffix}").write_bytes(short)
+            assert image_fault(tmp_path / f"a.{suffix}")
+    assert image_fault(tmp_path / "none.jpg") == "is not there" and image_fault(tmp_path) is not None
+
+
+def test_command_line(raw, capsys):
+    call = ["waterbirds", "--root", str(raw), "--cub", str(raw / "CUB_200_2011"), "--places", str(raw / "places365"), "--no-progress"]
+    assert main([*call, "--n-spurious", "4"]) == 0
+    assert "train_waterbirds" in capsys.readouterr().out
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "n_spurious 4, not None" in error
+    assert main(["celeba", "--root", str(raw / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert set(BUILDERS) == {"waterbirds", "celeba", "cars", "aircraft", "imagenet100"}
+    for name in (*BUILDERS, "list"):
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+
+
+def test_interrupt_says_how_to_go_on(raw, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    build_waterbirds(raw, seed=1, **QUIET)
+    monkeypatch.setattr(builders, "_make_images", stop)
+    assert main(["waterbirds", "--root", str(raw), "--overwrite", "--no-progress"]) == 130
+    assert "the same command goes on where it stopped" in capsys.readouterr().err
+    folder = raw / "benchmark_imglist/waterbirds"
+    assert not (folder / "build.json").exists() and (folder / "build.unfinished").exists(), "what is half replaced is not complete"
+    monkeypatch.undo()
+    build_waterbirds(raw, seed=2, **QUIET)
+    assert (folder / "build.json").exists() and not (folder / "build.unfinished").exists()

@@ -1,0 +1,140 @@
+"""Tiny raw data sets in the layout of the real ones, drawn by a seed: CUB, Places365, CelebA, Cars, Aircraft, ImageNet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from scipy.io import savemat
+
+SPECIES = ("001.Black_footed_Albatross", "009.Brewer_Blackbird", "086.Pacific_Loon", "088.Western_Meadowlark", "146.Forsters_Tern")
+PLACES = {"bamboo_forest": (90, 150, 60), "forest/broadleaf": (50, 110, 40), "ocean": (40, 90, 160), "lake/natural": (60, 130, 150)}
+WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361")
+# The 40 attributes in the official order.
+ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Blurry
+Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache
+Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair
+Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young""".split()
+
+
+def save_image(path: Path, color, size: tuple[int, int], rng: np.random.RandomState):
+    "A noisy image of one colour, as JPEG whatever the suffix says, unless that is .png."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.clip(rng.normal(color, 12, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
+
+
+def _text(path: Path, lines) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def make_cub(root, per_species: int = 8, species: Sequence[str] = SPECIES, size=(40, 30), masks: str = "beside", seed: int = 0) -> Path:
+    "CUB_200_2011/ and its segmentations, `masks` = 'beside' or 'inside'; every other image is of the training half. Returns the folder."
+    cub, rng = Path(root, "CUB_200_2011"), np.random.RandomState(seed)
+    segmentations = (cub if masks == "inside" else Path(root)) / "segmentations"
+    rows = []
+    for number, name in enumerate(species, 1):
+        color = rng.randint(30, 225, 3)
+        for i in range(per_species):
+            rows.append((f"{name}/{name[4:]}_{i:04d}_{rng.randint(9999)}.jpg", number, (i + 1) % 2))
+            save_image(cub / "images" / rows[-1][0], color, size, rng)
+            mask = Image.new("L", size, 0)
+            left, top = rng.randint(size[0] // 3), rng.randint(size[1] // 3)
+            ImageDraw.Draw(mask).ellipse([left, top, left + size[0] // 2, top + size[1] // 2], fill=255)
+            path = (segmentations / rows[-1][0]).with_suffix(".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mask.filter(ImageFilter.GaussianBlur(1.5)).save(path)
+    for name, column in (("images", 0), ("image_class_labels", 1), ("train_test_split", 2)):
+        _text(cub / f"{name}.txt", (f"{i} {row[column]}" for i, row in enumerate(rows, 1)))
+    _text(cub / "classes.txt", (f"{i} {name}" for i, name in enumerate(species, 1)))
+    return cub
+
+
+def make_places(root, per_category: int = 20, layout: str = "data_256", size=(32, 32), seed: int = 0) -> Path:
+    "places365/, `layout` = 'data_256' (the training archive), 'plain' (a folder a category) or 'val' (flat, with lists). Returns the folder."
+    places, rng, lines, number = Path(root, "places365"), np.random.RandomState(seed), [], 0
+    for category, color in PLACES.items():
+        folder = {"data_256": f"data_256/{category[0]}/{category}", "plain": category, "val": "val_256"}[layout]
+        for i in range(per_category):
+            number += 1
+            name = f"Places365_val_{number:08d}.jpg" if layout == "val" else f"{i + 1:08d}.jpg"
+            save_image(places / folder / name, color, size, rng)
+            lines.append(f"{name} {100 + list(PLACES).index(category)}")
+    if layout == "val":
+        _text(places / "places365_val.txt", lines)
+        _text(places / "categories_places365.txt", (f"/{category[0]}/{category} {100 + i}" for i, category in enumerate(PLACES)))
+    return places
+
+
+def make_celeba(root, n: int = 320, size=(18, 22), seed: int = 0) -> Path:
+    "celeba/ with half of the images for training and a quarter each for validation and test. Returns the folder."
+    celeba, rng = Path(root, "celeba"), np.random.RandomState(seed)
+    lines = [str(n), " ".join(ATTRIBUTES) + " "]
+    for i in range(n):
+        person = dict(zip(ATTRIBUTES, rng.rand(len(ATTRIBUTES)) < 0.5))
+        person |= {"Bald": rng.rand() < 0.15, "Gray_Hair": rng.rand() < 0.4, "Male": rng.rand() < 0.5}
+        lines.append(f"{i + 1:06d}.jpg " + " ".join(f"{1 if person[name] else -1:2d}" for name in ATTRIBUTES))
+        color = [150 if person[name] else 70 for name in ("Bald", "Gray_Hair", "Male")]
+        save_image(celeba / "img_align_celeba" / f"{i + 1:06d}.jpg", color, size, rng)
+    _text(celeba / "list_attr_celeba.txt", lines)
+    _text(celeba / "list_eval_partition.txt", (f"{i + 1:06d}.jpg {0 if i < n // 2 else 1 if i < 3 * n // 4 else 2}" for i in range(n)))
+    return celeba
+
+
+def make_cars(root, train: int = 3, test: int = 1, num_classes: int = 196, size=(12, 9), seed: int = 0) -> Path:
+    "stanford_cars/ as torchvision reads it, with `train` and `test` images of each class. Returns the folder."
+    cars, rng = Path(root, "stanford_cars"), np.random.RandomState(seed)
+    (cars / "devkit").mkdir(parents=True)
+    colors = rng.randint(20, 235, (num_classes, 3))
+    fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+    for part, count, file in (("train", train, "devkit/cars_train_annos.mat"), ("test", test, "cars_test_annos_withlabels.mat")):
+        order = rng.permutation(np.repeat(np.arange(num_classes), count))
+        rows = np.array([(1, 1, *size, c + 1, f"{i:05d}.jpg") for i, c in enumerate(order, 1)], dtype=[(name, "O") for name in fields])
+        savemat(cars / file, {"annotations": rows[None]})
+        for row in rows:
+            save_image(cars / f"cars_{part}" / row["fname"], colors[row["class"] - 1], size, rng)
+    names = np.array([f"Maker Model {c} Sedan {1990 + c % 20}" for c in range(num_classes)], dtype=object)
+    savemat(cars / "devkit" / "cars_meta.mat", {"class_names": names[None]})
+    return cars
+
+
+def make_aircraft(root, train: int = 2, val: int = 2, test: int = 1, num_classes: int = 100, size=(12, 9), seed: int = 0) -> Path:
+    "fgvc-aircraft-2013b/ as torchvision reads it, with so many images of each variant. Returns the folder."
+    aircraft, rng = Path(root, "fgvc-aircraft-2013b"), np.random.RandomState(seed)
+    data, parts = aircraft / "data", {"train": [], "val": [], "test": []}
+    variants = [f"Model {c:03d}-A" for c in range(num_classes)]
+    _text(data / "variants.txt", variants)
+    colors = rng.randint(20, 235, (num_classes, 3))
+    for i, (c, part) in enumerate((c, part) for c in range(num_classes) for part in ["train"] * train + ["val"] * val + ["test"] * test):
+        save_image(data / "images" / f"{i:07d}.jpg", colors[c], size, rng)
+        parts[part].append(f"{i:07d} {variants[c]}")
+    for part, lines in (parts | {"trainval": sorted(parts["train"] + parts["val"])}).items():
+        _text(data / f"images_variant_{part}.txt", lines)
+    return aircraft
+
+
+def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 6, val: int = 8, flat: bool = False, size=(16, 12), seed: int = 0) -> Path:
+    """images_largescale/imagenet_1k/{train,val}/<wnid>/. Returns the folder.
+
+    `flat`: validation images in one folder and OpenOOD's lists, and (empty) folders for the rest of the 1,000 classes.
+    """
+    imagenet, rng = Path(root, "images_largescale", "imagenet_1k"), np.random.RandomState(seed)
+    every = sorted({*wnids, *(f"n{90000000 + i}" for i in range(1000 - len(wnids)))}) if flat else sorted(wnids)
+    for wnid in every:
+        (imagenet / "train" / wnid).mkdir(parents=True)
+    lists, number = {"val": [], "test": []}, 0
+    for wnid in wnids:
+        color = rng.randint(20, 235, 3)
+        for i in range(train):
+            save_image(imagenet / "train" / wnid / f"{wnid}_{i}.JPEG", color, size, rng)
+        for i in range(val):
+            number += 1
+            name = f"ILSVRC2012_val_{number:08d}.JPEG"
+            save_image(imagenet / "val" / ("" if flat else wnid) / name, color, size, rng)
+            lists["val" if i < 2 else "test"].append(f"imagenet_1k/val/{name} {every.index(wnid)}")
+    for part, lines in lists.items():
+        if flat:
+            _text(Path(root, "benchmark_imglist", "imagenet", f"{part}_imagenet.txt"), lines)
+    return imagenet
