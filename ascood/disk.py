@@ -426,9 +426,9 @@ def find_set(spec: SetSpec, root: Path, num_classes: int | None, given: str | No
         raise DataError(f"{spec.name}: no list {wanted} under {root}, and {error}; get {spec.get}") from None
     return Found(images, images.labels() if num_classes else None, f"torchvision {spec.library.dataset}: {len(images)} images", None)
 
-# %% ../nbs/05a_disk.ipynb #ab4c9018
-def _environments(spec: SetSpec, root: Path, found: Found) -> Tensor | None:
-    "int64 [N], or None if the benchmark has no environments.csv."
+# %% ../nbs/05a_disk.ipynb #b4b4a6ca
+def _environments(spec: SetSpec, root: Path, found: Found, needed: bool) -> Tensor | None:
+    "int64 [N]; None if there is no environments.csv or, unless `needed`, no image of the list is in it."
     file = (find_list(spec, root) or root).parent / "environments.csv"
     if found.paths is None or not file.is_file():
         return None
@@ -436,7 +436,10 @@ def _environments(spec: SetSpec, root: Path, found: Found) -> Tensor | None:
     if not {"path", "environment"} <= set(table.columns):
         raise DataError(f"{file}: the columns must be path and environment, not {', '.join(table.columns)}")
     known = {str(root / folder / path): int(e) for path, e in zip(table["path"], table["environment"]) for folder in _IMAGE_FOLDERS}
-    if missing := [path for path in found.paths if str(path) not in known]:
+    missing = [path for path in found.paths if str(path) not in known]
+    if len(missing) == len(found.paths) and not needed:
+        return None
+    if missing:
         raise DataError(f"{file} lacks {len(missing)} images of the list, the first is {missing[0]}; build the benchmark again")
     return torch.tensor([known[str(path)] for path in found.paths])
 
@@ -449,7 +452,7 @@ def _transforms(spec: BenchmarkSpec) -> dict[bool, v2.Compose]:
     plain = v2.Resize(spec.pixels * 8 // 7), v2.CenterCrop(spec.pixels)  # 256 for 224, 512 for 448
     return {training: _normalize(spec.mean, spec.std, *fit, v2.PILToTensor()) for training, fit in ((True, train), (False, plain))}
 
-# %% ../nbs/05a_disk.ipynb #d61a37f6
+# %% ../nbs/05a_disk.ipynb #b7b15969
 @dataclass
 class _Loader:
     "Turns found sets of one benchmark into data sets."
@@ -462,12 +465,12 @@ class _Loader:
         set_spec, found = self.spec.sets()[group, name], self.found[group, name]
         labels = -1 if found.labels is None else torch.from_numpy(found.labels)
         transform = _transforms(self.spec)[(group, name) == ("id", "train") or group == "auxiliary"]
-        environments = _environments(set_spec, self.root, found) if self.spec.majority else None
+        environments = _environments(set_spec, self.root, found, group == "id") if self.spec.majority else None
         if self.spec.pixels == 32:
             return ImageSet(_decode_once(found.images, 32), labels, transform, environments)
         return LazyImages(found.images, labels, transform, environments, self.workers)
 
-# %% ../nbs/05a_disk.ipynb #f6569a5b
+# %% ../nbs/05a_disk.ipynb #daed78d8
 def _keep_classes(found: Found, classes: list[int], outliers: bool) -> Found:
     "The images of some classes: renumbered from 0, or as outliers."
     chosen = np.flatnonzero(np.isin(found.labels, classes))
@@ -492,7 +495,7 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
                 faults.append(f"{group}/{error}")
     for group in ("val", "near", "far"):
         if not faults and not any(g == group for g, _ in found):
-            faults.append(f"{group}: no OOD set of this group is there")
+            faults.append(f"{group}: no OOD set of this group is there (it would be {', '.join(n for g, n in spec.sets() if g == group)})")
     if faults:
         raise DataError(f"benchmark {spec.name} cannot be loaded:\n  " + "\n  ".join(faults) +
                         f"\nsee all of it: python -m ascood.data check {spec.name} --root {root}")

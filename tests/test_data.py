@@ -12,7 +12,7 @@ def fingerprints(images: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
 
 
-@pytest.mark.parametrize("name", list_benchmarks())
+@pytest.mark.parametrize("name", list_benchmarks(on_disk=False))
 def test_no_image_serves_two_sets(name, monkeypatch):
     "Backgrounds are left out, so that one digit on two colours would be found."
     real = data._on_backgrounds
@@ -34,13 +34,13 @@ def test_shares_of_digits_are_disjoint_and_use_each_digit_once():
 
 def test_validation_outliers_are_of_kinds_that_no_test_uses():
     assert not set(data._SYMBOLS) & set(data._LETTERS) and not set(data._OTHER_SCRIPTS) & set(data._LETTERS + data._SYMBOLS)
-    for name in list_benchmarks():
+    for name in list_benchmarks(on_disk=False):
         benchmark = load_benchmark(name)
         tests = {which for group in benchmark.ood.values() for which in group}
         assert not tests & set(benchmark.ood_val)
 
 
-@pytest.mark.parametrize("name", list_benchmarks())
+@pytest.mark.parametrize("name", list_benchmarks(on_disk=False))
 def test_benchmark_is_deterministic_and_well_formed(name):
     first, again, other = load_benchmark(name), load_benchmark(name), load_benchmark(name, seed=1)
     for key, images in first.sets().items():

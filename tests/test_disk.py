@@ -1,6 +1,5 @@
 """Benchmarks on disk: trees that are true to layout, from files to metrics; and every way in which files go wrong."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -56,7 +55,7 @@ def cifar_root(tmp_path_factory) -> Path:
 
 
 def a_few(images, n: int):
-    "Every so manieth image of a set."
+    "Images of a set, evenly spread."
     pick = np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)
     environments = None if images.environments is None else images.environments[pick]
     if isinstance(images, ImageSet):
@@ -368,8 +367,7 @@ def torchvision_root(root: Path, monkeypatch):
 
 def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
     torchvision_root(tmp_path, monkeypatch)
-    benchmark = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, lists=None) if False else None
-    with pytest.raises(DataError, match="val/tin: no list"):  # Tiny ImageNet is in no library
+    with pytest.raises(DataError, match=r"val: no OOD set of this group is there \(it would be tin\)"):  # Tiny ImageNet is in no library
         load_benchmark("cifar10", root=tmp_path, leave_out_missing=True)
     listed(tmp_path, "images_classic/tin", "cifar10/val_tin.txt", 4)
     benchmark = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True)
@@ -387,19 +385,21 @@ def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
 # check
 
 
-def command(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "ascood.data", *arguments], capture_output=True, text=True, env=os.environ | environment)
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "ascood.data", *arguments], capture_output=True, text=True)
 
 
-def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path):
+def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, capsys, monkeypatch):
     done = command("check", "cifar10-jpeg", "--root", str(cifar_root))
     assert done.returncode == 0 and "cifar10-jpeg: can run" in done.stdout and done.stderr == ""
     assert "id/train: other count, 20 images, expected 50000" in done.stdout
-    done = command("check", "waterbirds", "cifar10-jpeg", ASCOOD_DATA=str(cifar_root))
-    assert done.returncode == 1 and "waterbirds: cannot run" in done.stdout and "cifar10-jpeg: can run" in done.stdout
-    assert "python -m ascood.builders waterbirds" in done.stdout and "github.com/j-cb/NINCO" in done.stdout
-    assert command("check", "waterbird", "--root", str(cifar_root)).returncode == 2
-    assert "no data folder" in command("check", "--root", str(tmp_path / "none")).stderr
+    monkeypatch.setenv("ASCOOD_DATA", str(cifar_root))
+    assert disk.main(["check", "waterbirds", "cifar10-jpeg"]) == 1
+    printed = capsys.readouterr().out
+    assert "waterbirds: cannot run" in printed and "cifar10-jpeg: can run" in printed
+    assert "python -m ascood.builders waterbirds" in printed and "github.com/j-cb/NINCO" in printed
+    assert disk.main(["check", "waterbird"]) == 2 and "choose one of waterbirds" in capsys.readouterr().err
+    assert disk.main(["check", "--root", str(tmp_path / "none")]) == 2 and "no data folder" in capsys.readouterr().err
 
 
 def test_check_names_broken_images_and_lists(tmp_path):
