@@ -196,7 +196,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 5000) -> Tensor:
         unfinished.unlink(missing_ok=True)
     return images
 
-# %% ../nbs/05a_disk.ipynb #40354e40
+# %% ../nbs/05a_disk.ipynb #65967309
 @dataclass(frozen=True)
 class FromTorchvision:
     "A set as torchvision stores it, under the data root."
@@ -211,7 +211,8 @@ class FromTorchvision:
         try:
             parts = [make(str(root), **part, **where) for part in self.parts]
         except (RuntimeError, OSError) as error:  # not found, damaged, or no network
-            raise DataError(f"torchvision's {self.dataset} is not under {root}: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split()).partition(" You can ")[0].rstrip(".")
+            raise DataError(f"no {self.dataset} of torchvision ({reason})") from None
         index = [(p, i) for p, part in enumerate(parts) for i in range(len(part))]
         if self.deal:
             order = np.random.RandomState(0).permutation(len(index))
@@ -272,7 +273,7 @@ class BenchmarkSpec:
             found |= {(group, spec.name): spec for spec in specs}
         return found | ({("auxiliary", self.auxiliary.name): self.auxiliary} if self.auxiliary else {})
 
-# %% ../nbs/05a_disk.ipynb #1ead2455
+# %% ../nbs/05a_disk.ipynb #e659390f
 _OPENOOD = "OpenOOD v1.5's images and lists (github.com/Jingkang50/OpenOOD, scripts/download)"
 _CIFAR_STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -285,39 +286,43 @@ def _cifar_part(dataset: str, part: str) -> FromTorchvision:
 
 
 def _cifar_far(name: str) -> tuple[SetSpec, ...]:
+    fetch = f"`python -m ascood.data download {name}` fetches it, or get {_OPENOOD}"
+
     def spec(which: str, get: str, library: FromTorchvision | None = None, count: int | None = None) -> SetSpec:
         return SetSpec(which, (f"{name}/test_{which}.txt",), get, library, count)
 
     mnist, dtd = ({"train": True}, {"train": False}), tuple({"split": split} for split in ("train", "val", "test"))
     return (
-        spec("mnist", f"torchvision downloads it, or {_OPENOOD}", FromTorchvision("MNIST", mnist), 70_000),
-        spec("svhn", f"torchvision downloads it, or {_OPENOOD}", FromTorchvision("SVHN", ({"split": "test"},)), 26_032),
-        spec("isun", "iSUN's 8,925 patches as used by ODIN (github.com/facebookresearch/odin), as a list made by "
+        spec("mnist", fetch, FromTorchvision("MNIST", mnist), 70_000),
+        spec("svhn", fetch, FromTorchvision("SVHN", ({"split": "test"},)), 26_032),
+        spec("isun", "get iSUN's 8,925 patches as used by ODIN (github.com/facebookresearch/odin), as a list made by "
              "`python -m ascood.builders list`", count=8_925),
-        spec("texture", f"torchvision downloads DTD, or {_OPENOOD}", FromTorchvision("DTD", dtd), 5_640),
-        spec("places365", f"{_OPENOOD}, without the images that overlap; or torchvision's Places365 (val, small), with them",
+        spec("texture", fetch, FromTorchvision("DTD", dtd), 5_640),
+        spec("places365", f"get {_OPENOOD}, without the images that overlap; or `python -m ascood.data download {name}`, with them",
              FromTorchvision("Places365", ({"split": "val", "small": True},))),
     )
 
-# %% ../nbs/05a_disk.ipynb #23708a62
+# %% ../nbs/05a_disk.ipynb #63bf8a72
 def _cifar(name: str, other: str) -> BenchmarkSpec:
+    fetch = f"`python -m ascood.data download {name}` fetches it, or get {_OPENOOD}"
+
     def known(part: str, count: int) -> SetSpec:
-        return SetSpec(part, (f"{name}/{part}_{name}.txt",), f"torchvision downloads it, or {_OPENOOD}", _cifar_part(name, part), count)
+        return SetSpec(part, (f"{name}/{part}_{name}.txt",), fetch, _cifar_part(name, part), count)
 
     def tin(part: str, count: int | None = None) -> SetSpec:
-        return SetSpec("tin", (f"{name}/{part}_tin.txt",), f"Tiny ImageNet: {_OPENOOD}", count=count)
+        return SetSpec("tin", (f"{name}/{part}_tin.txt",), f"get Tiny ImageNet: {_OPENOOD}", count=count)
 
-    near = (SetSpec(other, (f"{name}/test_{other}.txt",), f"torchvision downloads it, or {_OPENOOD}", _cifar_part(other, "test"), 9_000),
+    near = (SetSpec(other, (f"{name}/test_{other}.txt",), fetch, _cifar_part(other, "test"), 9_000),
             tin("test"))
     outliers = SetSpec("tin597", (f"{name}/train_tin597.txt", f"{name}/train_tin.txt"),
-                       f"Tiny ImageNet's classes beside the test's: {_OPENOOD}; only OE and MixOE need it")
+                       f"get Tiny ImageNet's classes beside the test's: {_OPENOOD}; only OE and MixOE need it")
     return BenchmarkSpec(name, "conventional", int(name.removeprefix("cifar")), 32, *_CIFAR_STATISTICS[name],
                          known("train", 50_000), known("val", 1_000), known("test", 9_000), (tin("val", 1_000),), near, _cifar_far(name),
                          outliers)
 
-# %% ../nbs/05a_disk.ipynb #053d38c4
+# %% ../nbs/05a_disk.ipynb #5e251b02
 def _cifar10_jpeg(name: str, hold_out: int) -> BenchmarkSpec:
-    get = "CIFAR-10, Tiny ImageNet and textures as JPEG under images_classic/, with lists in benchmark_imglist/cifar10/"
+    get = "get CIFAR-10, Tiny ImageNet and textures as JPEG under images_classic/, with lists in benchmark_imglist/cifar10/"
     train, val, test = (SetSpec(p, (f"cifar10/{p}_cifar10.txt",), get, count=n) for p, n in (("train", 50_000), ("val", 1_000), ("test", 9_000)))
     tin_val, tin, outliers, texture = (SetSpec(which, (f"cifar10/{file}.txt",), get) for which, file in (
         ("tin", "val_tin"), ("tin", "test_tin"), ("tin", "train_tin"), ("texture", "test_texture")))
@@ -326,17 +331,17 @@ def _cifar10_jpeg(name: str, hold_out: int) -> BenchmarkSpec:
     return BenchmarkSpec(name, "fine-grained" if hold_out else "conventional", 10 - hold_out, 32, *_CIFAR_STATISTICS["cifar10"],
                          train, val, test, (tin_val,), near, far, outliers, hold_out=hold_out)
 
-# %% ../nbs/05a_disk.ipynb #59710541
+# %% ../nbs/05a_disk.ipynb #f646c766
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _LARGE_OOD = {  # {set: (name in list files, images, what to get, torchvision)}
-    "ninco": ("ninco", 5_879, "NINCO (github.com/j-cb/NINCO)", None),
-    "ssb_hard": ("ssb_hard", 49_000, "SSB-hard (github.com/sgvaze/SSB)", None),
-    "openimage_o": ("openimage_o", 15_869, "OpenImage-O (github.com/haoqiwang/vim)", None),
-    "sun": ("sun", 10_000, "SUN's 10,000 images of MOS (github.com/deeplearning-wisc/large_scale_ood), as a list made by "
+    "ninco": ("ninco", 5_879, "get NINCO (github.com/j-cb/NINCO)", None),
+    "ssb_hard": ("ssb_hard", 49_000, "get SSB-hard (github.com/sgvaze/SSB)", None),
+    "openimage_o": ("openimage_o", 15_869, "get OpenImage-O (github.com/haoqiwang/vim)", None),
+    "sun": ("sun", 10_000, "get SUN's 10,000 images of MOS (github.com/deeplearning-wisc/large_scale_ood), as a list made by "
             "`python -m ascood.builders list`", None),
-    "textures": ("textures", None, "DTD: OpenOOD's list has 5,160 of its 5,640 images; torchvision downloads all",
+    "textures": ("textures", None, "get DTD: OpenOOD's list has 5,160 of its 5,640 images; `python -m ascood.data download` fetches all",
                  FromTorchvision("DTD", tuple({"split": split} for split in ("train", "val", "test")))),
-    "inaturalist": ("inaturalist", 10_000, "iNaturalist's 10,000 images of MOS (github.com/deeplearning-wisc/large_scale_ood)", None),
+    "inaturalist": ("inaturalist", 10_000, "get iNaturalist's 10,000 images of MOS (github.com/deeplearning-wisc/large_scale_ood)", None),
 }
 
 
@@ -348,15 +353,15 @@ def _large_ood(benchmark: str, *names: str) -> tuple[SetSpec, ...]:
         specs.append(SetSpec(name, lists, f"{get}; or {_OPENOOD}", library, count))
     return tuple(specs)
 
-# %% ../nbs/05a_disk.ipynb #c5eb6e19
+# %% ../nbs/05a_disk.ipynb #3cd53262
 def _large(name: str, setting: str, num_classes: int, pixels: int, own: SetSpec | None, far: Sequence[str], near: Sequence[str] = (),
            majority=()) -> BenchmarkSpec:
     build = f"build it: python -m ascood.builders {name} --help"
     train, val, test = (SetSpec(part, (f"{name}/{part}_{name}.txt",), build) for part in ("train", "val", "test"))
     validation = SetSpec("openimage_o", tuple(f"{folder}/val_openimage_o.txt" for folder in (name, "imagenet", "imagenet200")),
-                         f"OpenImage-O's validation part, 1,763 images: {_OPENOOD}", count=1_763)
+                         f"get OpenImage-O's validation part, 1,763 images: {_OPENOOD}", count=1_763)
     outliers = SetSpec("outliers", (f"{name}/train_outliers.txt",),
-                       f"any outlier images of your own, listed in {name}/train_outliers.txt; only OE and MixOE need it")
+                       "list any outlier images of your own there; only OE and MixOE need them")
     near_specs = ((own,) if own else ()) + _large_ood(name, *near)
     return BenchmarkSpec(name, setting, num_classes, pixels, *_IMAGENET_STATISTICS, train, val, test, (validation,), near_specs,
                          _large_ood(name, *far), outliers, majority)
@@ -395,7 +400,7 @@ def find_list(spec: SetSpec, root: Path, given: str | None = None) -> Path | Non
             return path
     return None
 
-# %% ../nbs/05a_disk.ipynb #a701a21e
+# %% ../nbs/05a_disk.ipynb #2ae75a4c
 def _check_build(file: Path):
     "Raise DataError if the list belongs to a build that was not finished, or is not what was built."
     if (file.parent / "build.unfinished").exists():
@@ -419,11 +424,11 @@ def find_set(spec: SetSpec, root: Path, num_classes: int | None, given: str | No
         return Found(_Listed(listed.paths), listed.labels if num_classes else None, source, listed.paths)
     wanted = " or ".join(f"benchmark_imglist/{name}" for name in ((given,) if given else spec.lists))
     if spec.library is None or given:
-        raise DataError(f"{spec.name}: no list {wanted} under {root}; get {spec.get}")
+        raise DataError(f"{spec.name}: no list {wanted}; {spec.get}")
     try:
         images = spec.library.open(root, download)
     except DataError as error:
-        raise DataError(f"{spec.name}: no list {wanted} under {root}, and {error}; get {spec.get}") from None
+        raise DataError(f"{spec.name}: no list {wanted}, and {error}; {spec.get}") from None
     return Found(images, images.labels() if num_classes else None, f"torchvision {spec.library.dataset}: {len(images)} images", None)
 
 # %% ../nbs/05a_disk.ipynb #b4b4a6ca
@@ -470,7 +475,7 @@ class _Loader:
             return ImageSet(_decode_once(found.images, 32), labels, transform, environments)
         return LazyImages(found.images, labels, transform, environments, self.workers)
 
-# %% ../nbs/05a_disk.ipynb #daed78d8
+# %% ../nbs/05a_disk.ipynb #8d368951
 def _keep_classes(found: Found, classes: list[int], outliers: bool) -> Found:
     "The images of some classes: renumbered from 0, or as outliers."
     chosen = np.flatnonzero(np.isin(found.labels, classes))
@@ -497,7 +502,7 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
         if not faults and not any(g == group for g, _ in found):
             faults.append(f"{group}: no OOD set of this group is there (it would be {', '.join(n for g, n in spec.sets() if g == group)})")
     if faults:
-        raise DataError(f"benchmark {spec.name} cannot be loaded:\n  " + "\n  ".join(faults) +
+        raise DataError(f"benchmark {spec.name} cannot be loaded from {root}:\n  " + "\n  ".join(faults) +
                         f"\nsee all of it: python -m ascood.data check {spec.name} --root {root}")
     return found
 
@@ -535,7 +540,7 @@ def _class_names(spec: BenchmarkSpec, root: Path) -> tuple[str, ...]:
     names = file.read_text().splitlines() if file.is_file() else []
     return tuple(names) if len(names) == spec.num_classes else tuple(map(str, range(spec.num_classes)))
 
-# %% ../nbs/05a_disk.ipynb #c9ae691d
+# %% ../nbs/05a_disk.ipynb #d300e266
 def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
     "Complaints about the images that cannot be decoded."
     def complaint(i: int) -> str | None:
@@ -558,7 +563,7 @@ def _check_set(spec: BenchmarkSpec, group: str, set_spec: SetSpec, root: Path, d
         found = find_set(set_spec, root, spec.num_classes + spec.hold_out if in_test_list else None)
     except DataError as error:
         listed = find_list(set_spec, root)
-        return row | ({"state": "broken", "note": str(error)} if listed else {"state": "missing", "note": f"get {set_spec.get}"})
+        return row | ({"state": "broken", "note": str(error)} if listed else {"state": "missing", "note": set_spec.get})
     row |= {"images": len(found.images), "note": found.source}
     if set_spec.count and len(found.images) != set_spec.count:
         row |= {"state": "other count"}
@@ -588,7 +593,7 @@ def can_run(table: pd.DataFrame) -> dict[str, bool]:
     fault = (table["state"] == "broken") | ((table["state"] == "missing") & ~table["set"].str.startswith("auxiliary/"))
     return {name: not fault[rows].any() for name, rows in table.groupby("benchmark", sort=False).groups.items()}
 
-# %% ../nbs/05a_disk.ipynb #48556a6d
+# %% ../nbs/05a_disk.ipynb #387fd826
 def download(names: Sequence[str], root: str | Path) -> list[str]:
     "Let torchvision download what it can of some benchmarks; returns a line for each set that it could not get."
     root, failed = Path(root), []
@@ -598,7 +603,7 @@ def download(names: Sequence[str], root: str | Path) -> list[str]:
             if find_list(spec, root) is None:
                 try:
                     if spec.library is None:
-                        raise DataError(f"{spec.name}: get {spec.get}")
+                        raise DataError(f"{spec.name}: {spec.get}")
                     spec.library.open(root, download=True)
                 except DataError as error:
                     failed.append(f"{name} {group}/{error}")

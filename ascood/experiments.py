@@ -236,7 +236,7 @@ def provenance() -> dict:
             "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "libraries": {name: metadata.version(name) for name in libraries}}
 
-# %% ../nbs/11_experiments.ipynb #e083b0fa
+# %% ../nbs/11_experiments.ipynb #e222e993
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError or FileNotFoundError if a run that is still to be done lacks its data."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen
@@ -247,7 +247,7 @@ def check_data(profile: Profile, results: str | Path = "results"):
         without = [r.method for r in to_do if r.benchmark == run.benchmark and create_method(r.kind, **r.settings).needs_outliers]
         if without and not any(group == "auxiliary" for group, _ in found):
             raise disk.DataError(f"profile {profile.name}: {', '.join(dict.fromkeys(without))} on {run.benchmark} learn from auxiliary "
-                                 f"outliers; get {disk.SPECS[run.benchmark].auxiliary.get}, or run a profile of your own: "
+                                 f"outliers; {disk.SPECS[run.benchmark].auxiliary.get}. Or run a profile of your own: "
                                  f"`extends: {profile.name}` with `leave_out: [{', '.join(dict.fromkeys(without))}]`")
 
 # %% ../nbs/11_experiments.ipynb #79691135

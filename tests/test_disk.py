@@ -246,7 +246,7 @@ def test_openood_tree_as_it_is(cifar_root):
 def test_everything_that_is_missing_is_named_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         load_benchmark("cifar10", root=tmp_path)
-    for what in ("id/train", "near/tin", "far/isun", "torchvision downloads it", "benchmark_imglist/cifar10/test_svhn.txt", "ascood.data check cifar10"):
+    for what in ("id/train", "near/tin", "far/isun", "python -m ascood.data download cifar10` fetches it", "benchmark_imglist/cifar10/test_svhn.txt", "ascood.data check cifar10"):
         assert what in str(error.value)
     assert "tin597" not in str(error.value)  # a benchmark runs without auxiliary outliers
 

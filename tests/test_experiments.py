@@ -184,3 +184,75 @@ def test_collect_takes_only_runs_of_the_profile(tmp_path):
     (stray / "metrics.csv").write_text("run_id\nx\n")
     with pytest.raises(FileNotFoundError, match="no finished run"):
         collect(load_profile(profile_file(tmp_path)), tmp_path)
+
+
+def test_paper_profile_says_what_the_paper_says():
+    "The table of settings, written out once more."
+    told = {  # benchmark: backbone, epochs, lr, batch, synthesis, fraction, alphas, lambda
+        "waterbirds": ("resnet18", 30, 0.01, 128, "gradient", 0.1, (300, 30), 0.1),
+        "celeba": ("resnet18", 30, 0.01, 128, "gaussian", None, (0.1, 0.1), 1),
+        "aircraft": ("resnet50", 30, 0.01, 32, "gradient", 0.1, (0.1, 0.1), 1),
+        "cars": ("resnet50", 30, 0.01, 32, "gradient", 0.1, (0.1, 0.1), 1),
+        "cifar10": ("cifar_resnet18", 100, 0.1, 128, "shuffle", 0.15, None, 1),
+        "cifar100": ("cifar_resnet18", 100, 0.1, 128, "shuffle", 0.1, None, 5),
+    }
+    profile = load_profile("paper")
+    assert set(profile.benchmarks) == {*told, "imagenet100"} and profile.seeds == [0, 1, 2]
+    for name, (backbone, epochs, lr, batch, synthesis, fraction, alphas, weight) in told.items():
+        ours = [r for r in profile.runs if r.benchmark == name and r.settings.get("synthesis") == synthesis and r.config.seed == 0]
+        (run,) = ours
+        config = run.config
+        assert (config.backbone, config.epochs, config.lr, config.batch_size) == (backbone, epochs, lr, batch)
+        assert config.pretrained == (not name.startswith("cifar")) and run.settings["weight"] == weight
+        assert fraction in (None, run.settings["fraction"])
+        assert alphas is None or (run.settings["alpha_max"], run.settings["alpha_min"]) == alphas
+        assert config.head_lr_factor == (0.05 if name == "cifar100" else 1)
+        assert {r.method for r in profile.runs if r.benchmark == name} >= {"cross_entropy", "oe", "mixoe", "vos", "npos"}
+
+
+def test_a_part_of_a_profile(capsys):
+    part = load_profile("paper:cars,cifar10")
+    assert part.chosen == ["cars", "cifar10"] and part.name == "paper"
+    assert [r.run_id for r in part.runs] == [r.run_id for r in load_profile("paper").runs]  # tables gather all that is finished
+    assert main(["status", "paper:cars"]) == 0
+    assert {line.split()[-1].split("-")[0] for line in capsys.readouterr().out.splitlines()} == {"cars"}
+    assert main(["status", "paper:boats"]) == 2 and "choose one of waterbirds" in capsys.readouterr().err
+
+
+def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path, capsys):
+    changes = {"benchmarks": {"colored-digits": {"leave_out": ["ascood"]}, "mnist": {}}}
+    profile = load_profile(profile_file(tmp_path, **changes))
+    assert {(r.benchmark, r.method) for r in profile.runs} == {("colored-digits", "cross_entropy"), ("mnist", "cross_entropy"), ("mnist", "ascood")}
+    with pytest.raises(ValueError, match="unknown method in profile tiny, colored-digits: 'ascood'"):
+        find_run(profile, "colored-digits", "ascood", 0)
+    changes["benchmarks"]["mnist"]["leave_out"] = ["asood"]
+    with pytest.raises(ValueError, match="'asood'; choose one of"):
+        load_profile(profile_file(tmp_path, **changes))
+
+
+def test_missing_data_is_told_before_any_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ASCOOD_DATA", str(tmp_path))
+    assert main(["--results", str(tmp_path / "r"), "run", "cifar10-jpeg-small"]) == 2
+    error = capsys.readouterr().err
+    assert "far/texture: no list" in error and "near/tin" in error and not (tmp_path / "r").exists()
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--config", "profile=paper:cifar100", f"results={tmp_path}/r"],
+                          capture_output=True, text=True)
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0 and "near/cifar10" in printed and "Job stats" not in printed
+
+
+def test_methods_that_need_outliers_are_told_before_any_run(tmp_path, monkeypatch, capsys):
+    import test_disk
+
+    root = tmp_path / "data"
+    test_disk.fill_lists(root, "cifar10-jpeg")
+    (root / "benchmark_imglist/cifar10/train_tin.txt").unlink()
+    monkeypatch.setenv("ASCOOD_DATA", str(root))
+    assert main(["--results", str(tmp_path / "r"), "run", "cifar10-jpeg-small"]) == 2
+    error = capsys.readouterr().err
+    assert "oe on cifar10-jpeg learn from auxiliary outliers" in error and "`leave_out: [oe]`" in error
+    tiny = profile_file(tmp_path, benchmarks={"cifar10-jpeg": {}}, methods={"cross_entropy": {}}, detectors=["MSP"],
+                        train={"epochs": 1, "batch_size": 8})
+    assert main(["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f"), "run", tiny]) == 0
+    record = json.loads(next((tmp_path / "r").glob("tiny/runs/*/run.json")).read_text())
+    assert "train_cifar10.txt: 20 images, sha256" in record["sources"]["id/train"]
