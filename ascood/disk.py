@@ -196,7 +196,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 5000) -> Tensor:
         unfinished.unlink(missing_ok=True)
     return images
 
-# %% ../nbs/05a_disk.ipynb #65967309
+# %% ../nbs/05a_disk.ipynb #a35b42dd
 @dataclass(frozen=True)
 class FromTorchvision:
     "A set as torchvision stores it, under the data root."
@@ -210,7 +210,7 @@ class FromTorchvision:
         where = {"download": True} if download else {}
         try:
             parts = [make(str(root), **part, **where) for part in self.parts]
-        except (RuntimeError, OSError) as error:  # not found, damaged, or no network
+        except (RuntimeError, OSError, ImportError) as error:  # not found, damaged, no network, or a library for it is missing
             reason = " ".join(str(error).split()).partition(" You can ")[0].rstrip(".")
             raise DataError(f"no {self.dataset} of torchvision ({reason})") from None
         index = [(p, i) for p, part in enumerate(parts) for i in range(len(part))]
@@ -593,20 +593,29 @@ def can_run(table: pd.DataFrame) -> dict[str, bool]:
     fault = (table["state"] == "broken") | ((table["state"] == "missing") & ~table["set"].str.startswith("auxiliary/"))
     return {name: not fault[rows].any() for name, rows in table.groupby("benchmark", sort=False).groups.items()}
 
-# %% ../nbs/05a_disk.ipynb #387fd826
+# %% ../nbs/05a_disk.ipynb #c26c3e76
+_RAW = {"celeba": FromTorchvision("CelebA", ({"split": "all"},)), "aircraft": FromTorchvision("FGVCAircraft", ({"split": "trainval"},)),
+        "cars": FromTorchvision("StanfordCars", ({"split": "train"}, {"split": "test"}))}
+
+
 def download(names: Sequence[str], root: str | Path) -> list[str]:
     "Let torchvision download what it can of some benchmarks; returns a line for each set that it could not get."
     root, failed = Path(root), []
     root.mkdir(parents=True, exist_ok=True)
     for name in names:
+        if name in _RAW and find_list(SPECS[name].train, root) is None:
+            try:
+                _RAW[name].open(root, download=True)
+            except DataError as error:
+                failed.append(f"{name}: {error}; {SPECS[name].train.get} says where its raw images come from")
         for (group, _), spec in SPECS[name].sets().items():
             if find_list(spec, root) is None:
                 try:
                     if spec.library is None:
-                        raise DataError(f"{spec.name}: {spec.get}")
+                        raise DataError(spec.get)
                     spec.library.open(root, download=True)
                 except DataError as error:
-                    failed.append(f"{name} {group}/{error}")
+                    failed.append(f"{name} {group}/{spec.name}: {error}")
     return failed
 
 # %% ../nbs/05a_disk.ipynb #da9044b1

@@ -426,6 +426,8 @@ def test_download_says_what_it_could_not_get(tmp_path, monkeypatch):
     failed = disk.download(["cifar10"], tmp_path)
     assert len(failed) == len(SPECS["cifar10"].sets()) and any("no network here" in line for line in failed)
     assert any("iSUN" in line for line in failed)
+    monkeypatch.setattr(torchvision.datasets, "FGVCAircraft", Nothing)
+    assert any(line.startswith("aircraft: ") and "no network here" in line for line in disk.download(["aircraft"], tmp_path))
 
 
 def test_specs_fit_the_registry():
