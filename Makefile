@@ -1,6 +1,6 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
-# make benchmark   one pass over the images against method by method, in time
+# make benchmark   one pass over the images against method by method, and the input pipeline alone, in time
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
@@ -34,7 +34,8 @@ benchmark: $(READY)
 	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
 	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
 	  -p backbone cifar_resnet18 -p train_images 400 -p val_images 50 -p test_images 75
-	@cat results/benchmarks/scoring_*.md
+	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
+	@cat results/benchmarks/*.md
 
 env: $(READY)
 

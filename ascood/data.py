@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'ImageSet', 'LazyImages', 'batches', 'RandomShift', 'RandomFlip', 'Benchmark', 'holdout_split',
-           'list_benchmarks', 'load_benchmark']
+           'list_benchmarks', 'check_options', 'load_benchmark']
 
-# %% ../nbs/05_data.ipynb #4b55db43
+# %% ../nbs/05_data.ipynb #f684676d
 import copy
 import functools
 import inspect
@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 # %% ../nbs/05_data.ipynb #68b410f5
@@ -72,14 +73,33 @@ class ImageSet(Dataset):
     def __repr__(self) -> str:
         return f"ImageSet({len(self)} images of {self.images.shape[-2]}x{self.images.shape[-1]}, labels {self.labels.unique().tolist()})"
 
-# %% ../nbs/05_data.ipynb #59f1c1ec
+# %% ../nbs/05_data.ipynb #85970f8e
+class _Seeded(NamedTuple):
+    "An index, and the seed of that image's augmentation in this round."
+    index: int
+    seed: int
+
+
+class _SeededOrder(Sampler):
+    "A new random order in each round, with a seed for each image, all from one generator."
+
+    def __init__(self, n: int, generator: torch.Generator | None):
+        self.n, self.generator = n, generator
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self):
+        order = torch.randperm(self.n, generator=self.generator)
+        seeds = torch.randint(2**62, (self.n,), generator=self.generator)
+        return iter([_Seeded(i, s) for i, s in zip(order.tolist(), seeds.tolist())])
+
+
 class LazyImages(Dataset):
     """Images that are decoded when they are asked for; otherwise as ImageSet.
 
     Raises ValueError if the numbers of images, labels and environments differ.
     """
-
-    scoring_batch = 64  # images a forward pass when nothing is trained
 
     def __init__(
         self,
@@ -87,13 +107,15 @@ class LazyImages(Dataset):
         labels: Tensor | int,  # int64 [N], or one label for all
         transform: Callable,  # from a PIL image to the model's normalised input [3,H,W]
         environments: Tensor | None = None,  # int64 [N]
-        workers: int = 0,  # processes that decode
+        workers: int = 0,  # processes that decode; they do not change the images
+        scoring_batch: int = 64,  # images a forward pass when nothing is trained
     ):
         labels = torch.full((len(source),), labels) if isinstance(labels, int) else labels
         for name, values in (("labels", labels), ("environments", environments)):
             if values is not None and len(values) != len(source):
                 raise ValueError(f"{len(source)} images but {len(values)} {name}")
-        self.source, self.labels, self.transform, self.environments, self.workers = source, labels, transform, environments, workers
+        self.source, self.labels, self.transform, self.environments = source, labels, transform, environments
+        self.workers, self.scoring_batch = workers, scoring_batch
 
     with_transform = ImageSet.with_transform
 
@@ -103,7 +125,11 @@ class LazyImages(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int | Sequence[int]):
+    def __getitem__(self, index: int | Sequence[int] | _Seeded):
+        if isinstance(index, _Seeded):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(index.seed)
+                return self[index.index]
         if isinstance(index, (int, np.integer)):
             return self.transform(self.source[index]), int(self.labels[index])
         images = [self.transform(self.source[int(i)]) for i in index]
@@ -112,7 +138,7 @@ class LazyImages(Dataset):
     def __repr__(self) -> str:
         return f"LazyImages({len(self)} images, labels {self.labels.unique().tolist()})"
 
-# %% ../nbs/05_data.ipynb #6909889a
+# %% ../nbs/05_data.ipynb #ba959166
 class _WholeBatches(Dataset):
     "An ImageSet as PyTorch's loader asks for it when it wants a whole batch at once."
 
@@ -139,7 +165,8 @@ def batches(
 ) -> DataLoader:  # of (images, labels)
     "A DataLoader that transforms whole batches of an ImageSet and copies nothing; LazyImages are decoded by their workers."
     if isinstance(dataset, LazyImages):
-        return DataLoader(dataset, batch_size, shuffle, generator=generator, drop_last=drop_last, num_workers=dataset.workers,
+        order = _SeededOrder(len(dataset), generator) if shuffle else None
+        return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last, num_workers=dataset.workers,
                           pin_memory=torch.cuda.is_available())
     return DataLoader(_WholeBatches(dataset), batch_size, shuffle, generator=generator, drop_last=drop_last, collate_fn=_as_is)
 
@@ -477,7 +504,18 @@ def list_benchmarks(
         _ON_DISK if on_disk is not False else {})
     return [name for name, its_setting in settings.items() if setting in (None, its_setting)]
 
-# %% ../nbs/05_data.ipynb #b22db794
+# %% ../nbs/05_data.ipynb #dfaef956
+def check_options(name: str, options: dict):
+    "Raise ValueError if a benchmark has no such options."
+    if name in _ON_DISK:
+        from ascood.disk import load_from_disk as build
+    else:
+        build = _EMBEDDED[name][1]
+    known = set(inspect.signature(build).parameters) - {"name", "root", "seed"}
+    if unknown := sorted(options.keys() - known):
+        raise ValueError(f"benchmark {name} has no such option: {', '.join(unknown)} (it has {', '.join(sorted(known))})")
+
+
 def load_benchmark(
     name: str,  # One of `list_benchmarks()`
     root: str | Path | None = None,  # Data root of benchmarks on disk; if None, $ASCOOD_DATA, else the folder `data`
@@ -495,9 +533,7 @@ def load_benchmark(
         build, given = disk.load_from_disk, {"name": name, "root": root, "seed": seed}
     else:
         build, given = _EMBEDDED[name][1], {"seed": seed}
-    known = set(inspect.signature(build).parameters) - {"name", "root", "seed"}
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(f"benchmark {name} has no such option: {', '.join(unknown)} (it has {', '.join(sorted(known))})")
+    check_options(name, options)
     return build(**given, **options)
 
 # %% ../nbs/05_data.ipynb #cc645ec6

@@ -38,7 +38,7 @@ def perturbation(
         step = step / torch.tensor(norm_std, dtype=g.dtype, device=g.device).view(1, -1, 1, 1)
     return eps * step
 
-# %% ../nbs/08_detectors.ipynb #ba4a2494
+# %% ../nbs/08_detectors.ipynb #122ca373
 def perturbed_scores(
     model: nn.Module,  # Maps [B,C,H,W] to logits, in eval mode
     x: Tensor,  # Images [B,C,H,W], normalised
@@ -51,6 +51,7 @@ def perturbed_scores(
         temperatures = {d.temperature for d in detectors}
         gradient = {t: torch.autograd.grad(F.cross_entropy(logits / t, logits.argmax(1), reduction="sum"), x, retain_graph=True)[0]
                     for t in temperatures}
+        del logits  # and with it the graph, before the next forward passes
     scores = []
     with torch.no_grad():
         for d in detectors:

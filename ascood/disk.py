@@ -40,9 +40,12 @@ def data_root(
         raise FileNotFoundError(f"there is no data folder {path}; give one as root, or set ASCOOD_DATA to it")
     return path
 
-# %% ../nbs/05a_disk.ipynb #dc34657a
+# %% ../nbs/05a_disk.ipynb #df6e0fb7
 class DataError(ValueError):
     "Something is wrong with files on disk; the message names the file and, in a list, the line."
+
+    def __str__(self) -> str:  # a loader's worker wraps the message in its traceback; what matters is the end
+        return super().__str__().rpartition("DataError: ")[2].strip()
 
 
 class ImageList(NamedTuple):
@@ -122,7 +125,7 @@ def read_list(
         raise DataError(f"{file} is empty: no image is listed")
     return ImageList(file, paths, np.array(labels, dtype=np.int64), lines)
 
-# %% ../nbs/05a_disk.ipynb #fc7c50b0
+# %% ../nbs/05a_disk.ipynb #1897af7e
 def _read_image(path: Path) -> Image.Image:
     "RGB. Raises DataError for a file that cannot be decoded to its end."
     try:
@@ -135,14 +138,17 @@ def _read_image(path: Path) -> Image.Image:
 class _Listed(Sequence):
     "Images of a list, decoded when asked for."
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
+    def __init__(self, paths: Sequence[Path], where: Sequence[str] | None = None):
+        self.paths, self.where = paths, where  # `where`: list and line of each
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return _read_image(self.paths[index])
+        try:
+            return _read_image(self.paths[index])
+        except DataError as error:
+            raise DataError(f"{error} ({self.where[index]})") if self.where else error from None
 
 # %% ../nbs/05a_disk.ipynb #2a797fac
 def decode(
@@ -196,7 +202,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 5000) -> Tensor:
         unfinished.unlink(missing_ok=True)
     return images
 
-# %% ../nbs/05a_disk.ipynb #a35b42dd
+# %% ../nbs/05a_disk.ipynb #3e9c8cea
 @dataclass(frozen=True)
 class FromTorchvision:
     "A set as torchvision stores it, under the data root."
@@ -231,7 +237,12 @@ class _Joined(Sequence):
 
     def __getitem__(self, i: int) -> Image.Image:
         part, index = self.index[i]
-        return self.parts[part][index][0].convert("RGB")
+        try:
+            return self.parts[part][index][0].convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            files = getattr(self.parts[part], "_image_files", None) or [path for path, _ in getattr(self.parts[part], "imgs", [])]
+            what = files[index] if files else f"image {index}"
+            raise DataError(f"{what} of torchvision's {type(self.parts[part]).__name__} is broken ({error}); get it again") from None
 
     def labels(self) -> np.ndarray:
         return np.array([self.parts[part].targets[i] for part, i in self.index], dtype=np.int64)
@@ -302,7 +313,7 @@ def _cifar_far(name: str) -> tuple[SetSpec, ...]:
              FromTorchvision("Places365", ({"split": "val", "small": True},))),
     )
 
-# %% ../nbs/05a_disk.ipynb #63bf8a72
+# %% ../nbs/05a_disk.ipynb #02cc3edd
 def _cifar(name: str, other: str) -> BenchmarkSpec:
     fetch = f"`python -m ascood.data download {name}` fetches it, or get {_OPENOOD}"
 
@@ -314,7 +325,7 @@ def _cifar(name: str, other: str) -> BenchmarkSpec:
 
     near = (SetSpec(other, (f"{name}/test_{other}.txt",), fetch, _cifar_part(other, "test"), 9_000),
             tin("test"))
-    outliers = SetSpec("tin597", (f"{name}/train_tin597.txt", f"{name}/train_tin.txt"),
+    outliers = SetSpec("tin597", (f"{name}/train_tin597.txt",),
                        f"get Tiny ImageNet's classes beside the test's: {_OPENOOD}; only OE and MixOE need it")
     return BenchmarkSpec(name, "conventional", int(name.removeprefix("cifar")), 32, *_CIFAR_STATISTICS[name],
                          known("train", 50_000), known("val", 1_000), known("test", 9_000), (tin("val", 1_000),), near, _cifar_far(name),
@@ -400,7 +411,7 @@ def find_list(spec: SetSpec, root: Path, given: str | None = None) -> Path | Non
             return path
     return None
 
-# %% ../nbs/05a_disk.ipynb #2ae75a4c
+# %% ../nbs/05a_disk.ipynb #e1c179a9
 def _check_build(file: Path):
     "Raise DataError if the list belongs to a build that was not finished, or is not what was built."
     if (file.parent / "build.unfinished").exists():
@@ -421,7 +432,8 @@ def find_set(spec: SetSpec, root: Path, num_classes: int | None, given: str | No
         listed = read_list(file, root, num_classes)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         source = f"{file.relative_to(root).as_posix()}: {len(listed)} images, sha256 {digest}"
-        return Found(_Listed(listed.paths), listed.labels if num_classes else None, source, listed.paths)
+        where = [f"{file.relative_to(root).as_posix()}, line {line}" for line in listed.lines]
+        return Found(_Listed(listed.paths, where), listed.labels if num_classes else None, source, listed.paths)
     wanted = " or ".join(f"benchmark_imglist/{name}" for name in ((given,) if given else spec.lists))
     if spec.library is None or given:
         raise DataError(f"{spec.name}: no list {wanted}; {spec.get}")
@@ -431,11 +443,13 @@ def find_set(spec: SetSpec, root: Path, num_classes: int | None, given: str | No
         raise DataError(f"{spec.name}: no list {wanted}, and {error}; {spec.get}") from None
     return Found(images, images.labels() if num_classes else None, f"torchvision {spec.library.dataset}: {len(images)} images", None)
 
-# %% ../nbs/05a_disk.ipynb #b4b4a6ca
+# %% ../nbs/05a_disk.ipynb #16d9960e
 def _environments(spec: SetSpec, root: Path, found: Found, needed: bool) -> Tensor | None:
     "int64 [N]; None if there is no environments.csv or, unless `needed`, no image of the list is in it."
     file = (find_list(spec, root) or root).parent / "environments.csv"
     if found.paths is None or not file.is_file():
+        if needed:
+            raise DataError(f"{file} is not there, which says the environment of each image; build the benchmark again")
         return None
     table = pd.read_csv(file)
     if not {"path", "environment"} <= set(table.columns):
@@ -457,7 +471,7 @@ def _transforms(spec: BenchmarkSpec) -> dict[bool, v2.Compose]:
     plain = v2.Resize(spec.pixels * 8 // 7), v2.CenterCrop(spec.pixels)  # 256 for 224, 512 for 448
     return {training: _normalize(spec.mean, spec.std, *fit, v2.PILToTensor()) for training, fit in ((True, train), (False, plain))}
 
-# %% ../nbs/05a_disk.ipynb #b7b15969
+# %% ../nbs/05a_disk.ipynb #60e3b8af
 @dataclass
 class _Loader:
     "Turns found sets of one benchmark into data sets."
@@ -471,21 +485,27 @@ class _Loader:
         labels = -1 if found.labels is None else torch.from_numpy(found.labels)
         transform = _transforms(self.spec)[(group, name) == ("id", "train") or group == "auxiliary"]
         environments = _environments(set_spec, self.root, found, group == "id") if self.spec.majority else None
-        if self.spec.pixels == 32:
+        if self.spec.pixels == 32:  # else fewer images at a time, the larger they are
             return ImageSet(_decode_once(found.images, 32), labels, transform, environments)
-        return LazyImages(found.images, labels, transform, environments, self.workers)
+        return LazyImages(found.images, labels, transform, environments, self.workers, max(8, 64 * 224**2 // self.spec.pixels**2))
 
-# %% ../nbs/05a_disk.ipynb #8d368951
+# %% ../nbs/05a_disk.ipynb #01bd8275
 def _keep_classes(found: Found, classes: list[int], outliers: bool) -> Found:
     "The images of some classes: renumbered from 0, or as outliers."
     chosen = np.flatnonzero(np.isin(found.labels, classes))
     labels = None if outliers else np.searchsorted(classes, found.labels[chosen])
     paths = [found.paths[i] for i in chosen]
-    return Found(_Listed(paths), labels, f"{found.source}, of which {len(paths)} of classes {classes}", paths)
+    return Found(_Listed(paths, [found.images.where[i] for i in chosen]), labels, f"{found.source}, of which {len(paths)} of classes {classes}", paths)
+
+
+def _too_few(set_spec: SetSpec, found: Found) -> str | None:
+    if set_spec.count and len(found.images) < set_spec.count:
+        return (f"{set_spec.name}: {found.source}, but it has {set_spec.count:,}; the list or the copy is cut off "
+                "(if that is meant, any_count=True)")
 
 
 def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = None, leave_out_missing: bool = False,
-              download: bool = False) -> dict[tuple[str, str], Found]:
+              download: bool = False, any_count: bool = False) -> dict[tuple[str, str], Found]:
     "All sets of a benchmark. Raises DataError that names all that are missing, not the first alone."
     found, faults = {}, []
     known, held_out = holdout_split(spec.num_classes + spec.hold_out, spec.num_classes) if spec.hold_out else ([], [])
@@ -493,11 +513,17 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
         in_test_list = group == "id" or name == "held-out-classes"
         try:
             one = find_set(set_spec, root, spec.num_classes + spec.hold_out if in_test_list else None, (lists or {}).get(f"{group}/{name}"), download)
+            if not any_count and f"{group}/{name}" not in (lists or {}) and (fault := _too_few(set_spec, one)):
+                faults.append(f"{group}/{fault}")
+            if spec.majority:
+                _environments(set_spec, root, one, group == "id")
             found[group, name] = _keep_classes(one, known if group == "id" else held_out, group != "id") if known and in_test_list else one
         except DataError as error:
             listed = find_list(set_spec, root, (lists or {}).get(f"{group}/{name}"))
             if listed or group == "id" or not (leave_out_missing or group == "auxiliary"):
                 faults.append(f"{group}/{error}")
+    if not faults and len({found["id", part].paths is None for part in ("val", "test")}) == 2:
+        faults.append("id: validation from a list and test from torchvision, or the reverse, share images; have lists for both, or for none")
     for group in ("val", "near", "far"):
         if not faults and not any(g == group for g, _ in found):
             faults.append(f"{group}: no OOD set of this group is there (it would be {', '.join(n for g, n in spec.sets() if g == group)})")
@@ -506,15 +532,16 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
                         f"\nsee all of it: python -m ascood.data check {spec.name} --root {root}")
     return found
 
-# %% ../nbs/05a_disk.ipynb #7f634be5
+# %% ../nbs/05a_disk.ipynb #af04b6a0
 def load_from_disk(
     name: str,  # One of SPECS
     root: str | Path | None = None,  # See `data_root`
     seed: int = 0,  # Unused: the lists decide which image goes into which set
-    workers: int = min(8, os.cpu_count() or 1),  # Processes that decode large images
+    workers: int = min(8, os.cpu_count() or 1),  # Processes that decode large images; they do not change the pixels
     lists: dict[str, str] | None = None,  # Other lists, {"near/tin": "my/list.txt"}, relative to benchmark_imglist/
     leave_out_missing: bool = False,  # Go on without OOD sets that are not there
     download: bool = False,  # Let torchvision download what it can
+    any_count: bool = False,  # Accept sets with fewer images than they are known to have
     mean: tuple[float, float, float] | None = None,  # Per channel, of pixels in [0, 1], for weights that expect others than the usual
     std: tuple[float, float, float] | None = None,
 ) -> Benchmark:
@@ -525,7 +552,7 @@ def load_from_disk(
         raise ValueError(f"mean and std are three numbers each, std above 0; not {spec.mean} and {spec.std}")
     if unknown := sorted((lists or {}).keys() - {"/".join(key) for key in spec.sets()}):
         raise ValueError(f"lists: {name} has no set {', '.join(unknown)}; it has {', '.join('/'.join(key) for key in spec.sets())}")
-    found = find_sets(spec, root, lists, leave_out_missing, download)
+    found = find_sets(spec, root, lists, leave_out_missing, download, any_count)
     load = _Loader(spec, root, workers, found).load
     sets = {group: {n: load(g, n) for g, n in found if g == group} for group in ("val", "near", "far", "auxiliary")}
     majority = {label: {e for y, e in spec.majority if y == label} for label, _ in spec.majority}
@@ -540,7 +567,7 @@ def _class_names(spec: BenchmarkSpec, root: Path) -> tuple[str, ...]:
     names = file.read_text().splitlines() if file.is_file() else []
     return tuple(names) if len(names) == spec.num_classes else tuple(map(str, range(spec.num_classes)))
 
-# %% ../nbs/05a_disk.ipynb #d300e266
+# %% ../nbs/05a_disk.ipynb #4848fcaa
 def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
     "Complaints about the images that cannot be decoded."
     def complaint(i: int) -> str | None:
@@ -565,21 +592,26 @@ def _check_set(spec: BenchmarkSpec, group: str, set_spec: SetSpec, root: Path, d
         listed = find_list(set_spec, root)
         return row | ({"state": "broken", "note": str(error)} if listed else {"state": "missing", "note": set_spec.get})
     row |= {"images": len(found.images), "note": found.source}
+    try:
+        if spec.majority:
+            _environments(set_spec, root, found, group == "id")
+    except DataError as error:
+        return row | {"state": "broken", "note": str(error)}
     if set_spec.count and len(found.images) != set_spec.count:
-        row |= {"state": "other count"}
+        row |= {"state": "incomplete" if len(found.images) < set_spec.count else "other count"}
     if decode and (broken := _broken_images(found.images, progress, row["set"])):
         more = f" (and {len(broken) - 5} more)" if len(broken) > 5 else ""
         row |= {"state": "broken", "note": "; ".join(broken[:5]) + more}
     return row
 
-# %% ../nbs/05a_disk.ipynb #994b3f80
+# %% ../nbs/05a_disk.ipynb #738c3817
 def check(
     names: Sequence[str] | None = None,  # Benchmarks on disk; all if None
     root: str | Path | None = None,  # See `data_root`
     decode: bool = True,  # Decode every image; else only look whether it exists
     progress: bool = False,
 ) -> pd.DataFrame:
-    "A row for each set: benchmark, set, state (complete, other count, missing or broken), images, expected, note."
+    "A row for each set: benchmark, set, state (complete, other count, incomplete, missing, broken), images, expected, note."
     for name in names or ():
         if name not in SPECS:
             raise ValueError(f"{name!r} is no benchmark on disk; choose one of {', '.join(SPECS)}")
@@ -590,7 +622,7 @@ def check(
 
 def can_run(table: pd.DataFrame) -> dict[str, bool]:
     "Of `check`'s table: {benchmark: whether nothing that it needs is missing or broken}."
-    fault = (table["state"] == "broken") | ((table["state"] == "missing") & ~table["set"].str.startswith("auxiliary/"))
+    fault = table["state"].isin(["broken", "incomplete"]) | ((table["state"] == "missing") & ~table["set"].str.startswith("auxiliary/"))
     return {name: not fault[rows].any() for name, rows in table.groupby("benchmark", sort=False).groups.items()}
 
 # %% ../nbs/05a_disk.ipynb #c26c3e76
@@ -618,7 +650,7 @@ def download(names: Sequence[str], root: str | Path) -> list[str]:
                     failed.append(f"{name} {group}/{spec.name}: {error}")
     return failed
 
-# %% ../nbs/05a_disk.ipynb #da9044b1
+# %% ../nbs/05a_disk.ipynb #fa132ec4
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ascood.data", description="Benchmarks on disk: what is there, and what is missing.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -635,7 +667,7 @@ def _parser() -> argparse.ArgumentParser:
 def _print_check(table: pd.DataFrame) -> int:
     print(table.drop(columns=["note"]).to_markdown(index=False))
     for row in table[table["state"] != "complete"].itertuples():
-        print(f"\n{row.benchmark} {row.set}: {row.state}" + (f", {row.images} images, expected {row.expected}" if row.state == "other count" else "")
+        print(f"\n{row.benchmark} {row.set}: {row.state}" + (f", {row.images} images, expected {row.expected}" if row.state in ("other count", "incomplete") else "")
               + f"\n  {row.note}")
     runs = can_run(table)
     print("\n" + "\n".join(f"{name}: {'can run' if good else 'cannot run'}" for name, good in runs.items()))

@@ -6,13 +6,14 @@
 __all__ = ['log', 'Key', 'Scores', 'METRICS', 'Activations', 'Shelf', 'extract', 'ood_metrics', 'Evaluation', 'candidates',
            'validation_auroc', 'score_benchmark', 'metrics_table', 'accuracy_of', 'evaluate', 'group_table']
 
-# %% ../nbs/09_evaluation.ipynb #bb8e6469
+# %% ../nbs/09_evaluation.ipynb #ae48ea16
 import json
 import logging
 import math
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from .models import Classifier
 
 log = logging.getLogger(__name__)
 
-# %% ../nbs/09_evaluation.ipynb #3562bcfa
+# %% ../nbs/09_evaluation.ipynb #f7056c7b
 class Activations(NamedTuple):
     "What a classifier made of a data set, on the CPU in float32. Maps, stages and gram only if they were asked for."
     logits: Tensor  # [N,C]
@@ -41,9 +42,10 @@ class Activations(NamedTuple):
     maps: Tensor | None = None  # [N,m,H',W'], before pooling
     stages: tuple[Tensor, ...] | None = None  # spatial means of each stage's output, each [N,C_l]
     gram: Tensor | None = None  # row sums of the stages' Gram matrices, [N, sum C_l * orders]
+    map_scores: dict[str, Tensor] | None = None  # scores [N] that were read off the maps as they passed by
 
-# %% ../nbs/09_evaluation.ipynb #95015f6a
-def _observe(model: Classifier, x: Tensor, also: set[str]) -> dict[str, Tensor]:
+# %% ../nbs/09_evaluation.ipynb #937a859b
+def _observe(model: Classifier, x: Tensor, also: set[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
     "One forward pass over a batch: logits, features, and what else is asked for."
     if also & {"stages", "gram"}:
         outputs, maps = [], x
@@ -56,6 +58,8 @@ def _observe(model: Classifier, x: Tensor, also: set[str]) -> dict[str, Tensor]:
     found = {"logits": model.head(features), "features": features}
     if "maps" in also:
         found["maps"] = maps
+    if map_scores is not None:
+        found |= {f"score {name}": scores for name, scores in map_scores(maps).items()}
     if "stages" in also:
         found |= {f"stage{i}": output.mean((-2, -1)) for i, output in enumerate(outputs)}
     if "gram" in also:
@@ -88,7 +92,7 @@ class Shelf:
             self.spilled += size
             return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
 
-# %% ../nbs/09_evaluation.ipynb #f54992fa
+# %% ../nbs/09_evaluation.ipynb #2683a0ec
 @torch.no_grad()
 def extract(
     model: Classifier,  # Its mode is put back afterwards
@@ -96,6 +100,7 @@ def extract(
     batch_size: int | None = None,  # Images a forward pass; the set's own `scoring_batch` if None
     also: set[str] = frozenset(),  # Any of "maps", "stages", "gram"
     shelf: Shelf | None = None,  # Where arrays are kept; in memory if None
+    map_scores: Callable[[Tensor], dict[str, Tensor]] | None = None,  # Scores [B] by name, of a batch's maps [B,m,H',W']
 ) -> Activations:
     "Logits, features and more of a whole data set, in its order, in eval mode, from one forward pass an image."
     if len(dataset) == 0:
@@ -104,14 +109,15 @@ def extract(
     device = next(model.parameters()).device
     with submodule_modes(model, training=False):
         for x, y in batches(dataset.to(device), batch_size or dataset.scoring_batch):
-            for name, values in _observe(model, x.to(device), also).items():
+            for name, values in _observe(model, x.to(device), also, map_scores).items():
                 if name not in kept:
                     kept[name] = shelf.array(len(dataset), *values.shape[1:])
                 kept[name][at : at + len(x)] = values.float().cpu()
             labels.append(y)
             at += len(x)
     stages = tuple(kept.pop(name) for name in [*kept] if name.startswith("stage")) or None
-    return Activations(labels=torch.cat(labels), stages=stages, **kept)
+    scored = {name.removeprefix("score "): kept.pop(name) for name in [*kept] if name.startswith("score ")}
+    return Activations(labels=torch.cat(labels), stages=stages, map_scores=scored or None, **kept)
 
 # %% ../nbs/09_evaluation.ipynb #77594faf
 def ood_metrics(
@@ -300,7 +306,7 @@ def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet]:
             raise ValueError(f"benchmark {benchmark.name}: the set {'/'.join(key)} is empty; fill it or take it out")
     return sets
 
-# %% ../nbs/09_evaluation.ipynb #4936f60a
+# %% ../nbs/09_evaluation.ipynb #80b44dcf
 def score_benchmark(
     model: Classifier,
     benchmark: Benchmark,
@@ -319,16 +325,55 @@ def score_benchmark(
     result = Evaluation({}, {}, {}, {}, {})
     with submodule_modes(model, training=False), tqdm(total=len(sets) + 1 + len(wanted), desc=f"scoring {benchmark.name}",
                                                       unit="step", disable=not progress, leave=False) as bar:
-        fit_on = _read_all(model, benchmark, sets, of_activations, Shelf(memory), result, bar)
+        passing = _MapScores(model, benchmark, of_activations)
+        fit_on = _read_all(model, benchmark, sets, {n: g for n, g in of_activations.items() if n not in passing}, passing, Shelf(memory),
+                           result, bar)
         for name, given in of_activations.items():
             bar.set_postfix_str(name)
-            _score_one(name, model, benchmark, given, fit_on, result)
+            _score_one(name, model, benchmark, given, fit_on, passing, result)
             bar.update()
         _score_images(model, benchmark, of_images, sets, result, bar)
     return result._replace(scores={name: result.scores[name] for name in wanted if name in result.scores})
 
-# %% ../nbs/09_evaluation.ipynb #966fa72b
-def _read_all(model, benchmark, sets, wanted, shelf: Shelf, result: Evaluation, bar) -> dict[str, Activations]:
+# %% ../nbs/09_evaluation.ipynb #77667f00
+class _MapScores:
+    "Detectors that score a batch's maps within the pass: those that read maps, fit nothing and have no choice of hyperparameters."
+
+    def __init__(self, model: Classifier, benchmark: Benchmark, wanted: dict[str, dict]):
+        self.params, self.detectors, self.failed, self.seconds = {}, {}, {}, {}
+        for name, given in wanted.items():
+            if recipe(name).reads == "maps" and not recipe(name).fits and len(tried := candidates(name, model, given)) == 1:
+                self.params[name], self.seconds[name] = tried[0], 0.0
+                self._attempt(name, lambda: self.detectors.update({name: create_detector(name, model, list(benchmark.std), **tried[0])}))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.params
+
+    def _attempt(self, name: str, work: Callable):
+        start = time.perf_counter()
+        try:
+            return work()
+        except NameError:
+            raise
+        except Exception as failure:  # a gap of this detector, not the end of the pass
+            log.info("%s failed", name, exc_info=True)
+            self.failed[name] = failure
+            self.detectors.pop(name, None)
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+    def __call__(self, maps: Tensor) -> dict[str, Tensor]:
+        found = {name: self._attempt(name, lambda: detector.predict_feature_maps(maps)) for name, detector in [*self.detectors.items()]}
+        return {name: scores for name, scores in found.items() if scores is not None}
+
+    def collected(self, name: str, activations: dict[Key, Activations]) -> dict[Key, np.ndarray]:
+        "Its scores on every set. Raises what went wrong during the pass."
+        if name in self.failed:
+            raise self.failed[name]
+        return {key: _checked(found.map_scores[name], len(found.labels)) for key, found in activations.items()}
+
+# %% ../nbs/09_evaluation.ipynb #b019b5a6
+def _read_all(model, benchmark, sets, wanted, passing: _MapScores, shelf: Shelf, result: Evaluation, bar) -> dict[str, Activations]:
     "The one pass. Fills in the activations of all sets; returns those that detectors are fitted on."
     start = time.perf_counter()
     recipes = [recipe(name) for name in wanted]
@@ -338,7 +383,8 @@ def _read_all(model, benchmark, sets, wanted, shelf: Shelf, result: Evaluation, 
 
     for key, dataset in sets.items():
         bar.set_postfix_str("/".join(key))
-        result.activations[key] = extract(model, dataset, also=also({r.reads for r in recipes}), shelf=shelf)
+        result.activations[key] = extract(model, dataset, also=also({r.reads for r in recipes}), shelf=shelf,
+                                          map_scores=passing if passing.detectors else None)
         bar.update()
     fit_on = {"val": result.activations["id", "val"]}
     if any(r.fits == "train" for r in recipes):
@@ -350,9 +396,13 @@ def _read_all(model, benchmark, sets, wanted, shelf: Shelf, result: Evaluation, 
     return fit_on
 
 
-def _score_one(name, model, benchmark, given, fit_on, result: Evaluation):
-    start, device, reads = time.perf_counter(), next(model.parameters()).device, recipe(name).reads
+def _score_one(name, model, benchmark, given, fit_on, passing: _MapScores, result: Evaluation):
+    start, device, reads = time.perf_counter() - passing.seconds.get(name, 0), next(model.parameters()).device, recipe(name).reads
     try:
+        if name in passing:
+            result.scores[name] = passing.collected(name, result.activations)
+            result.hyperparameters[name] = passing.params[name]
+            return
         best = _tune(name, model, benchmark, given, fit_on, result.activations)
         result.scores[name] = {key: best.scores[key] if key in best.scores else _predict(best.detector, reads, found, device)
                                for key, found in result.activations.items()}
@@ -363,7 +413,8 @@ def _score_one(name, model, benchmark, given, fit_on, result: Evaluation):
         log.info("%s failed", name, exc_info=True)
         result.gaps[name] = _reason(failure)
         result.scores.pop(name, None)
-    result.seconds[name] = time.perf_counter() - start
+    finally:
+        result.seconds[name] = time.perf_counter() - start
 
 
 def _score_images(model, benchmark, wanted, sets, result: Evaluation, bar):
@@ -426,7 +477,7 @@ def evaluate(
     found = score_benchmark(model, benchmark, detectors, progress=progress)
     return metrics_table(found, accuracy_of(found.activations["id", "test"]))
 
-# %% ../nbs/09_evaluation.ipynb #e0d81ffc
+# %% ../nbs/09_evaluation.ipynb #4f15db58
 def group_table(benchmark: Benchmark, activations: dict[tuple[str, str], Activations]) -> pd.DataFrame:
     """A row for each set, and for ID sets with environments a row for majority and minority.
 
@@ -437,7 +488,7 @@ def group_table(benchmark: Benchmark, activations: dict[tuple[str, str], Activat
         everything = torch.ones(len(found.labels), dtype=torch.bool)
         parts = {"all": everything}
         environments = benchmark.sets()[kind, name].environments
-        if benchmark.majority and environments is not None:
+        if kind == "id" and benchmark.majority and environments is not None:
             own = torch.tensor([e in benchmark.majority[y] for y, e in zip(found.labels.tolist(), environments.tolist())])
             parts |= {"majority": own, "minority": ~own}
         for part, chosen in parts.items():

@@ -10,7 +10,7 @@ __all__ = ['FIGURES', 'TABLES', 'project_root', 'BenchmarkPlan', 'Profile', 'Run
            'figure_stems', 'report_figure', 'spurious_summary', 'report_table_spurious', 'report_table_tuning',
            'tables_of', 'run_profile', 'main']
 
-# %% ../nbs/11_experiments.ipynb #7a5906c9
+# %% ../nbs/11_experiments.ipynb #df655406
 import argparse
 import hashlib
 import json
@@ -32,7 +32,7 @@ from pydantic import Field
 
 import ascood
 from . import baselines, disk, reporting
-from .data import Benchmark, list_benchmarks, load_benchmark
+from .data import Benchmark, check_options, list_benchmarks, load_benchmark
 from .detectors import create_detector, list_detectors, recipe
 from .evaluation import Scores, accuracy_of, group_table, metrics_table, score_benchmark
 from .models import Classifier, create_backbone, load_classifier
@@ -176,7 +176,7 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
 def _without(names: dict | list, out: list[str]) -> dict | list:
     return {k: v for k, v in names.items() if k not in out} if isinstance(names, dict) else [n for n in names if n not in out]
 
-# %% ../nbs/11_experiments.ipynb #e53370c6
+# %% ../nbs/11_experiments.ipynb #4e052830
 def _check_parameters(profile: Profile):
     "Refuse hyperparameters that a detector does not have; a small untrained model serves to ask."
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
@@ -199,6 +199,8 @@ def load_profile(
     profile = checked(Profile, f"profile {path.name}", **({"name": path.stem} | _read_profile(path) | only))
     _check_names("benchmark", profile.benchmarks, list_benchmarks())
     _check_names(f"benchmark in profile {profile.name}:", profile.only, profile.benchmarks)
+    for benchmark, plan in profile.benchmarks.items():
+        check_options(benchmark, plan.options)
     _check_names("method in `shown`", profile.shown, profile.methods)
     for plan in profile.benchmarks.values():
         _check_names("method", plan.methods, profile.methods)
@@ -236,13 +238,13 @@ def provenance() -> dict:
             "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "libraries": {name: metadata.version(name) for name in libraries}}
 
-# %% ../nbs/11_experiments.ipynb #e222e993
+# %% ../nbs/11_experiments.ipynb #d4269020
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError or FileNotFoundError if a run that is still to be done lacks its data."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen
              and not (is_evaluated(run, results) and (run.folder(results) / "run.json").is_file())]
     for run in {json.dumps([r.benchmark, r.options], sort_keys=True): r for r in to_do if r.benchmark in disk.SPECS}.values():
-        options = {k: v for k, v in run.options.items() if k != "workers"}
+        options = {k: v for k, v in run.options.items() if k in ("lists", "leave_out_missing", "any_count")}
         found = disk.find_sets(disk.SPECS[run.benchmark], disk.data_root(), **options)
         without = [r.method for r in to_do if r.benchmark == run.benchmark and create_method(r.kind, **r.settings).needs_outliers]
         if without and not any(group == "auxiliary" for group, _ in found):
@@ -250,12 +252,15 @@ def check_data(profile: Profile, results: str | Path = "results"):
                                  f"outliers; {disk.SPECS[run.benchmark].auxiliary.get}. Or run a profile of your own: "
                                  f"`extends: {profile.name}` with `leave_out: [{', '.join(dict.fromkeys(without))}]`")
 
-# %% ../nbs/11_experiments.ipynb #79691135
+# %% ../nbs/11_experiments.ipynb #20734fc3
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True) -> TrainedRun:
     "Train one run, or go on with it. Writes the checkpoint, history.csv and, last, run.json."
     folder, start = run.folder(results), time.perf_counter()
     method, benchmark = create_method(run.kind, **run.settings), run.load_benchmark()
+    finished = all((folder / file).is_file() for file in ("model.safetensors", "history.csv", "run.json"))
     done = train(method, benchmark, run.config, folder, progress)
+    if finished:  # its record stays as it was written
+        return done
     record = {"run_id": run.run_id, **run.model_dump(), **provenance(), "sources": benchmark.sources,
               "training_seconds": round(float(done.history["seconds"].sum()), 2),
               "wall_seconds": round(time.perf_counter() - start, 2)}
@@ -268,7 +273,7 @@ def _write(path: Path, text: str):
     unfinished.write_text(text)
     unfinished.replace(path)
 
-# %% ../nbs/11_experiments.ipynb #5928484e
+# %% ../nbs/11_experiments.ipynb #114c1ecc
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
 
@@ -276,6 +281,7 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     "Score one trained run by all detectors of its profile. Writes scores.npz, groups.csv, evaluation.json and metrics.csv."
     folder, benchmark = run.folder(results), run.load_benchmark()
     model = load_classifier(folder / "model.safetensors", "cuda" if torch.cuda.is_available() else "cpu")
+    _check_same_data(folder, benchmark)
     found = score_benchmark(model, benchmark, run.detectors, run.validation_only, int(run.memory * 2**30), progress)
     names = dict(zip(_NAMES, (run.run_id, run.benchmark, benchmark.setting, run.method, run.config.seed)))
     accuracy = accuracy_of(found.activations["id", "val" if run.validation_only else "test"])
@@ -284,12 +290,22 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     save_scores(found.scores, folder / "scores.npz")
     used = provenance()
     record = {"detectors": run.detectors, "evaluation_code": used["code"], "evaluation_device": used["device"],
-              "evaluation_seconds": {part: round(seconds, 3) for part, seconds in found.seconds.items()}}
+              "sources": benchmark.sources, "evaluation_seconds": {part: round(seconds, 3) for part, seconds in found.seconds.items()}}
     _write(folder / "evaluation.json", json.dumps(record, indent=1))
     for table, file in ((groups, "groups.csv"), (metrics, "metrics.csv")):
         front = [*_NAMES, *(c for c in table.columns if c not in _NAMES)]
         _write(folder / file, table[front].to_csv(index=False))
     return metrics
+
+
+def _check_same_data(folder: Path, benchmark: Benchmark):
+    "Raise ValueError if the run was trained from other lists than those that are there now."
+    settings = json.loads((folder / "settings.json").read_text()) if (folder / "settings.json").is_file() else {}
+    for key, before in settings.items():
+        name = key.removeprefix("data ")
+        if name != key and benchmark.sources.get(name) not in (None, before):
+            raise ValueError(f"{folder} was trained from other data: {name} was {before}, and is {benchmark.sources[name]}; "
+                             "delete that folder to train again, or put the old lists back")
 
 
 def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
@@ -585,7 +601,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("only", nargs="*", help=f"which: {', '.join([*TABLES, *FIGURES])} (default: all)")
     return parser
 
-# %% ../nbs/11_experiments.ipynb #28d84da3
+# %% ../nbs/11_experiments.ipynb #f26aff27
 def _command(args: argparse.Namespace):
     profile = load_profile(args.profile)
     if args.command == "run":
@@ -612,7 +628,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         _command(args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

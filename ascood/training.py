@@ -230,7 +230,7 @@ def _resume(accelerator: Accelerator, out_dir: Path):
             reason = " ".join(str(error).split())[:120]
             raise ValueError(f"the saved state {state} is damaged ({reason}); delete that folder to train from the start") from None
 
-# %% ../nbs/06_training.ipynb #bb42c567
+# %% ../nbs/06_training.ipynb #40f3e4a9
 def _claim(out_dir: Path, settings: dict):
     "Write the run's settings into its folder, or check that they are the ones already there."
     path = out_dir / "settings.json"
@@ -247,6 +247,12 @@ def _claim(out_dir: Path, settings: dict):
     else:
         out_dir.mkdir(parents=True, exist_ok=True)
         _write_text(path, json.dumps(settings, indent=1))
+
+
+def _data_of(benchmark: Benchmark, method: CrossEntropy) -> dict:
+    "The files that training reads, for benchmarks on disk: a run made of other lists is another run."
+    read = ("id/train", "id/val", *(name for name in benchmark.sources if method.needs_outliers and name.startswith("auxiliary/")))
+    return {f"data {name}": benchmark.sources[name] for name in read} if benchmark.sources else {}
 
 
 def _write_text(path: Path, text: str):
@@ -305,7 +311,7 @@ def _accuracy(model: nn.Module, dataset: ImageSet | LazyImages, accelerator: Acc
             correct += (model(x.to(accelerator.device)).argmax(1).cpu() == y).sum()
     return 100 * int(correct) / len(dataset)
 
-# %% ../nbs/06_training.ipynb #a68ee491
+# %% ../nbs/06_training.ipynb #3e2c3fd3
 class TrainedRun(NamedTuple):
     checkpoint: Path  # safetensors file, see `load_classifier`
     history: pd.DataFrame  # a row an epoch; accuracies in percent, seconds, images per second
@@ -325,7 +331,7 @@ def train(
     being finite.
     """
     out_dir = Path(out_dir)
-    settings = {"method": method.name, **method.model_dump(), "benchmark": benchmark.name, **config.model_dump()}
+    settings = {"method": method.name, **method.model_dump(), "benchmark": benchmark.name, **config.model_dump(), **_data_of(benchmark, method)}
     _claim(out_dir, settings)
     checkpoint, history = out_dir / "model.safetensors", out_dir / "history.csv"
     if checkpoint.exists() and history.exists():

@@ -89,7 +89,7 @@ def test_from_files_to_metrics(name, tmp_path):
     root.mkdir()
     build(root, name)
     fill_lists(root, name)
-    full = load_benchmark(name, root=root, workers=0)
+    full = load_benchmark(name, root=root, workers=0, any_count=True)
     spec = SPECS[name]
     assert (full.setting, full.num_classes) == (spec.setting, spec.num_classes)
     assert set(full.train.labels.tolist()) == set(range(spec.num_classes))
@@ -111,14 +111,60 @@ def test_from_files_to_metrics(name, tmp_path):
 def test_environments_of_waterbirds_reach_the_group_accuracies(tmp_path):
     build(tmp_path, "waterbirds")
     fill_lists(tmp_path, "waterbirds", n=2)
-    full = load_benchmark("waterbirds", root=tmp_path, workers=0)
+    full = load_benchmark("waterbirds", root=tmp_path, workers=0, any_count=True)
     own = [e in full.majority[y] for y, e in zip(full.train.labels.tolist(), full.train.environments.tolist())]
     assert abs(np.mean(own) - 0.9) < 0.05  # of 24 or so birds; the builder's own tests measure it exactly
     assert full.test.environments is not None and full.majority == {0: {0}, 1: {1}}
     table = tmp_path / "benchmark_imglist" / "waterbirds" / "environments.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-3]) + "\n")
     with pytest.raises(DataError, match="environments.csv lacks"):
-        load_benchmark("waterbirds", root=tmp_path)
+        load_benchmark("waterbirds", root=tmp_path, any_count=True)
+    assert (check(["waterbirds"], tmp_path, decode=False).set_index("set").loc["near/spurious", "state"]) == "broken"
+    table.unlink()
+    with pytest.raises(DataError, match="environments.csv is not there"):
+        load_benchmark("waterbirds", root=tmp_path, any_count=True)
+
+
+def test_augmentation_does_not_depend_on_the_number_of_workers(tmp_path):
+    for i in range(6):
+        trees.save_image(tmp_path / f"{i}.jpg", (40 * i, 90, 120), (60, 50), RNG)
+    source = disk._Listed([tmp_path / f"{i}.jpg" for i in range(6)])
+    transform = disk._transforms(SPECS["waterbirds"])[True]
+
+    def rounds(workers: int, seed: int = 0):
+        loader = data.batches(LazyImages(source, torch.arange(6), transform, workers=workers), 4, shuffle=True,
+                              generator=torch.Generator().manual_seed(seed))
+        return [(torch.cat([x for x, _ in one]), torch.cat([y for _, y in one])) for one in ([*loader], [*loader])]
+
+    alone, helped, other = rounds(0), rounds(2), rounds(0, seed=1)
+    for (x, y), (again, labels) in zip(alone, helped):
+        assert torch.equal(x, again) and torch.equal(y, labels) and sorted(y.tolist()) == list(range(6))
+    assert not torch.equal(alone[0][0], alone[1][0]) and not torch.equal(alone[0][0], other[0][0])
+
+
+def test_a_broken_image_in_a_worker_is_one_line(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    lazy = LazyImages(disk._Listed([tmp_path / "a.jpg"], ["list.txt, line 1"]), 0, lambda x: x, workers=1)
+    with pytest.raises(DataError) as error:
+        next(iter(data.batches(lazy, 1)))
+    assert str(error.value).startswith(str(tmp_path / "a.jpg")) and "list.txt, line 1" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_validation_and_test_come_from_one_deal(tmp_path, monkeypatch):
+    torchvision_root(tmp_path, monkeypatch)
+    for file in ("val_tin", "test_tin"):
+        listed(tmp_path, f"images_classic/{file}", f"cifar10/{file}.txt", 3)
+    listed(tmp_path, "images_classic/cifar", "cifar10/val_cifar10.txt", 10, 10)
+    with pytest.raises(DataError, match="share images; have lists for both, or for none"):
+        load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, any_count=True)
+
+
+def test_a_broken_image_of_torchvision_is_named(tmp_path, monkeypatch):
+    torchvision_root(tmp_path, monkeypatch)
+    image = tmp_path / "dtd/dtd/images/banded/val.jpg"
+    image.write_bytes(image.read_bytes()[:300])
+    with pytest.raises(DataError, match="banded/val.jpg of torchvision's DTD is broken"):
+        decode(SPECS["cifar10"].far[3].library.open(tmp_path), 32)
 
 
 def test_workers_decode_the_same_images(tmp_path):
@@ -233,7 +279,7 @@ def test_decoded_images_are_kept_and_made_again_when_a_file_changes(cifar_root, 
 
 
 def test_openood_tree_as_it_is(cifar_root):
-    benchmark = load_benchmark("cifar10", root=cifar_root)
+    benchmark = load_benchmark("cifar10", root=cifar_root, any_count=True)
     assert list(benchmark.ood["near"]) == ["cifar100", "tin"]
     assert list(benchmark.ood["far"]) == ["mnist", "svhn", "isun", "texture", "places365"]
     assert len(benchmark.auxiliary) == 10 and list(benchmark.ood_val) == ["tin"]
@@ -260,18 +306,18 @@ def test_missing_ood_sets_can_be_left_out_but_not_all_of_a_group(cifar_root, tmp
     for name in ("train_cifar10", "val_cifar10", "test_cifar10", "val_tin", "test_tin"):
         (lists / f"{name}.txt").write_text((cifar_root / "benchmark_imglist/cifar10" / f"{name}.txt").read_text())
     with pytest.raises(DataError, match="far: no OOD set of this group is there"):
-        load_benchmark("cifar10", root=root, leave_out_missing=True)
+        load_benchmark("cifar10", root=root, leave_out_missing=True, any_count=True)
     (lists / "test_svhn.txt").write_text((cifar_root / "benchmark_imglist/cifar10/test_svhn.txt").read_text())
-    benchmark = load_benchmark("cifar10", root=root, leave_out_missing=True)
+    benchmark = load_benchmark("cifar10", root=root, leave_out_missing=True, any_count=True)
     assert (list(benchmark.ood["near"]), list(benchmark.ood["far"]), benchmark.auxiliary) == (["tin"], ["svhn"], None)
     (lists / "test_isun.txt").write_text("isun/0.png\n")  # there, but wrong: not left out in silence
     with pytest.raises(DataError, match="test_isun.txt, line 1: no label"):
-        load_benchmark("cifar10", root=root, leave_out_missing=True)
+        load_benchmark("cifar10", root=root, leave_out_missing=True, any_count=True)
 
 
 def test_lists_of_ones_own(cifar_root):
     (cifar_root / "benchmark_imglist" / "mine.txt").write_text("images_classic/texture-far/3.jpg 7\n")
-    benchmark = load_benchmark("cifar10", root=cifar_root, lists={"near/tin": "mine.txt"})
+    benchmark = load_benchmark("cifar10", root=cifar_root, lists={"near/tin": "mine.txt"}, any_count=True)
     assert len(benchmark.ood["near"]["tin"]) == 1 and benchmark.ood["near"]["tin"].labels.tolist() == [-1]
     assert "mine.txt" in benchmark.sources["near/tin"]
     with pytest.raises(DataError, match="no list benchmark_imglist/yours.txt"):
@@ -293,12 +339,12 @@ def test_the_root_may_come_from_the_environment(cifar_root, monkeypatch, tmp_pat
     with pytest.raises(FileNotFoundError, match="ASCOOD_DATA"):
         load_benchmark("cifar10-jpeg")
     monkeypatch.setenv("ASCOOD_DATA", str(cifar_root))
-    assert load_benchmark("cifar10-jpeg").num_classes == 10
+    assert load_benchmark("cifar10-jpeg", any_count=True).num_classes == 10
 
 
 def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
-    everything = load_benchmark("cifar10-jpeg", root=cifar_root)
-    part = load_benchmark("cifar10-jpeg-holdout", root=cifar_root)
+    everything = load_benchmark("cifar10-jpeg", root=cifar_root, any_count=True)
+    part = load_benchmark("cifar10-jpeg-holdout", root=cifar_root, any_count=True)
     known, held_out = data.holdout_split(10, 8)
 
     def pixels(images, classes):
@@ -314,7 +360,7 @@ def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
 def test_what_a_builder_left_behind_decides(tmp_path):
     build(tmp_path, "celeba")
     fill_lists(tmp_path, "celeba", n=2)
-    assert load_benchmark("celeba", root=tmp_path, workers=0).num_classes == 2
+    assert load_benchmark("celeba", root=tmp_path, workers=0, any_count=True).num_classes == 2
     file = tmp_path / "benchmark_imglist" / "celeba" / "train_celeba.txt"
     before = file.read_text()
     file.write_text("\n".join(before.splitlines()[:-2]) + "\n")  # cut off, yet each line is right
@@ -368,9 +414,9 @@ def torchvision_root(root: Path, monkeypatch):
 def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
     torchvision_root(tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"val: no OOD set of this group is there \(it would be tin\)"):  # Tiny ImageNet is in no library
-        load_benchmark("cifar10", root=tmp_path, leave_out_missing=True)
+        load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, any_count=True)
     listed(tmp_path, "images_classic/tin", "cifar10/val_tin.txt", 4)
-    benchmark = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True)
+    benchmark = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, any_count=True)
     assert (len(benchmark.train), len(benchmark.val), len(benchmark.test)) == (100, 1000, 100)
     assert {k: len(s) for k, s in benchmark.ood["near"].items()} == {"cifar100": 100}
     assert {k: len(s) for k, s in benchmark.ood["far"].items()} == {"mnist": 9, "svhn": 6, "texture": 3}
@@ -391,8 +437,13 @@ def command(*arguments):
 
 def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, capsys, monkeypatch):
     done = command("check", "cifar10-jpeg", "--root", str(cifar_root))
-    assert done.returncode == 0 and "cifar10-jpeg: can run" in done.stdout and done.stderr == ""
-    assert "id/train: other count, 20 images, expected 50000" in done.stdout
+    assert done.returncode == 1 and "cifar10-jpeg: cannot run" in done.stdout and done.stderr == ""
+    assert "id/train: incomplete, 20 images, expected 50000" in done.stdout
+    with pytest.raises(DataError, match="id/train: .*train_cifar10.txt: 20 images.*but it has 50,000; the list or the copy is cut off"):
+        load_benchmark("cifar10-jpeg", root=cifar_root)
+    whole = replace(SPECS["cifar10-jpeg"], **{part: replace(getattr(SPECS["cifar10-jpeg"], part), count=20) for part in ("train", "val", "test")})
+    monkeypatch.setitem(SPECS, "cifar10-jpeg", whole)
+    assert disk.main(["check", "cifar10-jpeg", "--root", str(cifar_root)]) == 0
     monkeypatch.setenv("ASCOOD_DATA", str(cifar_root))
     assert disk.main(["check", "waterbirds", "cifar10-jpeg"]) == 1
     printed = capsys.readouterr().out
@@ -408,6 +459,9 @@ def test_check_names_broken_images_and_lists(tmp_path):
     image.write_bytes(image.read_bytes()[:-100])
     table = check(["cifar10-jpeg"], tmp_path).set_index("set")
     assert table.loc["far/texture", "state"] == "broken" and "texture-far/4.jpg is a broken image" in table.loc["far/texture", "note"]
+    assert "(benchmark_imglist/cifar10/test_texture.txt, line 5)" in table.loc["far/texture", "note"]
+    with pytest.raises(DataError, match=r"texture-far/4.jpg is a broken image.*test_texture.txt, line 5\)"):
+        load_benchmark("cifar10-jpeg", root=tmp_path, any_count=True)
     assert check(["cifar10-jpeg"], tmp_path, decode=False).set_index("set").loc["far/texture", "state"] == "complete"
     file = tmp_path / "benchmark_imglist/cifar10/test_tin.txt"
     file.write_text(file.read_text()[:-4])  # the last line lost its label

@@ -207,7 +207,8 @@ def test_paper_profile_says_what_the_paper_says():
         assert fraction in (None, run.settings["fraction"])
         assert alphas is None or (run.settings["alpha_max"], run.settings["alpha_min"]) == alphas
         assert config.head_lr_factor == (0.05 if name == "cifar100" else 1)
-        assert {r.method for r in profile.runs if r.benchmark == name} >= {"cross_entropy", "oe", "mixoe", "vos", "npos"}
+        assert {r.method for r in profile.runs if r.benchmark == name} >= {"cross_entropy", "conf_branch", "rot_pred", "godin", "vos", "logit_norm", "cider", "npos"}
+        assert ("oe" in {r.method for r in profile.runs if r.benchmark == name}) == name.startswith("cifar")
 
 
 def test_a_part_of_a_profile(capsys):
@@ -248,11 +249,59 @@ def test_methods_that_need_outliers_are_told_before_any_run(tmp_path, monkeypatc
     test_disk.fill_lists(root, "cifar10-jpeg")
     (root / "benchmark_imglist/cifar10/train_tin.txt").unlink()
     monkeypatch.setenv("ASCOOD_DATA", str(root))
-    assert main(["--results", str(tmp_path / "r"), "run", "cifar10-jpeg-small"]) == 2
+    needy = profile_file(tmp_path, benchmarks={"cifar10-jpeg": {"options": {"any_count": True}}}, methods={"cross_entropy": {}, "oe": {}})
+    assert main(["--results", str(tmp_path / "r"), "run", needy]) == 2
     error = capsys.readouterr().err
     assert "oe on cifar10-jpeg learn from auxiliary outliers" in error and "`leave_out: [oe]`" in error
-    tiny = profile_file(tmp_path, benchmarks={"cifar10-jpeg": {}}, methods={"cross_entropy": {}}, detectors=["MSP"],
+    few = {"options": {"any_count": True}}
+    tiny = profile_file(tmp_path, benchmarks={"cifar10-jpeg": few}, methods={"cross_entropy": {}}, detectors=["MSP"],
                         train={"epochs": 1, "batch_size": 8})
     assert main(["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f"), "run", tiny]) == 0
     record = json.loads(next((tmp_path / "r").glob("tiny/runs/*/run.json")).read_text())
     assert "train_cifar10.txt: 20 images, sha256" in record["sources"]["id/train"]
+
+
+def test_a_run_belongs_to_its_data(tmp_path, monkeypatch, capsys):
+    import test_disk
+
+    root = tmp_path / "data"
+    test_disk.fill_lists(root, "cifar10-jpeg")
+    monkeypatch.setenv("ASCOOD_DATA", str(root))
+    tiny = profile_file(tmp_path, benchmarks={"cifar10-jpeg": {"options": {"any_count": True}}}, methods={"cross_entropy": {}}, detectors=["MSP"],
+                        train={"epochs": 1, "batch_size": 8})
+    results = ["--results", str(tmp_path / "r")]
+    assert main([*results, "train", tiny, "cifar10-jpeg", "cross_entropy", "0"]) == 0
+    (record,) = (tmp_path / "r").glob("tiny/runs/*/run.json")
+    before = record.read_text()
+    assert main([*results, "train", tiny, "cifar10-jpeg", "cross_entropy", "0"]) == 0 and record.read_text() == before
+    file = root / "benchmark_imglist/cifar10/train_cifar10.txt"
+    file.write_text("\n".join(file.read_text().splitlines()[::-1]) + "\n")
+    for command in ("train", "evaluate"):
+        capsys.readouterr()
+        assert main([*results, command, tiny, "cifar10-jpeg", "cross_entropy", "0"]) == 2
+        assert "id/train" in capsys.readouterr().err and record.read_text() == before
+
+
+@pytest.mark.parametrize("options", [{"wokers": 2}, {"correlation": 0.5}])
+def test_options_are_checked_with_the_profile(tmp_path, options):
+    with pytest.raises(ValueError, match="benchmark cifar10 has no such option"):
+        load_profile(profile_file(tmp_path, benchmarks={"cifar10": {"options": options}}))
+
+
+def test_waterbirds_from_raw_files_to_tables(tmp_path, monkeypatch):
+    "Environments of birds and of empty backgrounds, through every table."
+    import test_disk
+
+    root = tmp_path / "data"
+    root.mkdir()
+    test_disk.build(root, "waterbirds")
+    test_disk.fill_lists(root, "waterbirds", n=3)
+    monkeypatch.setenv("ASCOOD_DATA", str(root))
+    plan = {"options": {"any_count": True, "workers": 0, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+    tiny = profile_file(tmp_path, benchmarks={"waterbirds": plan}, methods={"cross_entropy": {}}, detectors=["MSP", "RankFeat"],
+                        train={"epochs": 1, "batch_size": 8})
+    assert main(["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f"), "run", tiny]) == 0
+    groups = pd.read_csv(tmp_path / "r" / "tiny" / "groups.csv")
+    assert set(groups[groups["set"] == "test"].group) == {"all", "majority", "minority"}
+    assert set(groups[groups["set"] == "spurious"].group) == {"all"}
+    assert (tmp_path / "r" / "tiny" / "table_spurious.md").is_file() and (tmp_path / "f" / "tiny" / "gallery_waterbirds.png").is_file()
