@@ -372,7 +372,7 @@ class _MapScores:
             raise self.failed[name]
         return {key: _checked(found.map_scores[name], len(found.labels)) for key, found in activations.items()}
 
-# %% ../nbs/09_evaluation.ipynb #b019b5a6
+# %% ../nbs/09_evaluation.ipynb #d7d9a48b
 def _read_all(model, benchmark, sets, wanted, passing: _MapScores, shelf: Shelf, result: Evaluation, bar) -> dict[str, Activations]:
     "The one pass. Fills in the activations of all sets; returns those that detectors are fitted on."
     start = time.perf_counter()
@@ -396,6 +396,7 @@ def _read_all(model, benchmark, sets, wanted, passing: _MapScores, shelf: Shelf,
     return fit_on
 
 
+# %% ../nbs/09_evaluation.ipynb #846298c4
 def _score_one(name, model, benchmark, given, fit_on, passing: _MapScores, result: Evaluation):
     start, device, reads = time.perf_counter() - passing.seconds.get(name, 0), next(model.parameters()).device, recipe(name).reads
     try:
