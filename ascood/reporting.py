@@ -286,7 +286,7 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     plt.close(figure)
     return stem.with_suffix(".png")
 
-# %% ../nbs/10_reporting.ipynb #5264c0cc
+# %% ../nbs/10_reporting.ipynb #d5127ad7
 def plot_gallery(
     model: nn.Module,  # Classifier, for the attribution
     x: Tensor,  # Images [B,3,H,W], normalised
@@ -301,7 +301,8 @@ def plot_gallery(
     rows = {"image $x$": benchmark.pixels(x), "attribution $|G|$": _heat(g.abs().sum(1)),
             r"top $p_{inv}$ of $|G|$": top_fraction_mask(g, fraction).any(1, keepdim=True).float().expand_as(x)}
     for kind in SYNTHESES:
-        step = alpha.get(kind, alpha.get("gradient", 1.0)) if isinstance(alpha, dict) else alpha
+        usual = alpha.get("gradient", 1.0) if isinstance(alpha, dict) and kind == "subtract" else 1.0  # noise has a measure of its own
+        step = alpha.get(kind, usual) if isinstance(alpha, dict) else alpha
         outliers = OutlierSynthesizer(kind, fraction, step, step)(model, x, y, generator=torch.Generator().manual_seed(seed))
         note = "" if kind == "shuffle" else rf", $\alpha$ = {step:g}"
         rows[f"$x'$ {kind}{note}"] = benchmark.pixels(outliers)
