@@ -27,7 +27,7 @@ reproduce: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
