@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'ImageSet', 'LazyImages', 'batches', 'RandomShift', 'RandomFlip', 'Benchmark', 'holdout_split',
-           'list_benchmarks', 'check_options', 'load_benchmark']
+           'list_benchmarks', 'default_options', 'check_options', 'load_benchmark']
 
 # %% ../nbs/05_data.ipynb #f684676d
 import copy
@@ -504,15 +504,20 @@ def list_benchmarks(
         _ON_DISK if on_disk is not False else {})
     return [name for name, its_setting in settings.items() if setting in (None, its_setting)]
 
-# %% ../nbs/05_data.ipynb #dfaef956
-def check_options(name: str, options: dict):
-    "Raise ValueError if a benchmark has no such options."
+# %% ../nbs/05_data.ipynb #e7f422e9
+def default_options(name: str) -> dict:
+    "The options of a benchmark, and their values where none are given."
     if name in _ON_DISK:
         from ascood.disk import load_from_disk as build
     else:
         build = _EMBEDDED[name][1]
-    known = set(inspect.signature(build).parameters) - {"name", "root", "seed"}
-    if unknown := sorted(options.keys() - known):
+    return {p.name: p.default for p in inspect.signature(build).parameters.values() if p.name not in ("name", "root", "seed")}
+
+
+def check_options(name: str, options: dict):
+    "Raise ValueError if a benchmark has no such options."
+    known = default_options(name)
+    if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(f"benchmark {name} has no such option: {', '.join(unknown)} (it has {', '.join(sorted(known))})")
 
 

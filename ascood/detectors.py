@@ -400,18 +400,18 @@ OWN_SCORES: dict[str, Recipe] = {
                      grid=_space(DecomposedScore)),
 }
 
-# %% ../nbs/08_detectors.ipynb #43b74190
+# %% ../nbs/08_detectors.ipynb #e842c7b4
 def list_detectors() -> list[str]:
     "Names of the post-hoc detectors, as the paper writes them and in its order."
     return list(DETECTORS)
 
 
 def recipe(name: str) -> Recipe:
-    "What DETECTORS or OWN_SCORES say of a name. Raises ValueError for unknown names."
-    known = DETECTORS | OWN_SCORES
-    if name not in known:
+    "What DETECTORS or OWN_SCORES say of a name; of 'i-ODIN@k=10' what they say of 'i-ODIN'. Raises ValueError for unknown names."
+    known, plain = DETECTORS | OWN_SCORES, name.partition("@")[0]
+    if plain not in known:
         raise ValueError(f"unknown detector {name!r}; choose one of {', '.join(known)}")
-    return known[name]
+    return known[plain]
 
 
 def create_detector(

@@ -6,13 +6,13 @@
 __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'CrossEntropy', 'ASCOOD', 'list_methods', 'create_method',
            'create_optimizer', 'TrainedRun', 'train']
 
-# %% ../nbs/06_training.ipynb #c7d0a7c3
+# %% ../nbs/06_training.ipynb #5e3a5803
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -311,7 +311,7 @@ def _accuracy(model: nn.Module, dataset: ImageSet | LazyImages, accelerator: Acc
             correct += (model(x.to(accelerator.device)).argmax(1).cpu() == y).sum()
     return 100 * int(correct) / len(dataset)
 
-# %% ../nbs/06_training.ipynb #3e2c3fd3
+# %% ../nbs/06_training.ipynb #851d2b62
 class TrainedRun(NamedTuple):
     checkpoint: Path  # safetensors file, see `load_classifier`
     history: pd.DataFrame  # a row an epoch; accuracies in percent, seconds, images per second
@@ -323,10 +323,11 @@ def train(
     config: TrainConfig,  # How
     out_dir: str | Path,  # One folder a run; called again, it goes on where it stopped
     progress: bool = True,  # Show a progress bar
+    snapshots: Sequence[int] = (),  # After these epochs (the first is 1) the model is kept as snapshot-0001.safetensors etc.
 ) -> TrainedRun:
     """Train one model. Writes `model.safetensors`, `history.csv` and `settings.json` to `out_dir`.
 
-    A finished run is not trained again. Raises ValueError if `out_dir` holds a run with other settings or a damaged
+    A finished run is not trained again, nor are snapshots of it made. Raises ValueError if `out_dir` holds a run with other settings or a damaged
     state, or if the method asks for auxiliary outliers that the benchmark lacks; FloatingPointError if the loss stops
     being finite.
     """
@@ -342,10 +343,11 @@ def train(
     if method.needs_outliers and len(benchmark.auxiliary or ()) < config.batch_size:
         raise ValueError(f"method {method.name} learns from auxiliary outliers, at least one batch ({config.batch_size}) of them; "
                          f"benchmark {benchmark.name} has {len(benchmark.auxiliary or ())}. Give it some, or leave the method out")
-    return _train(method, benchmark, config, out_dir, progress)
+    return _train(method, benchmark, config, out_dir, progress, snapshots)
 
-# %% ../nbs/06_training.ipynb #c6bfa53c
-def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool) -> TrainedRun:
+# %% ../nbs/06_training.ipynb #81109751
+def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool,
+           snapshots: Sequence[int]) -> TrainedRun:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train with several precisions in turn
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
@@ -375,6 +377,8 @@ def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_
             row = {"epoch": epoch, "lr": lr, "alpha": method.alpha(epoch, config.epochs)}
             row |= _train_epoch(method, model, loader, outliers, optimizer, schedule, accelerator, step, bar)
             done.history.append(row | {"val_accuracy": _accuracy(bare, benchmark.val, accelerator)})
+            if epoch + 1 in snapshots and accelerator.is_main_process:
+                save_classifier(bare, out_dir / f"snapshot-{epoch + 1:04d}.safetensors", config.backbone)
             _save_state(accelerator, out_dir, epoch)
     return _finish(done, bare, config, out_dir, accelerator)
 
