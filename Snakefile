@@ -3,7 +3,9 @@
 import json
 import sys
 
-from ascood.experiments import FIGURES, check_data, figure_stems, load_profile, tables_of
+from ascood.experiments import check_data, load_profile
+from ascood.pictures import FIGURES, figure_stems
+from ascood.tables import tables_of
 
 PROFILE_NAME = config.get("profile", "quick")
 PROFILE = load_profile(PROFILE_NAME)
@@ -107,7 +109,7 @@ rule collect:
 rule table:
     input:
         COLLECTED,
-        code("reporting"),
+        code("reporting", "plots", "tables", "pictures"),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
     output:
         multiext(f"{OUT}/{{table}}", ".csv", ".md", ".tex"),
@@ -123,7 +125,7 @@ for name in FIGURE_FILES:
         name: name
         input:
             COLLECTED,
-            code("reporting"),
+            code("reporting", "plots", "tables", "pictures"),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
             FIGURE_FILES[name],

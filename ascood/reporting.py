@@ -5,29 +5,20 @@
 # %% auto #0
 __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'QUANTITIES', 'SETTING_GROUP', 'method_label', 'method_color', 'method_kind',
            'group_means', 'choose_detectors', 'summarize', 'cells', 'to_markdown', 'to_latex', 'write_table',
-           'write_plain_table', 'compared', 'gap_notes', 'hyperparameter_table', 'tuning_table', 'save_figure',
-           'plot_gallery', 'by_group', 'plot_score_histograms', 'plot_roc', 'plot_training', 'plot_spurious',
-           'plot_compared']
+           'write_plain_table', 'compared', 'gap_notes', 'hyperparameter_table', 'tuning_table']
 
-# %% ../nbs/10_reporting.ipynb #b629fd19
+# %% ../nbs/10_reporting.ipynb #1fdc2d29
 import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor, nn
 
-from .attribution import top_fraction_mask, true_class_gradient
-from .data import Benchmark
 from .detectors import list_detectors
-from .evaluation import METRICS, Scores
-from .synthesis import SYNTHESES, OutlierSynthesizer
+from .evaluation import METRICS
 
-# %% ../nbs/10_reporting.ipynb #385fd0ca
+# %% ../nbs/10_reporting.ipynb #91c656bf
 _PALETTE = sns.color_palette("colorblind").as_hex()
 METHOD_STYLE = {  # key in a profile: (label, colour)
     "cross_entropy": ("Cross-entropy", _PALETTE[7]),
@@ -47,9 +38,6 @@ METHOD_STYLE = {  # key in a profile: (label, colour)
 }
 KINDS = {"post-hoc": _PALETTE[7], "training": _PALETTE[1], "with outlier data": _PALETTE[3], "ASCOOD": _PALETTE[0]}
 GROUP_COLORS = {"ID": _PALETTE[7], "near OOD": _PALETTE[3], "far OOD": _PALETTE[9]}
-_FIGURE_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.labelsize": 8,
-                 "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False,
-                 "font.size": 8, "pdf.fonttype": 42}
 
 
 def method_label(method: str) -> str:
@@ -68,13 +56,14 @@ def method_kind(method: str) -> str:
         return "with outlier data"
     return "post-hoc" if method == "cross_entropy" else "training"
 
-# %% ../nbs/10_reporting.ipynb #ebbade97
+# %% ../nbs/10_reporting.ipynb #8f6a8b0a
 _RUN = ["benchmark", "setting", "method", "detector", "seed"]
 
 
 def group_means(metrics: pd.DataFrame) -> pd.DataFrame:
     "The paper's group values: for each run and OOD group, the mean over its OOD sets."
-    return metrics.groupby(_RUN + ["ood_group"], sort=False)[METRICS + ["accuracy"]].mean().reset_index()
+    own = {"run_id": "first"} if "run_id" in metrics else {}
+    return metrics.groupby(_RUN + ["ood_group"], sort=False).agg(dict.fromkeys(METRICS + ["accuracy"], "mean") | own).reset_index()
 
 
 def choose_detectors(
@@ -87,7 +76,7 @@ def choose_detectors(
     best = best.drop_duplicates(["benchmark", "method"]).sort_index()
     return {(row.benchmark, row.method): row.detector for row in best.itertuples()}
 
-# %% ../nbs/10_reporting.ipynb #6c6e191e
+# %% ../nbs/10_reporting.ipynb #b56db6d8
 QUANTITIES = {  # key: (heading, True if higher is better)
     "near_fpr95": ("near FPR@95 ↓", False),
     "near_auroc": ("near AUROC ↑", True),
@@ -102,7 +91,7 @@ QUANTITIES = {  # key: (heading, True if higher is better)
 def summarize(
     metrics: pd.DataFrame,  # Tidy rows
     chosen: dict[tuple[str, str], str] | None = None,  # From `choose_detectors`; every detector if None
-) -> pd.DataFrame:  # benchmark, setting, method, detector, quantity, mean, std (percent), seeds, gaps (seeds without a number)
+) -> pd.DataFrame:  # benchmark, setting, method, detector, quantity, mean, std (percent), seeds, gaps (seeds without a number), runs (their ids)
     "Mean and standard deviation over seeds of each quantity; NaN where every seed left a gap."
     groups = group_means(metrics)
     if chosen is not None:
@@ -112,8 +101,9 @@ def summarize(
              for group in ("near", "far") for metric in ("fpr95", "auroc")]
     parts.append(groups.drop_duplicates(_RUN).assign(quantity="accuracy", value=lambda g: g["accuracy"]))
     by = ["benchmark", "setting", "method", "detector", "quantity"]
-    value = pd.concat(parts).groupby(by, sort=False)["value"]
-    return value.agg(mean="mean", std=lambda v: v.std(ddof=0), seeds="count", gaps=lambda v: v.isna().sum()).reset_index()
+    grouped = pd.concat(parts).groupby(by, sort=False)
+    found = grouped["value"].agg(mean="mean", std=lambda v: v.std(ddof=0), seeds="count", gaps=lambda v: v.isna().sum())
+    return (found.assign(runs=grouped["run_id"].agg(" ".join)) if "run_id" in groups else found).reset_index()
 
 # %% ../nbs/10_reporting.ipynb #32949ef1
 _MARKS = {"markdown": ("**{}**", "<u>{}</u>", "{} ± {}"), "latex": (r"\textbf{{{}}}", r"\underline{{{}}}", r"{} $\pm$ {}")}
@@ -275,189 +265,3 @@ def tuning_table(
     candidates = allowed[allowed["method"].str.contains("@")]
     winners = candidates.groupby(["benchmark", candidates["method"].str.split("@").str[0]])["auroc"].idxmax()
     return table.assign(chosen=["yes" if i in set(winners) else "" for i in table.index])
-
-# %% ../nbs/10_reporting.ipynb #15e0d2d9
-def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
-    "Write `stem`.png (200 dpi) and `stem`.pdf, and close the figure."
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(stem.with_suffix(".png"), dpi=200, metadata={"Software": None})
-    figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    plt.close(figure)
-    return stem.with_suffix(".png")
-
-# %% ../nbs/10_reporting.ipynb #d5127ad7
-def plot_gallery(
-    model: nn.Module,  # Classifier, for the attribution
-    x: Tensor,  # Images [B,3,H,W], normalised
-    y: Tensor,  # Their classes [B]
-    benchmark: Benchmark,  # For undoing the normalisation
-    fraction: float = 0.1,  # p_inv
-    alpha: float | dict[str, float] = 1.0,  # One for all, or one for each synthesis
-    seed: int = 0,  # Of `shuffle` and `gaussian`
-) -> Figure:
-    "Rows: x, |G|, the mask, and x' of every synthesis; a column an image. Outliers are clipped to [0, 1] for display."
-    g = true_class_gradient(model, x, y)
-    rows = {"image $x$": benchmark.pixels(x), "attribution $|G|$": _heat(g.abs().sum(1)),
-            r"top $p_{inv}$ of $|G|$": top_fraction_mask(g, fraction).any(1, keepdim=True).float().expand_as(x)}
-    for kind in SYNTHESES:
-        usual = alpha.get("gradient", 1.0) if isinstance(alpha, dict) and kind == "subtract" else 1.0  # noise has a measure of its own
-        step = alpha.get(kind, usual) if isinstance(alpha, dict) else alpha
-        outliers = OutlierSynthesizer(kind, fraction, step, step)(model, x, y, generator=torch.Generator().manual_seed(seed))
-        note = "" if kind == "shuffle" else rf", $\alpha$ = {step:g}"
-        rows[f"$x'$ {kind}{note}"] = benchmark.pixels(outliers)
-    with plt.rc_context(_FIGURE_STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
-        figure, axes = plt.subplots(len(rows), len(x), figsize=(1.35 + 0.62 * len(x), 0.64 * len(rows)), squeeze=False)
-        for line, (name, images) in zip(axes, rows.items()):
-            for axis, image in zip(line, images):
-                axis.imshow(image.permute(1, 2, 0).numpy())
-                axis.set(xticks=[], yticks=[])
-            line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=4)
-        figure.subplots_adjust(left=1.35 / (1.35 + 0.62 * len(x)), right=0.995, top=0.995, bottom=0.005, wspace=0.05, hspace=0.05)
-    return figure
-
-
-def _heat(values: Tensor) -> Tensor:  # [B,H,W] -> colours [B,3,H,W], each image scaled by its own 99th percentile
-    top = values.flatten(1).quantile(0.99, dim=1).clamp_min(1e-12)
-    shaded = plt.get_cmap("magma")((values / top[:, None, None]).clamp(0, 1).numpy())[..., :3]
-    return torch.from_numpy(shaded).permute(0, 3, 1, 2)
-
-# %% ../nbs/10_reporting.ipynb #7d7c9152
-def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
-    "One detector's scores on ID test, near and far OOD, the sets of a group together."
-    parts = {"ID": [], "near OOD": [], "far OOD": []}
-    for (group, name), values in scores[detector].items():
-        label = {"near": "near OOD", "far": "far OOD"}.get(group, "ID" if (group, name) == ("id", "test") else None)
-        if label:
-            parts[label].append(values)
-    return {label: np.concatenate(values) for label, values in parts.items()}
-
-
-def _nothing_to_draw(title: str) -> Figure:
-    with plt.rc_context(_FIGURE_STYLE):
-        figure = plt.figure(figsize=(3, 1))
-        figure.text(0.5, 0.5, f"{title}: no score could be computed", ha="center", va="center", wrap=True)
-    return figure
-
-
-def plot_score_histograms(
-    found: dict[str, tuple[str, Scores]],  # {method: (detector that speaks for it, its scores)}
-    title: str,
-) -> Figure:
-    "Distributions of ID, near and far OOD scores, one panel a method."
-    if not found:
-        return _nothing_to_draw(title)
-    with plt.rc_context(_FIGURE_STYLE):
-        columns = 2 if len(found) == 4 else min(3, len(found))
-        lines = -(-len(found) // columns)
-        figure, axes = plt.subplots(lines, columns, figsize=(2.2 * columns, 1.7 * lines + 0.5), squeeze=False, layout="constrained")
-        for axis in axes.flat[len(found):]:
-            axis.set_axis_off()
-        for axis, (method, (detector, scores)) in zip(axes.flat, found.items()):
-            groups = by_group(scores, detector)
-            low, high = np.percentile(np.concatenate(list(groups.values())), [0.5, 99.5])
-            bins = np.linspace(low, high if high > low else low + 1, 40)
-            for label, values in groups.items():
-                axis.hist(values.clip(low, high), bins, density=True, histtype="stepfilled", alpha=0.45,
-                          color=GROUP_COLORS[label], label=label, edgecolor=GROUP_COLORS[label])
-            axis.set(title=method_label(method), xlabel=f"{detector} score (higher: more OOD)", yticks=[])
-            axis.spines["left"].set_visible(False)
-        for axis in axes[:, 0]:
-            axis.set_ylabel("density")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        figure.suptitle(title, fontsize=9)
-    return figure
-
-# %% ../nbs/10_reporting.ipynb #0c19ccf5
-def plot_roc(
-    found: dict[str, tuple[str, Scores]],  # {method: (detector that speaks for it, its scores)}
-    title: str,
-) -> Figure:
-    "ROC curves of near and far OOD against ID test, one line a method."
-    if not found:
-        return _nothing_to_draw(title)
-    with plt.rc_context(_FIGURE_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(5.2, 2.6), sharey=True, layout="constrained")
-        for axis, group in zip(axes, ("near OOD", "far OOD")):
-            for method, (detector, scores) in found.items():
-                parts = by_group(scores, detector)
-                thresholds = np.sort(np.concatenate([parts["ID"], parts[group]]))
-                tpr, fpr = (np.searchsorted(np.sort(parts[side]), thresholds, side="right") / len(parts[side])
-                            for side in ("ID", group))
-                axis.plot(100 * np.r_[0, fpr], 100 * np.r_[0, tpr], color=method_color(method), lw=1.2,
-                          label=f"{method_label(method)}, {detector}")
-            axis.axhline(95, color="0.6", lw=0.7, ls=":")
-            axis.set(title=group, xlabel="OOD images accepted (%)", xlim=(0, 100), ylim=(0, 101))
-        axes[0].set_ylabel("ID images accepted (%)")
-        axes[1].legend(loc="lower right")
-        figure.suptitle(title, fontsize=9)
-    return figure
-
-# %% ../nbs/10_reporting.ipynb #368257b6
-def plot_training(
-    history: pd.DataFrame,  # Rows of `history.csv` with benchmark, method, seed
-) -> Figure:
-    "Loss and validation accuracy by epoch, one column a benchmark; bands span the seeds."
-    benchmarks, methods = history["benchmark"].unique(), history["method"].unique()
-    with plt.rc_context(_FIGURE_STYLE):
-        figure, axes = plt.subplots(2, len(benchmarks), figsize=(max(3.5, 2.3 * len(benchmarks) + 0.4), 3.6), sharex=True,
-                                    squeeze=False, layout="constrained")
-        for column, benchmark in zip(axes.T, benchmarks):
-            rows = history[history.benchmark == benchmark]
-            for axis, value in zip(column, ("loss", "val_accuracy")):
-                sns.lineplot(rows.assign(epoch=rows.epoch + 1), x="epoch", y=value, hue="method", hue_order=methods,
-                             palette=[method_color(m) for m in methods], errorbar=("pi", 100), ax=axis, legend=False, lw=1.1)
-                axis.set(ylabel="", xlabel="epoch")
-            column[0].set(title=benchmark, yscale="log")
-        axes[0, 0].set_ylabel("training loss (nats)")
-        axes[1, 0].set_ylabel("validation accuracy (%)")
-        lines = [plt.Line2D([], [], color=method_color(m), label=method_label(m)) for m in methods]
-        figure.legend(handles=lines, loc="outside lower center", ncols=2 if len(benchmarks) == 1 else 3)
-    return figure
-
-# %% ../nbs/10_reporting.ipynb #4cf7d4b2
-def plot_spurious(
-    groups: pd.DataFrame,  # Rows of `group_table` with method, seed, for one benchmark with environments
-) -> Figure:
-    "Accuracy where the background agrees and disagrees with the class; confidence on test and near OOD sets. Dots: seeds."
-    methods = list(groups["method"].unique())
-    test = groups.query("kind == 'id' and set == 'test' and group != 'all'")
-    sure = groups.query("(kind == 'near' or (kind == 'id' and set == 'test')) and group == 'all'")
-    labels = {"test": "ID test"}
-    sure = sure.assign(where=sure["set"].map(lambda s: labels.get(s, s.replace("-", " "))))
-    with plt.rc_context(_FIGURE_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.4), layout="constrained")
-        for axis, rows, x, y in ((axes[0], test, "group", "accuracy"), (axes[1], sure, "where", "confidence")):
-            shared = dict(data=rows, x=x, y=y, hue="method", hue_order=methods, ax=axis, legend=False)
-            sns.barplot(**shared, palette=[method_color(m) for m in methods], errorbar=None, width=0.75, saturation=0.8)
-            sns.stripplot(**shared, palette=["0.15"] * len(methods), dodge=True, size=2.2, jitter=False)
-            axis.set_xlabel("")
-        axes[0].set(ylabel="test accuracy (%)", ylim=(0, 101), title="background agrees / disagrees with the class")
-        axes[1].set(ylabel="mean maximum softmax", ylim=(0, 1.01), title="how sure of a class?")
-        bars = [plt.Rectangle((0, 0), 1, 1, color=method_color(m), label=method_label(m)) for m in methods]
-        figure.legend(handles=bars, loc="outside lower center", ncols=min(4, len(methods)))
-    return figure
-
-# %% ../nbs/10_reporting.ipynb #47bb2494
-def plot_compared(
-    wide: pd.DataFrame,  # From `compared`, of one benchmark
-    title: str,
-) -> Figure:
-    "FPR@95 and AUROC of every row of the wide table."
-    names = wide.drop_duplicates(["kind", "method"])
-    at = {key: -i for i, key in enumerate(zip(names["kind"], names["method"]))}
-    with plt.rc_context(_FIGURE_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(6.4, 0.9 + 0.155 * len(at)), sharey=True, layout="constrained")
-        for axis, quantity in zip(axes, ("fpr95", "auroc")):
-            rows = wide[wide["quantity"] == quantity].dropna(subset=["mean"])
-            place = [at[key] for key in zip(rows["kind"], rows["method"])]
-            colors = rows["kind"].map(KINDS)
-            axis.hlines(place, rows["mean"] - rows["std"], rows["mean"] + rows["std"], color=colors, lw=1)
-            axis.scatter(rows["mean"], place, c=colors, s=12, zorder=3)
-            axis.set(xlabel=QUANTITIES[quantity][0] + " (%)", ylim=(-len(at) + 0.3, 0.7))
-            axis.grid(axis="y", color="0.92")
-        axes[0].set_yticks(list(at.values()), [method_label(name) for _, name in at])
-        dots = [plt.Line2D([], [], color=color, marker="o", ms=3.5, lw=1, label=kind) for kind, color in KINDS.items()]
-        figure.legend(handles=dots, loc="outside lower center", ncols=len(KINDS))
-        figure.suptitle(title, fontsize=9)
-    return figure

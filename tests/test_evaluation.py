@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
-from ascood import reporting
+from ascood import plots, reporting
 from ascood.data import ImageSet
 from ascood.evaluation import evaluate, extract, group_table, ood_metrics, score_benchmark
 
@@ -122,6 +122,6 @@ def test_table_marks_best_and_second_and_leaves_gaps():
 def test_figures_are_the_same_file_twice(tmp_path):
     scores = {"m": ("A", {"A": {("id", "test"): np.arange(9.0), ("near", "n"): np.arange(9.0) + 2, ("far", "f"): np.arange(9.0) + 5}})}
     for name in ("one", "two"):
-        reporting.save_figure(reporting.plot_score_histograms(scores, "t"), tmp_path / name)
+        plots.save_figure(plots.plot_score_histograms(scores, "t"), tmp_path / name)
     for suffix in (".png", ".pdf"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

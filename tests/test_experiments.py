@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from ascood.experiments import code_version, collect, find_run, list_profiles, load_profile, main
+from ascood.experiments import code_version, collect, find_run, list_profiles, load_profile
+from ascood.report import main
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 
-from ascood import reporting
+from ascood import plots, reporting
 
 NAN = float("nan")
 
@@ -65,7 +65,7 @@ def test_columns_of_a_benchmark_stand_together_and_latex_has_a_rule_between_kind
 
 def test_figure_of_all_methods_leaves_gaps_out():
     metrics = pd.concat([wide(), rows("cross_entropy", "MDS", "near", (NAN, NAN), gap="x"), rows("cross_entropy", "MDS", "val", (NAN, NAN), gap="x")])
-    figure = reporting.plot_compared(reporting.compared(metrics.query("benchmark == 'b'")), "t")
+    figure = plots.plot_compared(reporting.compared(metrics.query("benchmark == 'b'")), "t")
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert "MDS" in labels and len(figure.axes[0].collections[-1].get_offsets()) == len(labels) - 1
 
