@@ -21,6 +21,7 @@ endif
 reproduce: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
 	@echo "Profile $(PROFILE) is up to date."
+	@echo "  all on one page: results/$(PROFILE_NAME)/report.html"
 	@echo "  tables:  results/$(PROFILE_NAME)/table_*.md (also .csv, .tex)"
 	@echo "  figures: figures/$(PROFILE_NAME)/*.png (also .pdf)"
 	@echo "  executed notebooks: results/$(PROFILE_NAME)/notebooks/ and results/$(PROFILE_NAME)/runs/*/"

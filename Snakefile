@@ -5,7 +5,7 @@ import sys
 
 from ascood.experiments import check_data, load_profile
 from ascood.pictures import FIGURES, figure_stems
-from ascood.tables import tables_of
+from ascood.report import all_tables_of
 
 PROFILE_NAME = config.get("profile", "quick")
 PROFILE = load_profile(PROFILE_NAME)
@@ -20,7 +20,9 @@ except (ValueError, FileNotFoundError) as error:
 # Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
 RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
                    file=["model.safetensors", "history.csv", "run.json", "evaluation.json", "metrics.csv", "groups.csv", "scores.npz"])
-COLLECTED = [f"{OUT}/{name}.csv" for name in ("metrics", "groups", "history", "runs")]
+COLLECTED = [f"{OUT}/{name}.csv" for name in ("metrics", "groups", "history", "runs", *([] if PROFILE.validation_only else ["differences"]))]
+TABLE_FILES = expand(f"{OUT}/{{table}}.{{kind}}", table=all_tables_of(PROFILE), kind=["csv", "md", "tex"])
+PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html"]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
 FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
@@ -44,15 +46,16 @@ def which(wildcards):
 
 wildcard_constraints:
     run="|".join(RUNS),
-    table="|".join(tables_of(PROFILE)),
+    table="|".join(all_tables_of(PROFILE)),
 
 
 rule all:
     input:
         RUN_FILES,
         COLLECTED,
-        expand(f"{OUT}/{{table}}.{{kind}}", table=tables_of(PROFILE), kind=["csv", "md", "tex"]),
+        TABLE_FILES,
         FIGURE_FILES.values(),
+        PAGE,
 
 
 rule train:
@@ -100,6 +103,7 @@ rule evaluate:
 rule collect:
     input:
         RUN_FILES,
+        code("bootstrap"),
     output:
         COLLECTED,
     shell:
@@ -109,7 +113,7 @@ rule collect:
 rule table:
     input:
         COLLECTED,
-        code("reporting", "plots", "tables", "pictures"),
+        code("reporting", "tables", "claims"),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
     output:
         multiext(f"{OUT}/{{table}}", ".csv", ".md", ".tex"),
@@ -125,7 +129,7 @@ for name in FIGURE_FILES:
         name: name
         input:
             COLLECTED,
-            code("reporting", "plots", "tables", "pictures"),
+            code("reporting", "plots", "pictures"),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
             FIGURE_FILES[name],
@@ -133,3 +137,14 @@ for name in FIGURE_FILES:
             notebook=f"{OUT}/notebooks/{name}.ipynb",
         shell:
             PAPERMILL
+
+
+rule page:
+    input:
+        TABLE_FILES,
+        *FIGURE_FILES.values(),
+        code("report"),
+    output:
+        PAGE or [f"{OUT}/no-page"],
+    shell:
+        "{sys.executable} -m ascood.experiments --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"

@@ -56,6 +56,14 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     for figure in ("compared", "gallery", "scores", "roc", "training", "spurious"):
         assert (tmp_path / "figures" / "tiny" / f"{figure}_colored-digits.png").stat().st_size > 5000
 
+    table, differences = pd.read_csv(out / "table_main.csv"), pd.read_csv(out / "differences.csv", keep_default_na=False)
+    near = table[table.quantity == "near_auroc"].set_index("method")["mean"]
+    pair = differences.query("group == 'near' and metric == 'auroc' and a_method == 'ascood' and b_method == 'cross_entropy'")
+    pair = pair[pair.b_detector == table[table.method == "cross_entropy"].detector.iloc[0]].iloc[0]
+    assert float(pair.difference) == pytest.approx(near["ascood"] - near["cross_entropy"], abs=1e-3)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6 and "table_claims" in page and 'src="http' not in page
+
     capsys.readouterr()
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
     assert main([*where, "run", tiny]) == 0

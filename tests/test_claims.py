@@ -1,0 +1,67 @@
+"""Verdicts follow from intervals by rule."""
+
+import pandas as pd
+import pytest
+
+from ascood import claims
+from ascood.experiments import load_profile
+
+
+def line(setting="fine-grained", study="", group="near", metric="auroc", a="ascood", b="cross_entropy", difference=1.0, low=0.5, high=1.5,
+         b_detector="MSP", a_detector="MSP"):
+    return dict(study=study, benchmark="x", setting=setting, group=group, metric=metric, a_method=a, a_detector=a_detector, b_method=b,
+                b_detector=b_detector, difference=difference, low=low, high=high, survives=low > 0 or high < 0, seeds=3, n_id=1, n_ood=1)
+
+
+def found(name, *lines, chosen={("x", "cross_entropy"): "MSP"}):
+    claim = next(c for c in claims.CLAIMS if name in c)
+    return claims.CLAIMS[claim][1](pd.DataFrame(list(lines)), chosen)
+
+
+def test_lower_fpr_speaks_for_a_claim():
+    evidence = found("Fine-grained OOD: ASCOOD detects it better than a plain", line(metric="fpr95", difference=-10, low=-12, high=-8))
+    assert [(e.difference, e.low, e.high, e.says) for e in evidence] == [(10, 8, 12, "for")]
+
+
+def test_only_the_group_the_setting_is_about_and_the_chosen_score_count():
+    name = "Fine-grained OOD: ASCOOD detects it better than a plain"
+    assert not found(name, line(group="far")) and not found(name, line(b_detector="EBO")) and not found(name, line(setting="spurious"))
+    assert not found(name, line(a="ascood_shuffle")), "the paper adds the gradient in this setting"
+
+
+def test_the_best_rival_is_the_one_that_counts():
+    "Against two methods, one worse by 5 and one better by 2, the claim 'better than every method' is contradicted."
+    lines = line(b="vos", difference=5, low=4, high=6), line(b="cider", difference=-2, low=-3, high=-1), line(b="oe", difference=-9, low=-9, high=-9)
+    evidence = found("Fine-grained OOD: ASCOOD is better than every method", *lines)
+    assert [e.difference for e in evidence] == [-2] and claims.verdict(evidence) == "contradicted"
+    assert [e.difference for e in found("Fine-grained OOD: ASCOOD is better than methods that train on real", *lines)] == [-9]
+
+
+def test_accuracy_may_fall_by_one_point():
+    kept = found("keeps the ID accuracy", line(group="id", metric="accuracy", difference=-0.4, low=-0.6, high=-0.2))
+    lost = found("keeps the ID accuracy", line(group="id", metric="accuracy", difference=-2, low=-3, high=-1.5))
+    assert [e.says for e in (*kept, *lost)] == ["for", "against"] and kept[0].difference == pytest.approx(0.6)
+
+
+def test_feature_space_claims_read_the_study():
+    lines = [line(study="feature_space", b=f"ascood@normalization={n},uncertainty={u}", difference=d, low=d - 1, high=d + 1)
+             for n, u, d in (("none", "kl", 3), ("l2", "kl", -4), ("zscore", "energy", 0.5))]
+    assert [e.says for e in found("better than none", *lines)] == ["for"]
+    assert [e.says for e in found("better than L2", *lines)] == ["against"]
+    assert [e.says for e in found("better than the energy", *lines)] == ["undecided"]
+
+
+def test_what_was_not_run_is_not_tested(tmp_path):
+    profile = load_profile("smoke")
+    with pytest.raises(FileNotFoundError, match="collect smoke"):
+        claims.judge(profile, tmp_path)
+    folder = tmp_path / "smoke"
+    folder.mkdir()
+    pd.DataFrame([line()]).iloc[:0].to_csv(folder / "differences.csv", index=False)
+    metrics = dict(run_id="r", benchmark="x", setting="s", method="cross_entropy", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1,
+                   aupr_in=1, aupr_out=1, accuracy=1)
+    pd.DataFrame([metrics]).to_csv(folder / "metrics.csv", index=False)
+    table = claims.judge(profile, tmp_path)
+    by_runs = table[~table["paper"].str.startswith("Proposition")]
+    assert set(by_runs["verdict"]) == {"not tested"} and len(by_runs) == len(claims.CLAIMS) - 1
+    assert table.query("paper == 'Proposition 2'")["verdict"].item() == "supported"
