@@ -241,7 +241,7 @@ def report_table_imagenet100(profile: Profile, results: str | Path = "results") 
               *_published(published, ["ood", "method"], ["quantity"], "Published, on ImageNet-100:")]
     return _write(profile, results, "table_imagenet100", blocks, caption)
 
-# %% ../nbs/11a_tables.ipynb #b48814d9
+# %% ../nbs/11a_tables.ipynb #ead6e87e
 _LEARNS_FROM = {"post-hoc": "none", "with outlier data": "real", "ASCOOD": "synthesized"}
 
 
@@ -254,11 +254,11 @@ def report_table_outlier_exposure(profile: Profile, results: str | Path = "resul
     published = published.assign(quantity=published["setting"].map(SETTING_GROUP) + "_" + published["quantity"],
                                  detector=[scores.get(pair, "–") for pair in zip(published["benchmark"], published["method"])])
     both = pd.concat([table, published]).fillna({"close": ""})
-    both = both.assign(outliers=both["method"].map(method_kind).map(_LEARNS_FROM))
+    both = both.assign(outliers=both["method"].map(method_kind).map(_LEARNS_FROM)).sort_values("outliers", kind="stable")
     caption = ("Training with real outliers (OE, MixOE) against outliers synthesized from the training images (ASCOOD) and none. "
                "Best per benchmark in bold, second underlined." + _CLOSE
                + (" Published: the paper's printed numbers, not ranked with ours." if len(published) else ""))
-    blocks = [Block(both, ["benchmark", "outliers", "method", "detector"], ["quantity"])]
+    blocks = _by_setting(both, ["benchmark", "outliers", "method", "detector"], ["quantity"])
     return _write(profile, results, "table_outlier_exposure", blocks, caption, missing)
 
 # %% ../nbs/11a_tables.ipynb #707e23a5
@@ -472,14 +472,14 @@ def _table_order(found: pd.DataFrame) -> list[tuple]:
     shared = tuple(text.split(",")[0] for text in _SHARED.values())
     return sorted(pairs, key=lambda p: (p[2] != "cross_entropy", not p[3].startswith(shared)))
 
-# %% ../nbs/11a_tables.ipynb #fa430101
+# %% ../nbs/11a_tables.ipynb #2d20d7a3
 def report_table_cost(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Time and memory of training methods and detectors: table_cost.{csv,md,tex}."
     runs, groups = read_collected(profile, "runs", results), read_collected(profile, "groups", results)
     training, scoring = training_costs(profile, runs), scoring_costs(profile, runs, groups)
     caption = ("Cost. Training: seconds of all epochs, loading and augmenting batches and the synthesis of outliers included, starting up and "
-               "the validation accuracy after each epoch left out; peak: of training, and of scoring the trained model by all of its detectors. On CPU a peak is that of the whole "
-               "process, Python and libraries included; on GPU that of tensors. Scoring: seconds for 1,000 images that are scored (all ID and "
+               "the validation accuracy after each epoch left out; peak: of training, and of scoring the trained model by all of its "
+               "detectors. On CPU a peak is that of the whole process, Python and libraries included; on GPU that of tensors. Scoring: seconds for 1,000 images that are scored (all ID and "
                "OOD test and validation images), fitting on training images and choosing hyperparameters included; a detector's own arithmetic "
                "comes on top of the forward pass that all share. Wall-clock times of a machine that may have run several jobs at once. "
                "Nothing is ranked.")
@@ -542,13 +542,14 @@ def report_table_tuning(profile: Profile, results: str | Path = "results") -> st
     return reporting.write_plain_table(table, under_root(results) / profile.name / "table_tuning", caption,
                                        describe_runs(profile, results))
 
-# %% ../nbs/11a_tables.ipynb #38f3aa40
+# %% ../nbs/11a_tables.ipynb #1f53aa04
 _TEST_TABLES = {"table_compared": report_table_compared, "table_main": report_table_main, "table_sets": report_table_sets,
                 "table_scores": report_table_scores, "table_outlier_exposure": report_table_outlier_exposure,
                 "table_synthesis": report_table_synthesis, "table_iodin": report_table_iodin,
                 "table_feature_space": report_table_feature_space, "table_normalization": report_table_normalization,
                 "table_accuracy": report_table_accuracy, "table_imagenet100": report_table_imagenet100, "table_studies": report_table_studies,
-                "table_cost": report_table_cost, "table_hyperparameters": report_table_hyperparameters, "table_spurious": report_table_spurious}
+                "table_cost": report_table_cost, "table_hyperparameters": report_table_hyperparameters,
+                "table_spurious": report_table_spurious}
 TABLES = _TEST_TABLES | {"table_tuning": report_table_tuning}
 
 
@@ -580,32 +581,35 @@ def _averaged(row: dict, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["detector"] == row["detector"]] if row.get("detector") in set(rows["detector"]) else rows
     return rows[rows["ood_set"] == row["ood_set"]] if row.get("ood_set") in set(rows["ood_set"]) else rows
 
-# %% ../nbs/11a_tables.ipynb #b5cf9934
+# %% ../nbs/11a_tables.ipynb #a4563101
 _MEASURED = {"accuracy": "accuracy", "difference": "accuracy"}
 _IN_RUNS = (*_COSTS, "per_1000")
 
 
-def _numbers(row: dict, run: pd.Series, metrics: pd.DataFrame) -> list[str]:
+def _numbers(row: dict, run: pd.Series, metrics: pd.DataFrame, groups: pd.DataFrame) -> list[str]:
     "What a run gave to a table's row, one line a number, and the hyperparameters that validation chose."
     quantity = row.get("quantity", "")
+    if not (quantity or row.get("detector")):  # group accuracies and confidence
+        return [f"  {r.kind}/{r.set}, {r.group}: accuracy {r.accuracy:g}, confidence {r.confidence:g}"
+                for r in groups[groups["run_id"] == run["run_id"]].itertuples() if r.set == "test" or r.kind == "near"]
     if quantity in _IN_RUNS:
         return [f"  {name}: {run.get(name)}" for name in (["evaluation_seconds"] if quantity == "per_1000" else [quantity])]
     rows = _averaged(row, metrics[metrics["run_id"] == run["run_id"]])
     metric = _MEASURED.get(quantity, quantity if quantity in reporting.METRICS else quantity.rpartition("_")[2])
     if metric == "accuracy":
         return [f"  ID accuracy: {value:g}" for value in rows["accuracy"].unique()]
-    shown = [metric] if metric in reporting.METRICS else ["auroc", "fpr95"] if row.get("detector") else []
+    shown = [metric] if metric in reporting.METRICS else ["auroc", "fpr95"]
     lines = [f"  {r['detector']} {r['ood_group']}/{r['ood_set']}: " + ", ".join(f"{name} {r[name]:g}" for name in shown)
-             for r in rows.to_dict("records") if shown]
-    return lines + [f"  hyperparameters of {d}: {h}" for d, h in rows.drop_duplicates("detector")[["detector", "hyperparameters"]].values if shown]
+             for r in rows.to_dict("records")]
+    return lines + [f"  hyperparameters of {d}: {h}" for d, h in rows.drop_duplicates("detector")[["detector", "hyperparameters"]].values]
 
 
-def _run_block(profile: Profile, row: dict, run: pd.Series, metrics: pd.DataFrame) -> list[str]:
+def _run_block(profile: Profile, row: dict, run: pd.Series, *collected: pd.DataFrame) -> list[str]:
     "One run of a table's row: what it gave, how it came about, and how to repeat it."
     seed = json.loads(run["config"])["seed"]
     libraries = ", ".join(f"{name} {version}" for name, version in json.loads(run["libraries"]).items())
     repeat = shlex.join([profile.name, run["benchmark"], run["method"], str(seed)])
-    return [f"run {run['run_id']}, seed {seed}", *_numbers(row, run, metrics),
+    return [f"run {run['run_id']}, seed {seed}", *_numbers(row, run, *collected),
             f"  settings: {run['settings']}", f"  training: {run['config']}",
             f"  code: {run['code']}; evaluation_code: {run.get('evaluation_code', '–')}",
             f"  device: {run['device']}; python {run['python']}, {libraries}", f"  finished: {run['finished']}",
@@ -613,7 +617,7 @@ def _run_block(profile: Profile, row: dict, run: pd.Series, metrics: pd.DataFram
             "  to repeat it, delete that folder, and:",
             f"    python -m ascood.experiments train {repeat}", f"    python -m ascood.experiments evaluate {repeat}"]
 
-# %% ../nbs/11a_tables.ipynb #8438a634
+# %% ../nbs/11a_tables.ipynb #c29d0681
 def _cell_line(row: dict) -> str:
     "A row of a table's CSV in one line, without what is empty or comes below."
     return ", ".join(f"{name} = {value}" for name, value in row.items() if value != "" and name not in ("runs", "file"))
@@ -634,13 +638,13 @@ def trace(
     rows = _matching(pd.read_csv(path, dtype=str, keep_default_na=False), where)
     if len(rows) > most:
         raise ValueError(f"{len(rows)} rows of {table} match; narrow them with one of {', '.join(c for c in rows if c not in where)}")
-    metrics = read_collected(profile, "metrics", results, variants=True).fillna({"hyperparameters": "{}"})
+    metrics, groups = (read_collected(profile, name, results, variants=True) for name in ("metrics", "groups"))
     runs, lines = read_collected(profile, "runs", results, variants=True).set_index("run_id", drop=False), []
     for row in rows.to_dict("records"):
         lines.append(f"{table}: {_cell_line(row)}")
         ids = row.get("runs", "").split()
         for run_id in ids:
-            lines += (_run_block(profile, row, runs.loc[run_id], metrics) if run_id in runs.index
+            lines += (_run_block(profile, row, runs.loc[run_id], metrics, groups) if run_id in runs.index
                       else [f"run {run_id} is no longer among the collected runs; write {table} anew"])
         if not ids:
             lines.append(f"  printed in the paper: {row['file']}" if row.get("file") else "  no finished run")
