@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'QUANTITIES', 'SETTING_GROUP', 'method_label', 'method_color', 'method_kind',
-           'group_means', 'choose_detectors', 'summarize', 'cells', 'to_markdown', 'to_latex', 'write_table',
-           'write_plain_table', 'compared', 'gap_notes', 'hyperparameter_table', 'tuning_table']
+           'group_means', 'choose_detectors', 'over_seeds', 'summarize', 'summarize_sets', 'cells', 'mark_close',
+           'to_markdown', 'to_latex', 'Block', 'write_blocks', 'write_table', 'write_plain_table', 'compared',
+           'in_order', 'gap_notes', 'hyperparameter_table', 'tuning_table']
 
-# %% ../nbs/10_reporting.ipynb #1fdc2d29
+# %% ../nbs/10_reporting.ipynb #56dd6536
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,7 +79,7 @@ def choose_detectors(
     best = best.drop_duplicates(["benchmark", "method"]).sort_index()
     return {(row.benchmark, row.method): row.detector for row in best.itertuples()}
 
-# %% ../nbs/10_reporting.ipynb #b56db6d8
+# %% ../nbs/10_reporting.ipynb #d9eb9637
 QUANTITIES = {  # key: (heading, True if higher is better)
     "near_fpr95": ("near FPR@95 ↓", False),
     "near_auroc": ("near AUROC ↑", True),
@@ -85,7 +88,32 @@ QUANTITIES = {  # key: (heading, True if higher is better)
     "accuracy": ("ID accuracy ↑", True),
     "fpr95": ("FPR@95 ↓", False),  # of the OOD group of the benchmark's setting
     "auroc": ("AUROC ↑", True),
+    "aupr_in": ("AUPR-in ↑", True),
+    "aupr_out": ("AUPR-out ↑", True),
+    "difference": ("difference ↑", True),  # of ID accuracy against cross-entropy, in points
+    "training_seconds": ("training, s", False),
+    "training_peak_mib": ("peak, MiB", False),
+    "per_1000": ("s per 1,000 images", False),
+    "evaluation_peak_mib": ("scoring peak, MiB", False),
 }
+
+
+SETTING_GROUP = {"spurious": "near", "fine-grained": "near", "conventional": "far"}  # the outliers that a setting is about
+
+
+def over_seeds(
+    values: pd.DataFrame,  # A row for each seed, with a column `value`, and `run_id` if its runs are to be named
+    by: list[str],  # Columns that tell the cells of a table apart
+) -> pd.DataFrame:  # by, mean, std, seeds, gaps (seeds without a number), runs (their ids, joined by a space)
+    "Mean and population standard deviation over seeds; NaN where every seed left a gap."
+    grouped = values.groupby(by, sort=False)
+    found = grouped["value"].agg(mean="mean", std=lambda v: v.std(ddof=0), seeds="count", gaps=lambda v: v.isna().sum())
+    named = found.assign(runs=grouped["run_id"].agg(lambda ids: " ".join(dict.fromkeys(ids)))) if "run_id" in values else found
+    return named.reset_index()
+
+
+def _keep_chosen(groups: pd.DataFrame, chosen: dict[tuple[str, str], str]) -> pd.DataFrame:
+    return groups[[chosen.get((row.benchmark, row.method)) == row.detector for row in groups.itertuples()]]
 
 
 def summarize(
@@ -94,52 +122,126 @@ def summarize(
 ) -> pd.DataFrame:  # benchmark, setting, method, detector, quantity, mean, std (percent), seeds, gaps (seeds without a number), runs (their ids)
     "Mean and standard deviation over seeds of each quantity; NaN where every seed left a gap."
     groups = group_means(metrics)
-    if chosen is not None:
-        keep = [chosen.get((row.benchmark, row.method)) == row.detector for row in groups.itertuples()]
-        groups = groups[keep]
+    groups = groups if chosen is None else _keep_chosen(groups, chosen)
     parts = [groups.query("ood_group == @group").assign(quantity=f"{group}_{metric}", value=lambda g: g[metric])
              for group in ("near", "far") for metric in ("fpr95", "auroc")]
     parts.append(groups.drop_duplicates(_RUN).assign(quantity="accuracy", value=lambda g: g["accuracy"]))
-    by = ["benchmark", "setting", "method", "detector", "quantity"]
-    grouped = pd.concat(parts).groupby(by, sort=False)
-    found = grouped["value"].agg(mean="mean", std=lambda v: v.std(ddof=0), seeds="count", gaps=lambda v: v.isna().sum())
-    return (found.assign(runs=grouped["run_id"].agg(" ".join)) if "run_id" in groups else found).reset_index()
+    return over_seeds(pd.concat(parts), ["benchmark", "setting", "method", "detector", "quantity"])
 
-# %% ../nbs/10_reporting.ipynb #32949ef1
-_MARKS = {"markdown": ("**{}**", "<u>{}</u>", "{} ± {}"), "latex": (r"\textbf{{{}}}", r"\underline{{{}}}", r"{} $\pm$ {}")}
+# %% ../nbs/10_reporting.ipynb #6335ad2f
+_SET_QUANTITIES = [*METRICS, "accuracy"]
+
+
+def summarize_sets(
+    metrics: pd.DataFrame,  # Tidy rows
+    chosen: dict[tuple[str, str], str],  # From `choose_detectors`
+) -> pd.DataFrame:  # As `summarize`, with ood_group, ood_set ("mean" for the group's) and their label `ood`
+    "Mean and standard deviation over seeds of every metric on every test set, and of each group's mean over its sets."
+    tests = _keep_chosen(metrics[metrics["ood_group"] != "val"], chosen)
+    means = _keep_chosen(group_means(metrics).query("ood_group != 'val'"), chosen).assign(ood_set="mean")
+    tests = pd.concat([tests, means]).sort_values("ood_group", key=lambda g: g == "far", kind="stable")
+    tests = tests.assign(ood=tests["ood_group"] + ": " + tests["ood_set"])
+    own = [c for c in ("run_id",) if c in tests]
+    by = ["benchmark", "setting", "method", "detector", "ood_group", "ood_set", "ood"]
+    long = tests[[*by, *own, *_SET_QUANTITIES]].melt(id_vars=by + own, var_name="quantity")
+    return over_seeds(long, [*by, "quantity"])
+
+# %% ../nbs/10_reporting.ipynb #df43477b
+_MARKS = {"markdown": ("**{}**", "<u>{}</u>", "{} ± {}", "{} ≈"),
+          "latex": (r"\textbf{{{}}}", r"\underline{{{}}}", r"{} $\pm$ {}", r"{} $\approx$")}
+_FORMATS = {"difference": "{:+.2f}", "training_seconds": "{:.1f}", "training_peak_mib": "{:.0f}", "evaluation_peak_mib": "{:.0f}",
+            "per_1000": "{:.4f}"}
+_RANK_BY = ("benchmark", "quantity")
+_HEADERS = {"ood": "OOD set", "base": "method", "varied": "setting", "elements": "elements moved", "outliers": "outliers in training",
+            "id": "ID data", "name": "detector", "uncertainty": "uncertainty loss"}
 
 
 def _cell(row, pattern: str) -> str:
     if np.isnan(row.mean):
         return "–"
-    text = pattern.format(f"{row.mean:.2f}", f"{row.std:.2f}") if row.seeds > 1 else f"{row.mean:.2f}"
+    shown = _FORMATS.get(row.quantity, "{:.2f}")
+    text = shown.format(row.mean)
+    if row.seeds > 1 and not np.isnan(row.std):
+        text = pattern.format(text, shown.replace("+", "").format(row.std))
     return text + (f" ({row.seeds} of {row.seeds + row.gaps} seeds)" if row.gaps else "")
 
 
+def _ranks(summary: pd.DataFrame, rank_by: Sequence[str]) -> pd.Series:  # 1 is best; NaN where nothing is ranked
+    "Places among our own numbers, rounded as they are printed; none where there is nothing to compare with."
+    ours = summary[summary["source"] == "here"] if "source" in summary else summary
+    sign = ours["quantity"].map(lambda q: -1 if QUANTITIES[q][1] else 1)
+    ranked = (sign * ours["mean"].round(2)).groupby([ours[c] for c in rank_by])
+    return ranked.rank(method="dense").where(ranked.transform("nunique") > 1).reindex(summary.index)
+
+
+def _named(summary: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
+    "With labels in place of keys; a published quantity says that it is one unless the table or its rows do."
+    printed = summary.copy()
+    printed["quantity"] = printed["quantity"].map(lambda q: QUANTITIES[q][0])
+    if "source" in printed:
+        where = [", ".join(filter(None, pair)) for pair in zip(printed["source"], printed["published_on"])]
+        mixed = "source" not in rows and printed["source"].nunique() > 1
+        printed["quantity"] = [f"{q}, {w}" if mixed and w != "here" else q for q, w in zip(printed["quantity"], where)]
+        printed["source"] = where
+    for column in ("method", "base"):
+        if column in printed:
+            printed[column] = printed[column].map(method_label)
+    return printed
+
+# %% ../nbs/10_reporting.ipynb #dea94ccf
 def cells(
-    summary: pd.DataFrame,  # From `summarize`
+    summary: pd.DataFrame,  # From `summarize`; may have `source` and `published_on`, and `close` from `mark_close`
     rows: list[str],  # Columns of `summary` that name a row
     columns: list[str],  # Columns of `summary` that name a column
     flavor: str = "markdown",  # or "latex"
-) -> pd.DataFrame:  # Strings "mean ± std" ("mean" of one seed); per benchmark and quantity the best is bold, the second underlined
+    rank_by: Sequence[str] | None = _RANK_BY,  # Within which entries compete; None marks none
+) -> pd.DataFrame:  # Strings "mean ± std" ("mean" of one seed); the best is bold, the second underlined, one close to the best has ≈
     "The printed table. A missing run is an empty cell, a gap a dash; what fewer seeds than asked for gave says so."
-    best, second, pattern = _MARKS[flavor]
-    printed = summary.copy()
-    printed["cell"] = [_cell(row, pattern) for row in summary[["mean", "std", "seeds", "gaps"]].itertuples(index=False, name="Row")]
-    sign = summary["quantity"].map(lambda q: -1 if QUANTITIES[q][1] else 1)
-    ranked = (sign * summary["mean"].round(2)).groupby([summary["benchmark"], summary["quantity"]])
-    rank, contenders = ranked.rank(method="dense"), ranked.transform("nunique")
-    for place, mark in ((1, best), (2, second)):
-        chosen = (rank == place) & (contenders > 1)
-        printed.loc[chosen, "cell"] = printed.loc[chosen, "cell"].map(mark.format)
-    printed["method"] = printed["method"].map(method_label)
-    printed["quantity"] = printed["quantity"].map(lambda q: QUANTITIES[q][0])
+    best, second, pattern, near_best = _MARKS[flavor]
+    printed = _named(summary.reset_index(drop=True), rows)
+    numbers = summary[["mean", "std", "seeds", "gaps", "quantity"]]
+    printed["cell"] = [_cell(row, pattern) for row in numbers.itertuples(index=False, name="Row")]
+    rank = _ranks(summary.reset_index(drop=True), rank_by) if rank_by else pd.Series(np.nan, printed.index)
+    marks = [(rank == 1, best), (rank == 2, second)] + ([(printed["close"] == "yes", near_best)] if "close" in printed else [])
+    for where, mark in marks:
+        printed.loc[where, "cell"] = printed.loc[where, "cell"].map(mark.format)
     for axis in rows + columns:
         printed[axis] = pd.Categorical(printed[axis], printed[axis].unique())
-    wide = printed.pivot(index=rows, columns=columns, values="cell")
+    wide = printed.pivot(index=rows, columns=columns, values="cell").rename_axis(index=lambda name: _HEADERS.get(name, name))
     return wide.astype(object).where(wide.notna(), "").sort_index(axis=1)
 
-# %% ../nbs/10_reporting.ipynb #4f1d65af
+# %% ../nbs/10_reporting.ipynb #68100b31
+_PAIR = ["benchmark", "group", "metric", "a_method", "a_detector", "b_method", "b_detector"]
+
+
+def mark_close(
+    summary: pd.DataFrame,  # From `summarize` or `compared`; post-hoc rows of the latter are scores of the cross-entropy model
+    differences: pd.DataFrame,  # Columns of _PAIR, study (empty for pairs outside studies) and survives; either order of a pair
+) -> pd.DataFrame:  # With `close`: "yes", "no" (the interval excludes 0), "unknown" (no such pair), "" for the best and where nothing is asked
+    "Which entries cannot be told from the best of their benchmark and quantity."
+    plain = differences[differences["study"].isna() | (differences["study"] == "")]
+    known = {tuple(row[:-1]): bool(row[-1]) for row in plain[[*_PAIR, "survives"]].itertuples(index=False, name=None)}
+    known |= {(*key[:3], *key[5:], *key[3:5]): value for key, value in known.items()}
+    summary = summary.reset_index(drop=True)
+    rank, names = _ranks(summary, _RANK_BY), list(map(_pair_names, summary.to_dict("records")))
+    firsts: dict[tuple, list] = {}
+    for i in summary.index[rank == 1]:
+        firsts.setdefault(names[i][0], []).append(names[i][1])
+    close = []
+    for place, (column, name) in zip(rank, names):
+        answers = [known[key] for first in firsts.get(column, []) if (key := (*column, *first, *name)) in known]
+        asked = place > 1 and column[2] in ("auroc", "fpr95")
+        close.append(("no" if answers[0] else "yes") if asked and answers else "unknown" if asked else "")
+    return summary.assign(close=close)
+
+
+def _pair_names(row: dict) -> tuple[tuple, tuple]:
+    "A row's column in `differences` (benchmark, group, metric), and its own name there (method, detector)."
+    group, _, metric = row["quantity"].rpartition("_")
+    method = "cross_entropy" if row.get("kind") == "post-hoc" else row["method"]
+    return (row["benchmark"], group or SETTING_GROUP.get(row["setting"], ""), metric), (method, row["detector"])
+
+# %% ../nbs/10_reporting.ipynb #9391748c
 def to_markdown(table: pd.DataFrame) -> str:
     "A table of strings as Markdown; a label is printed once, not on every row."
     flat = table.reset_index()
@@ -149,12 +251,14 @@ def to_markdown(table: pd.DataFrame) -> str:
     return flat.to_markdown(index=False, disable_numparse=True)
 
 
+_LATEX = str.maketrans({"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "_": r"\_", "α": r"$\alpha$", "λ": r"$\lambda$",
+                        "σ": r"$\sigma$", "×": r"$\times$", "–": "--"})
+
+
 def to_latex(table: pd.DataFrame, caption: str) -> str:
     "A table of strings as LaTeX (package booktabs)."
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "@": "@", "%": r"\%", "_": r"\_"}
-    text = table.rename_axis(columns=lambda _: None).to_latex(escape=False, caption=caption, multirow=False)
-    body, rule, rest = _ruled(text, table).partition(r"\toprule")
-    return body.translate(str.maketrans(arrows)) + rule + rest.translate(str.maketrans({k: arrows[k] for k in "↑↓@"}))
+    text = table.rename_axis(columns=lambda _: None).to_latex(escape=False, caption=caption.replace("%", r"\%"), multirow=False)
+    return _ruled(text, table).translate(_LATEX)
 
 
 def _ruled(latex: str, table: pd.DataFrame) -> str:
@@ -178,6 +282,35 @@ def _write(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex: str, c
     stem.with_suffix(".tex").write_text(latex)
     return text
 
+# %% ../nbs/10_reporting.ipynb #6221d756
+class Block(NamedTuple):
+    "A part of a table."
+    summary: pd.DataFrame  # The numbers, unrounded, as `cells` reads them; may be empty
+    rows: list[str]
+    columns: list[str]
+    heading: str = ""  # Printed above it
+    rank_by: Sequence[str] | None = _RANK_BY
+
+
+def write_blocks(
+    blocks: list[Block],  # Printed in turn; the CSV holds all their rows
+    stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
+    caption: str,
+    note: str = "",  # Provenance, printed below the Markdown table
+) -> str:  # The Markdown
+    "Write one table as CSV (tidy, unrounded), Markdown and LaTeX; of an empty block only the heading is printed."
+    printed, latex, title = [], [], caption
+    for block in blocks:
+        here = [block.heading] if block.heading else []
+        if len(block.summary):
+            given = (block.summary, block.rows, block.columns)
+            here.append(to_markdown(cells(*given, "markdown", block.rank_by)))
+            latex.append(to_latex(cells(*given, "latex", block.rank_by), " ".join(filter(None, [title, block.heading]))))
+            title = ""
+        printed += here
+    numbers = pd.concat([block.summary for block in blocks if len(block.summary)] or [block.summary for block in blocks[:1]])
+    return _write(stem, numbers, "\n\n".join(printed), "\n".join(latex) or f"% {caption}: no rows\n", caption, note)
+
 
 def write_table(
     summary: pd.DataFrame,  # From `summarize`: the numbers, unrounded
@@ -187,27 +320,23 @@ def write_table(
     caption: str,
     note: str = "",  # Provenance, printed below the Markdown table
 ) -> str:  # The Markdown
-    "Write one table as CSV (tidy, unrounded), Markdown and LaTeX."
-    markdown, latex = to_markdown(cells(summary, rows, columns)), to_latex(cells(summary, rows, columns, "latex"), caption)
-    return _write(stem, summary, markdown, latex, caption, note)
+    "Write a table of one block."
+    return write_blocks([Block(summary, rows, columns)], stem, caption, note)
 
-# %% ../nbs/10_reporting.ipynb #aed562e9
+# %% ../nbs/10_reporting.ipynb #97b5b1c7
 def write_plain_table(
-    table: pd.DataFrame,  # Numbers and names; `method` becomes its label
+    table: pd.DataFrame,  # Numbers and names; `method` becomes its label, `runs` goes to the CSV only
     stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
     caption: str,
     note: str = "",  # Provenance, printed below the Markdown table
 ) -> str:  # The Markdown
     "Write a table that ranks nothing: CSV unrounded, Markdown and LaTeX to three digits after the point."
     printed = table.assign(method=table["method"].map(method_label)) if "method" in table else table
-    printed = printed.round(3).astype(str)
+    printed = printed.drop(columns="runs", errors="ignore").round(3).astype(str)
     markdown = printed.to_markdown(index=False, disable_numparse=True)
     return _write(stem, table, markdown, to_latex(printed.set_index(printed.columns[0]), caption), caption, note)
 
-# %% ../nbs/10_reporting.ipynb #9b5305c8
-SETTING_GROUP = {"spurious": "near", "fine-grained": "near", "conventional": "far"}
-
-
+# %% ../nbs/10_reporting.ipynb #79c2675b
 def compared(metrics: pd.DataFrame) -> pd.DataFrame:  # As `summarize`, and kind; `method` is what the row is called
     "Every post-hoc score of the cross-entropy model, then every training method by one score, in order of KINDS."
     chosen, summary = choose_detectors(metrics), summarize(metrics)
@@ -218,10 +347,15 @@ def compared(metrics: pd.DataFrame) -> pd.DataFrame:  # As `summarize`, and kind
     wanted = ((group == summary["setting"].map(SETTING_GROUP)) | (group == "accuracy")) & (post_hoc | one_score)
     named = summary["metric"].where(group != "accuracy", "accuracy")
     rows = summary.assign(method=summary["method"].where(~post_hoc, summary["detector"]), quantity=named)[wanted]
+    return in_order(rows.drop(columns="metric"))
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    "Rows of `compared` by kind, then detectors and methods as they are listed elsewhere."
     order = {kind: i for i, kind in enumerate(KINDS)}
     places = {name: i for i, name in enumerate([*list_detectors(), *METHOD_STYLE])}
-    rows = rows.assign(place=rows["kind"].map(order) * 1000 + rows["method"].map(places).fillna(999))
-    return rows.sort_values("place", kind="stable").drop(columns=["metric", "place"])
+    place = rows["kind"].map(order) * 1000 + rows["method"].map(places).fillna(999)
+    return rows.iloc[place.argsort(kind="stable")]
 
 
 def gap_notes(metrics: pd.DataFrame) -> list[str]:
@@ -231,33 +365,36 @@ def gap_notes(metrics: pd.DataFrame) -> list[str]:
     return [f"- {detector} on {benchmark} ({method_label(method)}, seed {seeds}): {reason}"
             for (detector, method, benchmark, reason), seeds in by.items()]
 
-# %% ../nbs/10_reporting.ipynb #66b2d2e0
+# %% ../nbs/10_reporting.ipynb #1e350024
 def hyperparameter_table(metrics: pd.DataFrame) -> pd.DataFrame:  # A row for each method, detector and hyperparameter
-    "The chosen hyperparameters of every detector that has some; a column a benchmark, seeds in order."
+    "The chosen hyperparameters of every detector that has some; a column a benchmark, seeds in order; runs, if the metrics name them."
     runs = metrics.drop_duplicates(_RUN)
     rows = [{"method": run.method, "detector": run.detector, "hyperparameter": name, "benchmark": run.benchmark,
-             "value": f"{value:g}" if isinstance(value, (int, float)) else str(value)}
+             "value": f"{value:g}" if isinstance(value, (int, float)) else str(value), "run_id": getattr(run, "run_id", "")}
             for run in runs.itertuples() for name, value in json.loads(run.hyperparameters).items()]
     if not rows:
         return pd.DataFrame(columns=["method", "detector", "hyperparameter"])
-    table = pd.DataFrame(rows).groupby(["method", "detector", "hyperparameter", "benchmark"], sort=False)["value"].agg(_shortly)
-    return table.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
+    by = pd.DataFrame(rows).groupby(["method", "detector", "hyperparameter", "benchmark"], sort=False)
+    table = by["value"].agg(_shortly).unstack("benchmark", fill_value="")
+    if "run_id" in metrics:
+        table["runs"] = by["run_id"].agg(" ".join).groupby(level=[0, 1, 2]).agg(" ".join)
+    return table.reset_index().rename_axis(columns=None)
 
 
 def _shortly(values: pd.Series) -> str:
     return values.iloc[0] if values.nunique() == 1 else ", ".join(values)
 
-# %% ../nbs/10_reporting.ipynb #8162f084
+# %% ../nbs/10_reporting.ipynb #7699a5e2
 def tuning_table(
     metrics: pd.DataFrame,  # Tidy rows with validation outliers; `accuracy` is that of ID validation
     tolerance: float = 5.0,  # How much accuracy a candidate may lose, in points
 ) -> pd.DataFrame:  # benchmark, method, detector, auroc, std, accuracy (percent, means over seeds), chosen
     "Every candidate, and which one the rule chooses for each method. Raises ValueError without cross-entropy to compare with."
     best = choose_detectors(metrics)
-    groups = group_means(metrics).query("ood_group == 'val'")
-    groups = groups[[best.get((row.benchmark, row.method)) == row.detector for row in groups.itertuples()]]
+    groups = _keep_chosen(group_means(metrics).query("ood_group == 'val'"), best)
+    named = {"runs": ("run_id", " ".join)} if "run_id" in groups else {}
     table = groups.groupby(["benchmark", "method", "detector"], sort=False).agg(
-        auroc=("auroc", "mean"), std=("auroc", lambda v: v.std(ddof=0)), accuracy=("accuracy", "mean")).reset_index()
+        auroc=("auroc", "mean"), std=("auroc", lambda v: v.std(ddof=0)), accuracy=("accuracy", "mean"), **named).reset_index()
     plain = table[table["method"] == "cross_entropy"].set_index("benchmark")["accuracy"]
     if missing := set(table["benchmark"]) - set(plain.index):
         raise ValueError(f"there is no cross_entropy run on {', '.join(sorted(missing))} to compare accuracies with")

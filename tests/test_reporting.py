@@ -76,6 +76,33 @@ def test_chosen_hyperparameters_by_seed():
                          rows("cross_entropy", "KNN", "near", (1,), "c", hyperparameters='{"k": 200}')])
     table = reporting.hyperparameter_table(metrics)
     assert table.to_dict("records") == [{"method": "cross_entropy", "detector": "KNN", "hyperparameter": "k", "b": "50, 100", "c": "200"}]
+    named = reporting.hyperparameter_table(metrics.assign(run_id="run" + metrics["seed"].astype(str) + metrics["benchmark"]))
+    assert named["runs"].tolist() == ["run0b run1b run0c"]
     assert reporting.hyperparameter_table(rows("cross_entropy", "MSP", "near", (1,))).empty
     odd = rows("cross_entropy", "ASH", "near", (1,), hyperparameters='{"variant": "ash-b", "percentile": 0.9}')
     assert reporting.hyperparameter_table(odd)["b"].tolist() == ["ash-b", "0.9"]
+
+
+def test_blocks_are_printed_in_turn_and_the_csv_has_all_their_rows(tmp_path):
+    summary = reporting.summarize(pd.concat([rows("ascood", "MSP", "near", (80,)), rows("oe", "MSP", "near", (70,))]))
+    summary = summary.query("quantity == 'near_auroc'").assign(source="here", published_on="")
+    published = summary.assign(source="published", mean=99.0)
+    blocks = [reporting.Block(summary, ["method"], ["quantity"]), reporting.Block(published, ["method"], ["quantity"], "Published, elsewhere:")]
+    text = reporting.write_blocks(blocks, tmp_path / "t", "A caption of 100 %.", "A note.")
+    ours, theirs = text.split("Published, elsewhere:")
+    assert "**80.00**" in ours and "<u>70.00</u>" in ours and "99.00" in theirs and "**" not in theirs and theirs.strip().endswith("A note.")
+    assert pd.read_csv(tmp_path / "t.csv")["source"].tolist() == ["here", "here", "published", "published"]
+    latex = (tmp_path / "t.tex").read_text()
+    assert latex.count(r"\begin{table}") == 2 and latex.count(r"A caption of 100 \%.") == 1
+    nothing = reporting.write_blocks([reporting.Block(summary[:0], [], [], "No such runs.")], tmp_path / "e", "C.")
+    assert nothing == "C.\n\nNo such runs.\n" and list(pd.read_csv(tmp_path / "e.csv").columns) == list(summary.columns)
+
+
+def test_published_numbers_are_labelled_and_not_ranked():
+    summary = reporting.summarize(pd.concat([rows("ascood", "MSP", "near", (80,)), rows("oe", "MSP", "near", (70,))])).query("quantity == 'near_auroc'")
+    both = pd.concat([summary.assign(source="here", published_on=""), summary.assign(mean=[99.0, 60.0], source="published", published_on="other images")])
+    table = reporting.cells(both, ["method"], ["quantity"])
+    assert table["near AUROC ↑"].tolist() == ["**80.00**", "<u>70.00</u>"]
+    assert table["near AUROC ↑, published, other images"].tolist() == ["99.00", "60.00"]
+    assert reporting.cells(both, ["source", "method"], ["quantity"]).index.get_level_values("source").unique().tolist() == ["here", "published, other images"]
+    assert "**" not in "".join(reporting.cells(both, ["source", "method"], ["quantity"], rank_by=None)["near AUROC ↑"])

@@ -1,0 +1,226 @@
+"""The tables of a profile on invented runs: gaps, marks, published numbers beside ours, and the way back to the runs."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ascood import reporting, tables
+from ascood.experiments import Profile
+from ascood.training import checked
+
+STUDY = {"methods": ["ascood"], "benchmarks": ["mnist"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
+SPACE = STUDY | {"vary": {"normalization": ["l2", "zscore"], "uncertainty": ["kl", "energy"]}}
+
+
+def a_profile(**more):
+    "Two seeds of cross-entropy and ASCOOD, scored by two detectors."
+    settings = dict(name="t", description="for tests", seeds=[0, 1], detectors=["MSP", "KNN"], benchmarks={"mnist": {}},
+                    methods={"cross_entropy": {}, "ascood": {}})
+    return checked(Profile, "t", **(settings | more))
+
+
+def metrics_of(run, auroc, accuracy=90.0, sets=(("val", "v"), ("near", "n"), ("far", "f"), ("far", "g"))):
+    "One run's rows: KNN is 10 points better than MSP, set g ten points easier than the others."
+    return pd.DataFrame([dict(run_id=run.run_id, benchmark=run.benchmark, setting="conventional", method=run.method, seed=run.config.seed,
+                              detector=detector, ood_group=group, ood_set=name, fpr95=100 - value, auroc=value, aupr_in=value, aupr_out=value,
+                              accuracy=accuracy, n_id=10, n_ood=10, hyperparameters='{"k": 50}' if detector.startswith("KNN") else "{}", gap="")
+                         for detector in run.detectors for group, name in sets
+                         for value in [auroc + 10 * detector.startswith("KNN") + 10 * (name == "g")]])
+
+
+def run_row(run, **more):
+    record = dict(run_id=run.run_id, benchmark=run.benchmark, method=run.method, settings=json.dumps(run.settings),
+                  config=run.config.model_dump_json(), detectors=json.dumps(run.detectors), code="c1", evaluation_code="c2", python="3",
+                  device="a machine", finished="today", libraries=json.dumps({"torch": "9", "pytorch-ood": "8"}), training_seconds=60.0,
+                  training_peak_mib=1000.0, evaluation_peak_mib=900.0,
+                  evaluation_seconds=json.dumps({"forward pass": 4.0} | dict.fromkeys(run.detectors, 2.0)))
+    return record | more
+
+
+def written(profile, folder, auroc, keep=lambda run: True):
+    "What `collect` would have written of the runs that are kept; `auroc(run)` is that of MSP on set n."
+    runs = [run for run in profile.runs if keep(run)]
+    out = folder / profile.name
+    out.mkdir(parents=True, exist_ok=True)
+    pd.concat([metrics_of(run, auroc(run)) for run in runs]).to_csv(out / "metrics.csv", index=False)
+    pd.DataFrame([run_row(run) for run in runs]).to_csv(out / "runs.csv", index=False)
+    groups = [dict(run_id=run.run_id, benchmark=run.benchmark, method=run.method, seed=run.config.seed, kind="id", set=name, group=group,
+                   n=n, accuracy=90, confidence=0.5) for run in runs for name, group, n in (("test", "all", 1500), ("n", "all", 500), ("test", "majority", 9))]
+    pd.DataFrame(groups).to_csv(out / "groups.csv", index=False)
+    return runs
+
+
+def by_seed(run):
+    return {"cross_entropy": 60, "ascood": 80}.get(run.method, 70) + 2 * run.config.seed
+
+
+def cell(folder, table, **where):
+    rows = pd.read_csv(folder / "t" / f"{table}.csv", keep_default_na=False)
+    for column, value in where.items():
+        rows = rows[rows[column].astype(str) == value]
+    return rows.to_dict("records")
+
+
+def test_main_table_by_hand_and_its_gaps(tmp_path):
+    profile = a_profile(methods={"cross_entropy": {}, "vos": {}, "ascood": {}})
+    written(profile, tmp_path, by_seed, lambda run: run.method == "cross_entropy" or run.method == "ascood" and run.config.seed == 1)
+    text = tables.report_table_main(profile, tmp_path)
+    lines = {line.split("|")[2].strip(): [c.strip() for c in line.split("|")[3:-1]] for line in text.splitlines() if line.count("|") > 4}
+    assert lines["Cross-entropy"] == ["KNN", "<u>29.00 ± 1.00</u>", "<u>71.00 ± 1.00</u>", "<u>24.00 ± 1.00</u>", "<u>76.00 ± 1.00</u>", "90.00 ± 0.00"]
+    assert lines["ASCOOD (gradient)"][1] == "**8.00 (1 of 2 seeds)**"
+    assert lines["VOS"] == ["–"] * 6
+    assert "vos on mnist" in text and "make reproduce PROFILE=t" in text and "collect t" in text
+
+
+def difference(a, b, metric, survives, group="near"):
+    values = dict(study="", benchmark="mnist", setting="conventional", group=group, metric=metric, a_method=a[0], a_detector=a[1], b_method=b[0],
+                  b_detector=b[1], difference=1.0, low=0.0, high=2.0, seeds=2, n_id=10, n_ood=10, survives=survives)
+    return values
+
+
+def test_an_entry_that_is_not_told_from_the_best_is_marked(tmp_path):
+    profile = a_profile()
+    written(profile, tmp_path, by_seed)
+    pairs = [difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", False), difference(("cross_entropy", "KNN"), ("ascood", "KNN"), "fpr95", True),
+             difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", False, "far") | {"study": "sigma"}]
+    pd.DataFrame(pairs).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    text = tables.report_table_main(profile, tmp_path)
+    plain = next(line for line in text.splitlines() if "Cross-entropy" in line).split("|")
+    assert plain[5].strip() == "<u>71.00 ± 1.00</u> ≈" and plain[4].strip() == "<u>29.00 ± 1.00</u>"
+    assert "≈" not in next(line for line in text.splitlines() if "ASCOOD (gradient)" in line)
+    assert "For 2 of 4 entries there is no comparison" in text  # the far ones: a pair of a study is none of this table
+    assert r"$\pm$ 1.00} $\approx$" in (tmp_path / "t" / "table_main.tex").read_text()
+
+
+def test_the_best_is_never_marked_and_studies_pairs_do_not_count():
+    summary = pd.DataFrame([dict(benchmark="b", setting="conventional", method=m, detector="MSP", quantity="far_auroc", mean=v, std=0.0, seeds=1, gaps=0)
+                            for m, v in (("ascood", 90), ("oe", 95), ("vos", np.nan))])
+    none = pd.DataFrame(columns=tables._DIFFERENCES)
+    assert reporting.mark_close(summary, none)["close"].tolist() == ["unknown", "", ""]
+    pair = pd.DataFrame([difference(("oe", "MSP"), ("ascood", "MSP"), "auroc", False, "far") | {"benchmark": "b"}])
+    assert reporting.mark_close(summary, pair)["close"].tolist() == ["yes", "", ""]
+    assert reporting.mark_close(summary, pair.assign(study="alpha"))["close"].tolist() == ["unknown", "", ""]
+
+
+def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
+    profile = a_profile(benchmarks={"cifar10": {}}, methods={"cross_entropy": {}, "ascood_shuffle": {"kind": "ascood", "synthesis": "shuffle"}})
+    written(profile, tmp_path, lambda run: 20 if run.method == "cross_entropy" else 30)
+    text = tables.report_table_compared(profile, tmp_path)
+    row = [c.strip() for c in next(line for line in text.splitlines() if "ASCOOD (shuffle)" in line).split("|")]
+    assert row[4] == "**45.00 ± 0.00**" and row[7] == "98.32 ± 0.07"  # the mean of 40 and 50; the published one is far better, and not bold
+    assert "cifar10 AUROC ↑, published" in text
+    published = cell(tmp_path, "table_compared", method="ascood_shuffle", source="published", quantity="auroc")
+    assert [(p["mean"], p["file"]) for p in published] == [(98.32, "results/published/table1_main.csv")]
+
+
+def test_of_a_nearly_equal_benchmark_the_label_says_so_and_others_have_none():
+    both = tables.published_main(["cifar10-jpeg", "cifar10-jpeg-holdout", "mnist"])
+    assert set(both["benchmark"]) == {"cifar10-jpeg"} and set(both["published_on"]) == {"original CIFAR-10"}
+    assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["mnist"]).empty
+
+
+def test_accuracy_is_compared_seed_by_seed():
+    runs = [("cross_entropy", 0, 90), ("cross_entropy", 1, 94), ("ascood", 0, 89), ("ascood", 1, 91), ("ascood", 2, 50)]
+    metrics = pd.DataFrame([dict(benchmark="b", setting="s", method=m, seed=s, accuracy=a, run_id=f"{m}{s}") for m, s, a in runs])
+    found = tables.accuracy_rows(metrics).set_index(["method", "quantity"])
+    assert found.loc[("ascood", "difference"), ["mean", "std", "seeds"]].tolist() == [-2, 1, 2]  # -1 and -3; seed 2 has no partner
+    assert found.loc[("ascood", "difference"), "runs"] == "ascood0 cross_entropy0 ascood1 cross_entropy1"
+
+
+def test_a_study_treats_its_base_point_like_the_others(tmp_path):
+    profile = a_profile(studies={"sigma": STUDY, "feature_space": SPACE})
+    written(profile, tmp_path, by_seed, lambda run: "uncertainty=energy" not in run.method)
+    tables.report_table_studies(profile, tmp_path)
+    base, = cell(tmp_path, "table_studies", varied="σ = 0.5 (as elsewhere)", quantity="near_auroc")
+    assert (base["detector"], float(base["mean"])) == ("MSP", 81)  # KNN would have been chosen, but the study asks for MSP alone
+    other, = cell(tmp_path, "table_studies", method="ascood@sigma=2", quantity="near_auroc")
+    assert float(other["mean"]) == 71
+    text = tables.report_table_feature_space(profile, tmp_path)
+    assert [line.split("|")[5].strip() for line in text.splitlines() if "| energy" in line][:2] == ["–", "–"]
+    assert "Published, on the paper's benchmarks:" in text
+    assert "| L2 " in tables.report_table_normalization(profile, tmp_path) and not cell(tmp_path, "table_normalization", uncertainty="energy")
+
+
+def test_iodin_by_how_much_it_moves(tmp_path):
+    profile = a_profile(detectors=["MSP", "ODIN", "i-ODIN"], more_detectors={"cross_entropy": {"i-ODIN@k=10": {"k": 10}}})
+    written(profile, tmp_path, by_seed)
+    text = tables.report_table_iodin(profile, tmp_path)
+    assert [line.split("|")[3].strip() for line in text.splitlines() if "ODIN  " in line][:3] == ["1", "10", "all (3·H·W)"]
+    assert {row["elements"] for row in cell(tmp_path, "table_iodin", detector="i-ODIN@k=10")} == {"10"}
+
+
+def test_cost_by_hand_and_gaps_where_older_runs_say_nothing(tmp_path):
+    profile = a_profile(detectors=["MSP", "KNN", "ODIN"])
+    written(profile, tmp_path, by_seed)
+    runs = pd.read_csv(tmp_path / "t" / "runs.csv").drop(columns="training_peak_mib")
+    seconds = json.dumps({"forward pass": 4.0, "MSP": 0.0, "KNN": 3.0, "image sweep": 10.0})
+    runs.assign(evaluation_seconds=seconds).to_csv(tmp_path / "t" / "runs.csv", index=False)
+    text = tables.report_table_cost(profile, tmp_path)
+    parts = {row["part"]: float(row["mean"]) for row in cell(tmp_path, "table_cost", quantity="per_1000")}
+    assert parts == {"forward pass, shared by all": 2, "image sweep, for ODIN": 5, "MSP": 0, "KNN": 1.5}  # of 2,000 images
+    assert [row["mean"] for row in cell(tmp_path, "table_cost", quantity="training_peak_mib")] == ["", ""]
+    assert "60.0 ± 0.0" in text and "900 ± 0" in text
+
+
+def test_every_set_and_the_means(tmp_path):
+    profile = a_profile()
+    written(profile, tmp_path, by_seed)
+    tables.report_table_sets(profile, tmp_path)
+    found = {row["ood"]: float(row["mean"]) for row in cell(tmp_path, "table_sets", method="ascood", quantity="aupr_in")}
+    assert found == {"near: n": 91, "near: mean": 91, "far: f": 91, "far: g": 101, "far: mean": 96}
+
+
+def test_every_table_is_written_also_where_the_profile_has_no_such_runs(tmp_path):
+    profile = a_profile(methods={"cross_entropy": {}})
+    written(profile, tmp_path, by_seed)
+    assert {"table_imagenet100", "table_studies", "table_cost"} < set(tables.tables_of(profile)) and "table_spurious" not in tables.tables_of(profile)
+    for name in tables.tables_of(profile):
+        text = tables.TABLES[name](profile, tmp_path)
+        assert text == (tmp_path / "t" / f"{name}.md").read_text() and (tmp_path / "t" / f"{name}.csv").is_file()
+    for name in ("table_synthesis", "table_feature_space", "table_studies", "table_iodin"):
+        assert "Profile `t` has no such runs; `make reproduce PROFILE=embedded` has them." in (tmp_path / "t" / f"{name}.md").read_text()
+    assert "PROFILE=paper:imagenet100" in (tmp_path / "t" / "table_imagenet100.md").read_text()
+
+
+def test_a_cell_is_traced_to_the_numbers_whose_mean_it_is(tmp_path):
+    profile = a_profile()
+    runs = written(profile, tmp_path, by_seed)
+    tables.report_table_main(profile, tmp_path)
+    where = {"method": "ascood", "quantity": "far_auroc"}
+    text = tables.trace(profile, "table_main", where, tmp_path)
+    numbers = [float(line.split("auroc ")[1]) for line in text.splitlines() if " auroc " in line]
+    assert numbers == [90, 100, 92, 102] and np.mean(numbers) == float(cell(tmp_path, "table_main", **where)[0]["mean"])
+    for run in runs:
+        assert (run.run_id in text) == (run.method == "ascood")
+    assert "train t mnist ascood 1" in text and "evaluate t mnist ascood 0" in text and 'hyperparameters of KNN: {"k": 50}' in text
+    assert "code: c1; evaluation_code: c2" in text and "torch 9" in text and "a machine" in text and "finished: today" in text
+
+
+def test_trace_of_accuracy_cost_and_published(tmp_path):
+    profile = a_profile()
+    written(profile, tmp_path, by_seed)
+    for name in ("table_accuracy", "table_cost", "table_synthesis"):
+        tables.TABLES[name](profile, tmp_path)
+    lost = tables.trace(profile, "table_accuracy", {"quantity": "difference"}, tmp_path)
+    assert lost.count("ID accuracy: 90") == 4 and "cross_entropy" in lost
+    assert "training_peak_mib: 1000" in tables.trace(profile, "table_cost", {"method": "ascood", "quantity": "training_peak_mib"}, tmp_path)
+    printed = tables.trace(profile, "table_synthesis", {"source": "published", "synthesis": "subtract", "benchmark": "cars"}, tmp_path)
+    assert printed.count("results/published/table5_synthesis.csv") == 2
+
+
+def test_trace_says_what_there_is(tmp_path):
+    profile = a_profile()
+    written(profile, tmp_path, by_seed)
+    with pytest.raises(FileNotFoundError, match="report t table_sets"):
+        tables.trace(profile, "table_sets", {}, tmp_path)
+    tables.report_table_sets(profile, tmp_path)
+    with pytest.raises(ValueError, match="unknown column 'methd'; choose one of .*method"):
+        tables.trace(profile, "table_sets", {"methd": "ascood"}, tmp_path)
+    with pytest.raises(ValueError, match="unknown value of method 'acood'; choose one of ascood, cross_entropy"):
+        tables.trace(profile, "table_sets", {"method": "acood"}, tmp_path)
+    with pytest.raises(ValueError, match="50 rows of table_sets match; narrow"):
+        tables.trace(profile, "table_sets", {}, tmp_path)
+    with pytest.raises(ValueError, match="unknown table"):
+        tables.trace(profile, "table_mian", {}, tmp_path)
