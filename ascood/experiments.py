@@ -512,7 +512,7 @@ def _differences(drawn: dict, pairs_of: Callable) -> list[dict]:
              **difference._asdict(), "survives": difference.survives}
             for key in keys for a, b in pairs_of(drawn, key) for difference in [paired_difference(drawn[a][key], drawn[b][key])]]
 
-# %% ../nbs/11_experiments.ipynb #24a708a3
+# %% ../nbs/11_experiments.ipynb #f3ffa474
 def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
     "The points of a study on one benchmark, each by the score that validation chose among the study's; and their pairs."
     points = {p.variant: p for p in profile.points if (p.study, p.benchmark) == (study, benchmark)}
@@ -545,9 +545,9 @@ def compare(profile: Profile, results: str | Path = "results", draws: int = 1000
         parts += [(study, *_points_drawn(profile, study, benchmark, found, results, draws)) for study in profile.studies
                   if any((p.study, p.benchmark) == (study, benchmark) for p in profile.points)]
         for study, rows, drawn, pairs in parts:
-            if rows:
+            if found_here := _differences(drawn, pairs):
                 sizes = {group: sum(len(v) for k, v in next(iter(rows.values())).scores[0].items() if k[0] == group) for group in ("id", "near", "far")}
-                lines = pd.DataFrame(_differences(drawn, pairs))
+                lines = pd.DataFrame(found_here)
                 tables.append(lines.assign(study=study, benchmark=benchmark, setting=found["setting"].iloc[0], seeds=len(profile.seeds),
                                            n_id=sizes["id"], n_ood=lines["group"].map(sizes | {"id": 0})))
     return pd.concat(tables)[_DIFFERENCE] if tables else pd.DataFrame(columns=_DIFFERENCE)

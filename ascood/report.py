@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALL_TABLES', 'all_tables_of', 'run_profile', 'report_page', 'main']
 
-# %% ../nbs/11d_report.ipynb #c2e34143
+# %% ../nbs/11d_report.ipynb #2a128a31
 import argparse
 import base64
 import io
@@ -25,7 +25,7 @@ from ascood.experiments import (
     under_root, write_text,
 )
 from .pictures import FIGURES, figure_stems, report_figure
-from .tables import TABLES, tables_of
+from .tables import TABLES, tables_of, trace
 
 ALL_TABLES = TABLES | {"table_claims": report_table_claims}
 
@@ -135,7 +135,7 @@ def report_page(profile: Profile, results: str | Path = "results", figures: str 
     write_text(path, page)
     return path
 
-# %% ../nbs/11d_report.ipynb #76646b1c
+# %% ../nbs/11d_report.ipynb #b1c12d32
 def _status(profile: Profile, results: str):
     for run in (run for run in profile.runs if run.benchmark in profile.chosen):
         folder = run.folder(results)
@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, text in (("run", "everything that is not there yet, then tables and figures"), ("status", "the runs and their state"),
                           ("train", "one run"), ("evaluate", "one trained run"), ("collect", "gather finished runs into CSV files"),
                           ("report", "tables and figures from the collected files"),
+                          ("trace", "from a cell of a table back to the runs that made it"),
                           ("page", "all tables and figures that are there, as one HTML page")):
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("profile", help="name of a profile, or a YAML file")
@@ -159,11 +160,14 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("benchmark")
             sub.add_argument("method")
             sub.add_argument("seed", type=int)
+        if command == "trace":
+            sub.add_argument("table", help=f"which: {', '.join(ALL_TABLES)}")
+            sub.add_argument("where", nargs="*", metavar="column=value", help="columns of the table's CSV file and what they hold")
         if command == "report":
             sub.add_argument("only", nargs="*", help=f"which: {', '.join([*ALL_TABLES, *FIGURES])} (default: all)")
     return parser
 
-# %% ../nbs/11d_report.ipynb #e715702a
+# %% ../nbs/11d_report.ipynb #9e156606
 def _command(args: argparse.Namespace):
     profile = load_profile(args.profile)
     if args.command == "run":
@@ -183,6 +187,11 @@ def _command(args: argparse.Namespace):
                 print(ALL_TABLES[name](profile, args.results))
             else:
                 print(*report_figure(name, profile, args.results, args.figures), sep="\n")
+    elif args.command == "trace":
+        check_names("table", [args.table], ALL_TABLES)
+        if bad := [part for part in args.where if "=" not in part]:
+            raise ValueError(f"{bad[0]!r} is no column=value")
+        print(trace(profile, args.table, dict(part.split("=", 1) for part in args.where), args.results))
     elif args.command == "page":
         print(report_page(profile, args.results, args.figures))
 
