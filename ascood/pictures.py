@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIGURES', 'one_setting_studies', 'study_points', 'summary_rows', 'FigureOf', 'figure_stems', 'report_figure']
 
-# %% ../nbs/11b_pictures.ipynb #b01e4cbf
-from collections.abc import Callable
+# %% ../nbs/11b_pictures.ipynb #f9221ad0
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from . import plots, reporting
 from .attribution import true_class_gradient
 from .data import Benchmark, ImageSet, LazyImages, list_benchmarks
 from .evaluation import Scores
-from .experiments import Profile, RunSpec, find_run, load_profile, load_scores, read_collected, under_root
+from .experiments import Profile, RunSpec, find_run, load_scores, read_collected, under_root
 from .models import Classifier, load_classifier
 from .synthesis import OutlierSynthesizer
 
@@ -99,7 +99,7 @@ def _draw_problem(profile: Profile, name: str, results: str | Path) -> Figure:
             blocks[f"{wanted} ({benchmark.setting})"] = _problem_rows(benchmark)
     return plots.plot_problem(blocks, notes) if blocks else plots.plot_nothing("\n".join(notes))
 
-# %% ../nbs/11b_pictures.ipynb #063a5f73
+# %% ../nbs/11b_pictures.ipynb #3d4916c3
 def _draw_gallery(profile: Profile, name: str, results: str | Path) -> Figure:
     "Images, attribution and every synthesis, by the first seed's first ASCOOD model, with the profile's alpha of the first epoch."
     ours = _ours(profile, name) or [_show_run(profile, name, method) for method in profile.methods if method not in profile.benchmarks[name].leave_out]
@@ -125,17 +125,17 @@ def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]
 
 def _draw_gallery_training(profile: Profile, name: str, results: str | Path) -> Figure:
     "Outliers by the models of several epochs, of the first seed's first ASCOOD method that reads the model."
-    run = min(_ours(profile, name), key=lambda run: run.settings["synthesis"] == "gaussian")  # noise is the same at every epoch
-    models = _models_by_epoch(run, results)
-    if not models:
-        return plots.plot_nothing(f"{name}: no model of {run.method} is there; {_remedy(profile)}")
+    ours = sorted(_ours(profile, name), key=lambda run: run.settings["synthesis"] == "gaussian")  # noise is the same at every epoch
+    run, models = next(((run, models) for run in ours if (models := _models_by_epoch(run, results))), (None, {}))
+    if run is None:
+        return plots.plot_nothing(f"{name}: no model of ASCOOD is there; {_remedy(profile)}")
     benchmark = run.load_benchmark()
     x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), 6)
     wanted = len({*run.snapshots, run.config.epochs})
     note = f"{wanted - len(models)} of {wanted} models are missing: {_remedy(profile)}" if len(models) < wanted else ""
     return plots.plot_gallery_training(models, x, y, benchmark, _synthesizer(run), run.config.epochs, note=note)
 
-# %% ../nbs/11b_pictures.ipynb #6d3ef3a3
+# %% ../nbs/11b_pictures.ipynb #dc0e5506
 def _not_standardised(profile: Profile, benchmark: str, base: RunSpec) -> RunSpec | None:
     "The first seed's run of a study that differs from `base` in nothing but `normalization: none`."
     for point in profile.points:
@@ -157,7 +157,14 @@ def _has(profile: Profile, benchmark: str, method: str) -> bool:
     return method in profile.methods and method not in profile.benchmarks[benchmark].leave_out
 
 
-def _draw_features(profile: Profile, name: str, results: str | Path, images: int = 1000) -> Figure:
+def _in_batches(parts: list[ImageSet | LazyImages], n: int, batch: int = 50) -> Iterator[Tensor]:
+    "About `n` images of several sets together, evenly spaced in each; large images are decoded batch by batch."
+    for part in parts:
+        pick = torch.linspace(0, len(part) - 1, min(len(part), n // len(parts))).long()
+        yield from (part[some.tolist()][0] for some in pick.split(batch))
+
+
+def _draw_features(profile: Profile, name: str, results: str | Path, images: int = 600) -> Figure:
     "Norms and maximum logits on at most `images` of ID test, and about as many of near and of far OOD, by the first seed."
     runs = _feature_runs(profile, name)
     models = {label: model for label, run in runs.items() if (model := _model_of(run, results))}
@@ -165,8 +172,8 @@ def _draw_features(profile: Profile, name: str, results: str | Path, images: int
         return plots.plot_nothing(f"{name}: no model is there; {_remedy(profile)}")
     benchmark = runs["ASCOOD"].load_benchmark()
     sets = {"ID": [benchmark.test]} | {f"{group} OOD": list(benchmark.ood.get(group, {}).values()) for group in ("near", "far")}
-    groups = {label: torch.cat([_evenly(part, images // len(parts))[0] for part in parts]) for label, parts in sets.items() if parts}
-    found = {label: plots.feature_norms(model, groups) for label, model in models.items()}
+    found = {label: plots.feature_norms(model, {group: _in_batches(parts, images) for group, parts in sets.items() if parts})
+             for label, model in models.items()}
     figure = plots.plot_features(found, f"{name}, seed {profile.seeds[0]}")
     return plots.add_note(figure, _note(profile, len(models), len(runs)))
 
@@ -258,12 +265,12 @@ def _minority(groups: pd.DataFrame, methods: set[str]) -> pd.DataFrame:
     found = rows.groupby(["benchmark", "method"], sort=False)["accuracy"].agg(mean="mean", std=lambda v: v.std(ddof=0))
     return found.reset_index().assign(quantity="minority")
 
-# %% ../nbs/11b_pictures.ipynb #f33bc64c
+# %% ../nbs/11b_pictures.ipynb #af335973
 def study_points(
     profile: Profile,
     study: str,  # One of `one_setting_studies`
     results: str | Path = "results",
-) -> tuple[pd.DataFrame, pd.DataFrame, str]:  # Points, cross-entropy's rows, and what is missing
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # Points, and cross-entropy's rows
     """Means and standard deviations over seeds of a study's points.
 
     Columns: benchmark, method, variant, value (as in the profile), own (is it the profile's own?), quantity, mean, std.
@@ -277,11 +284,17 @@ def study_points(
     variants = set(asked["variant"])
     found = pd.concat([_of_study(metrics, profile, study, variants), _minority(groups, variants)])
     shown = asked.merge(found.rename(columns={"method": "variant"}), on=["benchmark", "variant"])
-    runs = metrics.drop_duplicates(["benchmark", "method", "seed"]).merge(asked, left_on=["benchmark", "method"], right_on=["benchmark", "variant"])
     plain = _of_study(metrics[metrics["benchmark"].isin(asked["benchmark"])], profile, study, {"cross_entropy"})
-    return shown, plain, _note(profile, len(runs), len(asked) * len(profile.seeds))
+    return shown, plain
 
-# %% ../nbs/11b_pictures.ipynb #0f41f95a
+
+def _study_note(profile: Profile, studies: list[str], results: str | Path) -> str:
+    "How many of the studies' runs are missing; a run that several of them show counts once."
+    wanted = {(p.benchmark, p.variant, seed) for p in profile.points if p.study in studies for seed in profile.seeds}
+    runs = read_collected(profile, "metrics", results, variants=True)[["benchmark", "method", "seed"]]
+    return _note(profile, len(wanted & {*runs.itertuples(index=False, name=None)}), len(wanted))
+
+# %% ../nbs/11b_pictures.ipynb #a1b58557
 def _actual(profile: Profile, points: pd.DataFrame, varied: str) -> tuple[pd.Series, str]:
     "Where the points stand on the x axis, and what is written below it."
     setting, symbol = _AXES.get(varied, (varied, varied.replace("_", " ")))
@@ -300,13 +313,11 @@ def _row_names(profile: Profile, rows: pd.DataFrame, methods: set[str]) -> list[
 
 def _draw_sensitivity(profile: Profile, name: str, results: str | Path) -> Figure:
     "AUROC and ID accuracy by each setting that a study varies."
-    points, reference, there, wanted = [], [], 0, 0
+    points, reference = [], []
     studies = {study: varied for study, varied in one_setting_studies(profile).items() if varied != _CORRELATION}
     methods = {method for study in studies for method in profile.studies[study].methods}
-    notes = []
     for study, varied in studies.items():
-        found, plain, note = study_points(profile, study, results)
-        notes.append(note and f"{study}: {note.split(':')[0]}")
+        found, plain = study_points(profile, study, results)
         if found.empty:
             continue
         x, label = _actual(profile, found, varied)
@@ -314,25 +325,19 @@ def _draw_sensitivity(profile: Profile, name: str, results: str | Path) -> Figur
         if len(plain):
             rows = points[-1][["row", "benchmark"]].drop_duplicates().merge(plain.drop(columns="method"), on="benchmark")
             reference.append(rows.assign(setting=label))
-    note = "; ".join(filter(None, notes))
-    note = f"{note}\n{_remedy(profile)}" if note else ""
     if not points:
-        return plots.plot_nothing(f"no run of a study is there;\n{_remedy(profile)}")
-    empty = pd.DataFrame(columns=["row", "setting", "quantity", "mean"])
-    return plots.add_note(plots.plot_sensitivity(pd.concat(points), pd.concat(reference) if reference else empty), note)
+        return plots.plot_nothing(f"no run of a study is there; {_remedy(profile)}")
+    plain = pd.concat(reference) if reference else pd.DataFrame(columns=["row", "setting", "quantity", "mean"])
+    return plots.add_note(plots.plot_sensitivity(pd.concat(points), plain), _study_note(profile, [*studies], results))
 
 
 def _draw_correlation(profile: Profile, name: str, results: str | Path) -> Figure:
     "AUROC of near OOD and accuracy of the minority by the strength of the correlation."
-    parts, notes = [], []
-    for study in (study for study, varied in one_setting_studies(profile).items() if varied == _CORRELATION):
-        found, _, note = study_points(profile, study, results)
-        notes.append(note)
-        parts.append(found.assign(x=found["value"], row=found["benchmark"]))
-    points = pd.concat(parts)
+    studies = [study for study, varied in one_setting_studies(profile).items() if varied == _CORRELATION]
+    points = pd.concat([study_points(profile, study, results)[0] for study in studies])
     if points.empty:
-        return plots.plot_nothing(f"no run of the study is there;\n{_remedy(profile)}")
-    return plots.add_note(plots.plot_correlation(points), "\n".join(filter(None, notes)))
+        return plots.plot_nothing(f"no run of the study is there; {_remedy(profile)}")
+    return plots.add_note(plots.plot_correlation(points.assign(x=points["value"], row=points["benchmark"])), _study_note(profile, studies, results))
 
 # %% ../nbs/11b_pictures.ipynb #de25f29c
 _SUMMARY_METHODS = {"oe": "OE (real outliers)", "ascood": "ASCOOD, gradient", "ascood_subtract": "ASCOOD, subtract",

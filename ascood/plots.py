@@ -8,9 +8,11 @@ __all__ = ['FIGURE_STYLE', 'ONE_COLUMN', 'TWO_COLUMNS', 'VARIED', 'CORRELATED', 
            'plot_score_histograms', 'plot_roc', 'plot_training', 'plot_spurious', 'plot_compared', 'FeatureNorms',
            'feature_norms', 'plot_features', 'plot_sensitivity', 'plot_correlation', 'plot_summary']
 
-# %% ../nbs/10a_plots.ipynb #55a5a754
+# %% ../nbs/10a_plots.ipynb #834cc7cc
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -20,6 +22,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -69,7 +72,7 @@ def _put_rows(axis: Axes, rows: list[tuple[str, Tensor]], left: float, top: floa
         for column, image in enumerate(images):
             _put(axis, image, left + column * size, top + line * size, size)
 
-# %% ../nbs/10a_plots.ipynb #b3bcf382
+# %% ../nbs/10a_plots.ipynb #7c8fce58
 def add_note(figure: Figure, note: str) -> Figure:
     "A line in small print above everything else; nothing if `note` is empty. For figures with constrained layout."
     if note:
@@ -82,7 +85,7 @@ def plot_nothing(text: str) -> Figure:
     "A small figure that says why there is nothing to see; one column wide."
     with plt.rc_context(FIGURE_STYLE):
         figure, axis = _page(ONE_COLUMN, 1)
-        axis.text(ONE_COLUMN / 2, 0.5, text, ha="center", va="center")
+        axis.text(ONE_COLUMN / 2, 0.5, fill(text, 54), ha="center", va="center")
     return figure
 
 # %% ../nbs/10a_plots.ipynb #d1fa68b3
@@ -99,13 +102,13 @@ def signed_mask(g: Tensor, fraction: float) -> Tensor:  # G [B,3,H,W] -> colours
     scaled = (g * mask) / g.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None]
     return (0.5 + 0.5 * scaled.sign() * scaled.abs().sqrt()) * mask.any(1, keepdim=True)
 
-# %% ../nbs/10a_plots.ipynb #97e6952a
+# %% ../nbs/10a_plots.ipynb #3fd9ed42
 def plot_problem(
     blocks: dict[str, dict[str, dict[str, Tensor]]],  # {title: {row: {caption: images [n,3,H,W] in [0, 1]}}}
     notes: list[str] = (),  # Lines below
 ) -> Figure:
     "A block a benchmark, a row a group, the sets of a group side by side under their names; two columns wide."
-    label, head, caption, gap = 1.0, 0.26, 0.14, 0.08  # inches
+    label, head, caption, gap = 1.0, 0.32, 0.14, 0.08  # inches
     columns = max(sum(map(len, row.values())) + gap * (len(row) - 1) for block in blocks.values() for row in block.values())
     size = (TWO_COLUMNS - label - 0.03) / columns
     height = sum(head + len(block) * (size + caption) for block in blocks.values()) + 0.16 * len(notes) + 0.04
@@ -113,7 +116,7 @@ def plot_problem(
         figure, axis = _page(TWO_COLUMNS, height)
         y = 0.0
         for title, block in blocks.items():
-            axis.text(0.03, y + head / 2, title, va="center", fontsize=8.5, weight="bold")
+            axis.text(0.03, y + 0.55 * head, title, va="center", fontsize=8.5, weight="bold")
             y += head
             for name, row in block.items():
                 axis.text(label - 0.07, y + caption + 0.47 * size, name, ha="right", va="center", fontsize=7.5)
@@ -154,7 +157,7 @@ def plot_gallery(
         _put_rows(axis, rows, 1.48, 0.02, size)
     return figure
 
-# %% ../nbs/10a_plots.ipynb #ec75d90c
+# %% ../nbs/10a_plots.ipynb #2194276e
 def plot_gallery_training(
     models: dict[int, nn.Module],  # {epochs trained: the Classifier then}
     x: Tensor,  # Images [B,3,H,W], normalised
@@ -173,11 +176,11 @@ def plot_gallery_training(
             own = model.eval()(outliers).softmax(1).gather(1, y[:, None]).mean().item()
         alpha = alpha_at(done - 1, epochs, synthesizer.alpha_max, synthesizer.alpha_min)
         step = "" if synthesizer.kind == "shuffle" else rf", $\alpha$ = {alpha:.3g}"
-        rows.append((f"epoch {done} of {epochs}\n$x'${step}\n$p_y(x')$ = {own:.2f}", benchmark.pixels(outliers)))
+        rows.append((f"epoch {done} of {epochs}\n$x'$ {synthesizer.kind}{step}\n$p_y(x')$ = {own:.2f}", benchmark.pixels(outliers)))
         if synthesizer.kind != "gaussian":
             rows.append(("$G_{inv}$", signed_mask(true_class_gradient(model, x, y, synthesizer.mode), synthesizer.fraction)))
     with plt.rc_context(FIGURE_STYLE | {"font.size": 7}):
-        label, below = 0.95, 0.2 if note else 0.0
+        label, below = 1.1, 0.2 if note else 0.0
         size = (ONE_COLUMN - label) / len(x)
         figure, axis = _page(ONE_COLUMN, 0.02 + size * len(rows) + below)
         _put_rows(axis, rows, label, 0.02, size)
@@ -194,25 +197,24 @@ def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
             parts[label].append(values)
     return {label: np.concatenate(values) for label, values in parts.items()}
 
-# %% ../nbs/10a_plots.ipynb #4a1c736b
-def _span(groups: dict[str, np.ndarray]) -> tuple[float, float]:
-    "Limits of an axis: the middle 99 % of ID and near OOD, widened towards far OOD to at most twice that."
+# %% ../nbs/10a_plots.ipynb #e10fffca
+def _span(groups: dict[str, np.ndarray], reach: float = 1.0) -> tuple[float, float]:
+    "Limits of an axis: the middle 99 % of ID and near OOD, widened towards far OOD by at most `reach` times that on each side."
     low, high = np.percentile(np.concatenate([v for label, v in groups.items() if label != "far OOD"]), [0.5, 99.5])
     width = high - low
     if len(far := groups.get("far OOD", ())):
         least, most = np.percentile(far, [0.5, 99.5])
-        low, high = max(min(low, least), low - width), min(max(high, most), high + width)
+        low, high = max(min(low, least), low - reach * width), min(max(high, most), high + reach * width)
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _draw_histograms(axis: Axes, groups: dict[str, np.ndarray]):
-    "Densities of the groups within `_span`, and how much of far OOD lies beyond it."
-    low, high = _span(groups)
-    bins, most = np.linspace(low, high, 40), 0.0
+def _draw_histograms(axis: Axes, groups: dict[str, np.ndarray], reach: float = 1.0, log: bool = False):
+    "Shares of the groups in equal bins of `_span`, and how much of far OOD lies beyond it."
+    low, high = np.exp(_span({k: np.log(v) for k, v in groups.items()}, reach)) if log else _span(groups, reach)
+    bins, most = (np.geomspace if log else np.linspace)(low, high, 40), 0.0
     for label, values in groups.items():
         if len(values):
-            share, _ = np.histogram(values, bins)
-            heights = share / len(values) / (bins[1] - bins[0])
+            heights = np.histogram(values, bins)[0] / len(values)
             axis.stairs(heights, bins, fill=True, color=GROUP_COLORS[label], alpha=0.45, label=label)
             axis.stairs(heights, bins, color=GROUP_COLORS[label], lw=0.9)
             most = max(most, heights.max())
@@ -221,10 +223,15 @@ def _draw_histograms(axis: Axes, groups: dict[str, np.ndarray]):
         if len(far) and beyond.mean() >= 0.02:
             text = f"{100 * beyond.mean():.0f} % of far →" if side == "right" else f"← {100 * beyond.mean():.0f} % of far"
             axis.text(place, 0.99, text, ha=side, va="top", transform=axis.transAxes, fontsize=6.5, color="0.25")
+    if log:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     axis.set(xlim=(low, high), ylim=(0, 1.15 * most or 1), yticks=[])
     axis.spines["left"].set_visible(False)
 
-# %% ../nbs/10a_plots.ipynb #d4d175b5
+# %% ../nbs/10a_plots.ipynb #b4e886f5
 def plot_score_histograms(
     found: dict[str, tuple[str, Scores]],  # {method: (detector that speaks for it, its scores)}
     title: str,
@@ -242,7 +249,7 @@ def plot_score_histograms(
             _draw_histograms(axis, by_group(scores, detector))
             axis.set(title=method_label(method), xlabel=f"{detector} score (higher: more OOD)")
         for axis in axes[:, 0]:
-            axis.set_ylabel("density")
+            axis.set_ylabel("share of images")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.suptitle(title, fontsize=9)
     return figure
@@ -341,7 +348,7 @@ def plot_compared(
         figure.suptitle(title, fontsize=9)
     return figure
 
-# %% ../nbs/10a_plots.ipynb #a72d3545
+# %% ../nbs/10a_plots.ipynb #346b7471
 class FeatureNorms(NamedTuple):
     "What a model does to the images of each group, such as {'ID': values [N], 'near OOD': ..., 'far OOD': ...}."
     pooled: dict[str, np.ndarray]  # norm of h
@@ -353,14 +360,13 @@ class FeatureNorms(NamedTuple):
 @torch.no_grad()
 def feature_norms(
     model: Classifier,
-    groups: dict[str, Tensor],  # Images [N,3,H,W] of each group, normalised
-    chunk: int = 100,  # Images a forward pass
+    groups: dict[str, Iterable[Tensor]],  # Batches [B,3,H,W] of each group, normalised
 ) -> FeatureNorms:
     "Norms and maximum logits of a model in eval mode, on the device that it is on."
     device, found = next(model.parameters()).device, FeatureNorms({}, {}, {}, None)
     for group, images in groups.items():
         parts = []
-        for x in images.split(chunk):
+        for x in images:
             h = model.eval().pooled(x.to(device))
             read = model.normalize(h)
             parts.append(torch.stack([h.norm(dim=1), read.norm(dim=1), model.head(read).amax(1)]).cpu())
@@ -368,7 +374,7 @@ def feature_norms(
     expected = model.sigma * (model.backbone.num_features - 1) ** 0.5 if model.normalization == "zscore" else None
     return found._replace(expected=expected)
 
-# %% ../nbs/10a_plots.ipynb #3f539e5d
+# %% ../nbs/10a_plots.ipynb #8fa44ac9
 def plot_features(
     found: dict[str, FeatureNorms],  # {what the model is called: its norms}
     title: str,
@@ -380,11 +386,11 @@ def plot_features(
         for line, (name, norms) in enumerate(found.items()):
             same = norms.expected is None
             first = figure.add_subplot(grid[line, :2] if same else grid[line, 0])
-            _draw_histograms(first, norms.pooled)
+            _draw_histograms(first, norms.pooled, reach=4, log=True)
             first.set(xlabel=r"$\Vert h\Vert$, read by the head as it is" if same else r"$\Vert h\Vert$, before standardisation")
             first.set_ylabel(name, fontsize=8)
             last = figure.add_subplot(grid[line, 2])
-            _draw_histograms(last, norms.logit)
+            _draw_histograms(last, norms.logit, reach=4)
             last.set(xlabel="maximum logit")
             if not same:
                 _draw_standardised(figure.add_subplot(grid[line, 1]), norms)
@@ -395,7 +401,7 @@ def plot_features(
 
 def _draw_standardised(axis: Axes, norms: FeatureNorms):
     "All of them in one place, and the place that Proposition 2 says."
-    bins = np.linspace(0, 2 * norms.expected, 41)
+    bins = np.linspace(0, 2 * norms.expected, 42)
     for label, values in norms.read.items():
         axis.stairs(np.histogram(values, bins)[0] / len(values), bins, fill=True, color=GROUP_COLORS[label], alpha=0.45)
     axis.axvline(norms.expected, color="k", lw=0.9, ls="--")
@@ -491,7 +497,7 @@ def plot_correlation(
         figure.legend(handles, [*labels, "the profile's value"], loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
-# %% ../nbs/10a_plots.ipynb #b26af411
+# %% ../nbs/10a_plots.ipynb #94683ebc
 SUMMARY_ROWS = {  # {row: colour}, from above
     "Cross-entropy, post-hoc": KINDS["post-hoc"],
     "Other training method": KINDS["training"],
@@ -504,20 +510,29 @@ SUMMARY_ROWS = {  # {row: colour}, from above
 
 
 def _draw_summary(axis: Axes, rows: pd.DataFrame, names: list[str]):
-    "Dots of one benchmark, and beside the first rows the name of what was chosen."
+    "Dots of one benchmark, and the name of what was chosen where a row had a choice."
+    best = rows[rows["chosen"]]
+    low, high = (best["mean"] - best["std"]).min(), (best["mean"] + best["std"]).max()
+    pad = max(0.3 * (high - low), 0.3)
+    low, high = low - pad, high + pad
     for i, name in enumerate(names):
         here, color = rows[rows["row"] == name], SUMMARY_ROWS[name]
         others, chosen = here[~here["chosen"]], here[here["chosen"]]
-        axis.scatter(others["mean"], [-i] * len(others), s=7, facecolors="none", edgecolors=color, linewidths=0.6, alpha=0.7)
+        axis.scatter(others["mean"], [-i] * len(others), s=8, facecolors="none", edgecolors=color, linewidths=0.6, alpha=0.8)
         axis.errorbar(chosen["mean"], [-i] * len(chosen), xerr=chosen["std"], fmt="o", ms=4.5, color=color, lw=1.2, zorder=3)
-        for dot in chosen[chosen["note"] != ""].itertuples():
-            axis.annotate(dot.note, (dot.mean, -i), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=6.5)
-    axis.set(ylim=(-len(names) + 0.5, 0.8), yticks=[-i for i in range(len(names))])
+        if (below := (others["mean"] < low).sum()):
+            axis.annotate(f"← {below}", (low, -i), (2, -2.5), textcoords="offset points", ha="left", va="top", fontsize=6.5, color="0.3")
+        for dot in chosen[chosen["note"] != ""].itertuples():  # leaning inwards, so that no letter leaves the panel
+            place = (dot.mean - low) / (high - low)
+            side = "left" if place < 0.3 else "right" if place > 0.7 else "center"
+            axis.annotate(dot.note, (dot.mean, -i), (0, 3.5), textcoords="offset points", ha=side, va="bottom", fontsize=6.5)
+    axis.set(xlim=(low, high), ylim=(-len(names) + 0.5, 0.8), yticks=[-i for i in range(len(names))])
+    axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.grid(axis="both", color="0.92")
     axis.set_axisbelow(True)
     axis.tick_params(axis="y", length=0)
 
-# %% ../nbs/10a_plots.ipynb #bd077c7d
+# %% ../nbs/10a_plots.ipynb #87a4b533
 def plot_summary(
     synthesis: dict[str, Tensor],  # {heading: images [n,3,H,W] in [0, 1]}, from left to right
     rows: pd.DataFrame,  # benchmark (label), row (of SUMMARY_ROWS), mean, std (percent), chosen (by validation), note
@@ -527,16 +542,16 @@ def plot_summary(
     benchmarks, names = list(rows["benchmark"].unique()), [name for name in SUMMARY_ROWS if name in set(rows["row"])]
     columns = min(3, len(benchmarks))
     lines = -(-len(benchmarks) // columns)
-    height = max(2.6, lines * (0.21 * len(names) + 0.65) + 0.1)
+    height = max(2.65, lines * (0.21 * len(names) + 0.65) + 0.1)
     left, label = 2.3 if synthesis else 0.0, 1.4  # inches
     with plt.rc_context(FIGURE_STYLE):
         figure, page = _page(TWO_COLUMNS, height)
         size = left / max(1, len(synthesis))
         for column, (heading, images) in enumerate(synthesis.items()):
-            page.text((column + 0.475) * size + 0.03, 0.2, heading, ha="center", va="center", fontsize=7.5)
-            for line, image in enumerate(images[: int((height - 0.33) / size)]):
-                _put(page, image, 0.03 + column * size, 0.33 + line * size, size)
-        grid = figure.add_gridspec(lines, columns, left=(left + label) / TWO_COLUMNS, right=0.99, top=1 - 0.36 / height, bottom=0.4 / height,
+            page.text((column + 0.475) * size + 0.03, 0.17, heading, ha="center", va="center", fontsize=7.5)
+            for line, image in enumerate(images[: int((height - 0.3) / size)]):
+                _put(page, image, 0.03 + column * size, 0.3 + line * size, size)
+        grid = figure.add_gridspec(lines, columns, left=(left + label) / TWO_COLUMNS, right=0.985, top=1 - 0.36 / height, bottom=0.4 / height,
                                    wspace=0.14, hspace=0.75 / (height / lines))
         for i, benchmark in enumerate(benchmarks):
             axis = figure.add_subplot(grid[i // columns, i % columns])
