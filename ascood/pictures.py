@@ -339,7 +339,7 @@ def _draw_correlation(profile: Profile, name: str, results: str | Path) -> Figur
         return plots.plot_nothing(f"no run of the study is there; {_remedy(profile)}")
     return plots.add_note(plots.plot_correlation(points.assign(x=points["value"], row=points["benchmark"])), _study_note(profile, studies, results))
 
-# %% ../nbs/11b_pictures.ipynb #de25f29c
+# %% ../nbs/11b_pictures.ipynb #607b01aa
 _SUMMARY_METHODS = {"oe": "OE (real outliers)", "ascood": "ASCOOD, gradient", "ascood_subtract": "ASCOOD, subtract",
                     "ascood_shuffle": "ASCOOD, shuffle", "ascood_gaussian": "ASCOOD, gaussian"}
 
@@ -358,13 +358,13 @@ def summary_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # For `plot_summary`
         row = {"post-hoc": "Cross-entropy, post-hoc", "training": "Other training method"}.get(kind, _SUMMARY_METHODS.get(r.method))
         if row and (best or kind == "post-hoc"):
             note = {"post-hoc": r.detector, "training": reporting.method_label(r.method)}.get(kind, "")
-            rows.append(dict(benchmark=f"{r.benchmark}\n{r.setting}, {wanted[r.Index].split('_')[0]} OOD", row=row, mean=r.mean, std=r.std, note=note,
+            rows.append(dict(benchmark=f"{r.benchmark}\n{r.setting}\n{wanted[r.Index].split('_')[0]} OOD", row=row, mean=r.mean, std=r.std, note=note,
                              validation=validation.get((r.benchmark, r.method, r.detector), -np.inf)))
     table = pd.DataFrame(rows)
     first = table.sort_values("validation", ascending=False, kind="stable").drop_duplicates(["benchmark", "row"]).index
     return table.assign(chosen=table.index.isin(first))
 
-# %% ../nbs/11b_pictures.ipynb #c1d12e30
+# %% ../nbs/11b_pictures.ipynb #aa248b54
 def _synthesis_shown(profile: Profile, results: str | Path, images: int = 4) -> dict[str, Tensor]:
     "Image, attribution, G_inv and outlier, by the earliest model that is there; of the benchmark where the outlier differs most from the image."
     best, shown = -1.0, {}
@@ -384,7 +384,9 @@ def _synthesis_shown(profile: Profile, results: str | Path, images: int = 4) -> 
 
 def _draw_summary(profile: Profile, name: str, results: str | Path) -> Figure:
     "How an outlier is made, and the AUROC of the OOD group of each benchmark's setting."
-    return plots.plot_summary(_synthesis_shown(profile, results), summary_rows(read_collected(profile, "metrics", results)))
+    metrics = read_collected(profile, "metrics", results)
+    wanted = {run.run_id for run in profile.runs if run.method in profile.methods and run.benchmark in profile.chosen}
+    return plots.plot_summary(_synthesis_shown(profile, results), summary_rows(metrics), _note(profile, len(wanted & {*metrics["run_id"]}), len(wanted)))
 
 # %% ../nbs/11b_pictures.ipynb #d05d93ad
 def _any(profile: Profile, benchmark: str) -> bool:

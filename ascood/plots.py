@@ -157,7 +157,7 @@ def plot_gallery(
         _put_rows(axis, rows, 1.48, 0.02, size)
     return figure
 
-# %% ../nbs/10a_plots.ipynb #2194276e
+# %% ../nbs/10a_plots.ipynb #2e2724f6
 def plot_gallery_training(
     models: dict[int, nn.Module],  # {epochs trained: the Classifier then}
     x: Tensor,  # Images [B,3,H,W], normalised
@@ -180,7 +180,7 @@ def plot_gallery_training(
         if synthesizer.kind != "gaussian":
             rows.append(("$G_{inv}$", signed_mask(true_class_gradient(model, x, y, synthesizer.mode), synthesizer.fraction)))
     with plt.rc_context(FIGURE_STYLE | {"font.size": 7}):
-        label, below = 1.1, 0.2 if note else 0.0
+        label, below = 1.25, 0.2 if note else 0.0
         size = (ONE_COLUMN - label) / len(x)
         figure, axis = _page(ONE_COLUMN, 0.02 + size * len(rows) + below)
         _put_rows(axis, rows, label, 0.02, size)
@@ -497,7 +497,7 @@ def plot_correlation(
         figure.legend(handles, [*labels, "the profile's value"], loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
-# %% ../nbs/10a_plots.ipynb #94683ebc
+# %% ../nbs/10a_plots.ipynb #385cdba0
 SUMMARY_ROWS = {  # {row: colour}, from above
     "Cross-entropy, post-hoc": KINDS["post-hoc"],
     "Other training method": KINDS["training"],
@@ -514,7 +514,7 @@ def _draw_summary(axis: Axes, rows: pd.DataFrame, names: list[str]):
     best = rows[rows["chosen"]]
     low, high = (best["mean"] - best["std"]).min(), (best["mean"] + best["std"]).max()
     pad = max(0.3 * (high - low), 0.3)
-    low, high = low - pad, high + pad
+    low, high = low - pad, min(high + pad, 100 + 0.5 * pad)
     for i, name in enumerate(names):
         here, color = rows[rows["row"] == name], SUMMARY_ROWS[name]
         others, chosen = here[~here["chosen"]], here[here["chosen"]]
@@ -527,22 +527,23 @@ def _draw_summary(axis: Axes, rows: pd.DataFrame, names: list[str]):
             side = "left" if place < 0.3 else "right" if place > 0.7 else "center"
             axis.annotate(dot.note, (dot.mean, -i), (0, 3.5), textcoords="offset points", ha=side, va="bottom", fontsize=6.5)
     axis.set(xlim=(low, high), ylim=(-len(names) + 0.5, 0.8), yticks=[-i for i in range(len(names))])
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(MaxNLocator(3))
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(axis="both", color="0.92")
     axis.set_axisbelow(True)
     axis.tick_params(axis="y", length=0)
 
-# %% ../nbs/10a_plots.ipynb #87a4b533
+# %% ../nbs/10a_plots.ipynb #c9576dc9
 def plot_summary(
     synthesis: dict[str, Tensor],  # {heading: images [n,3,H,W] in [0, 1]}, from left to right
     rows: pd.DataFrame,  # benchmark (label), row (of SUMMARY_ROWS), mean, std (percent), chosen (by validation), note
-    quantity: str = "AUROC (%)",
+    note: str = "",  # In small print below
 ) -> Figure:
     "Left the synthesis, right a panel a benchmark; two columns wide."
     benchmarks, names = list(rows["benchmark"].unique()), [name for name in SUMMARY_ROWS if name in set(rows["row"])]
     columns = min(3, len(benchmarks))
     lines = -(-len(benchmarks) // columns)
-    height = max(2.65, lines * (0.21 * len(names) + 0.65) + 0.1)
+    height = max(2.65, lines * (0.21 * len(names) + 0.8) + 0.1) + (0.14 if note else 0)
     left, label = 2.3 if synthesis else 0.0, 1.4  # inches
     with plt.rc_context(FIGURE_STYLE):
         figure, page = _page(TWO_COLUMNS, height)
@@ -551,12 +552,13 @@ def plot_summary(
             page.text((column + 0.475) * size + 0.03, 0.17, heading, ha="center", va="center", fontsize=7.5)
             for line, image in enumerate(images[: int((height - 0.3) / size)]):
                 _put(page, image, 0.03 + column * size, 0.3 + line * size, size)
-        grid = figure.add_gridspec(lines, columns, left=(left + label) / TWO_COLUMNS, right=0.985, top=1 - 0.36 / height, bottom=0.4 / height,
-                                   wspace=0.14, hspace=0.75 / (height / lines))
+        grid = figure.add_gridspec(lines, columns, left=(left + label) / TWO_COLUMNS, right=0.985, top=1 - 0.48 / height, bottom=(0.54 if note else 0.4) / height,
+                                   wspace=0.14, hspace=0.95 / (height / lines))
         for i, benchmark in enumerate(benchmarks):
             axis = figure.add_subplot(grid[i // columns, i % columns])
             _draw_summary(axis, rows[rows["benchmark"] == benchmark], names)
             axis.set_yticklabels(names if i % columns == 0 else [])
             axis.set_title(benchmark, fontsize=7.5)
-            axis.set_xlabel(quantity, fontsize=7.5)
+            axis.set_xlabel("AUROC (%)", fontsize=7.5)
+        page.text(TWO_COLUMNS - 0.05, height - 0.05, note, ha="right", va="bottom", fontsize=6.5, color="0.3")
     return figure
