@@ -1,0 +1,262 @@
+"""Figures: what is drawn is what was given, and what is missing is said."""
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from ascood import pictures, plots, reporting
+from ascood.data import load_benchmark
+from ascood.experiments import list_profiles, load_profile
+from ascood.models import Classifier, create_backbone, save_classifier
+from ascood.synthesis import OutlierSynthesizer
+
+STUDIES = """
+seeds: [0, 1]
+snapshots: [1]
+train: {epochs: 2}
+detectors: [MSP, EBO]
+description: invented
+methods:
+  cross_entropy: {}
+  vos: {}
+  ascood: {kind: ascood, alpha_max: 4, alpha_min: 2}
+benchmarks: {mnist-holdout: {}, colored-digits: {}}
+studies:
+  feature_space: {benchmarks: [mnist-holdout], vary: {normalization: [none, zscore]}}
+  alpha: {benchmarks: [mnist-holdout], vary: {alpha_factor: [0.5, 1]}, detectors: [EBO]}
+  sigma: {benchmarks: [mnist-holdout], vary: {sigma: [0.5, 2]}, detectors: [EBO]}
+  correlation: {benchmarks: [colored-digits], methods: [cross_entropy, ascood], vary: {correlation: [0.5, 0.9]}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def studies(tmp_path):
+    (tmp_path / "studies.yaml").write_text(STUDIES)
+    return load_profile(str(tmp_path / "studies.yaml"))
+
+
+def collected(profile, folder, leave_out=()):
+    "metrics.csv and groups.csv with invented numbers: AUROC rises with the seed; MSP beats EBO by far."
+    rows, groups = [], []
+    for i, run in enumerate(run for run in profile.runs if run.method not in leave_out):
+        names = dict(run_id=run.run_id, benchmark=run.benchmark, setting="fine-grained", method=run.method, seed=run.config.seed)
+        for detector, bonus in (("MSP", 20), ("EBO", 0)):
+            for group in ("val", "near", "far"):
+                auroc = 60 + bonus + 4 * run.config.seed + len(run.method) / 10
+                rows.append(names | dict(detector=detector, ood_group=group, ood_set="o", fpr95=1, auroc=auroc, aupr_in=1, aupr_out=1,
+                                         accuracy=90 + run.config.seed, hyperparameters="{}", gap=""))
+        for part, accuracy in (("all", 95), ("majority", 99), ("minority", 70 + 2 * run.config.seed)):
+            groups.append(names | dict(kind="id", set="test", group=part, n=9, accuracy=accuracy, confidence=0.5))
+    folder = folder / profile.name
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+    pd.DataFrame(groups).to_csv(folder / "groups.csv", index=False)
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def words(figure):
+    return " ".join(t.get_text() for axis in figure.axes for t in axis.texts).replace("\n", " ")
+
+
+def band(axis, which):
+    "x, lower and upper edge of a band."
+    path = axis.collections[which].get_paths()[0].vertices
+    x = np.unique(path[:, 0])
+    return x, [path[path[:, 0] == v, 1].min() for v in x], [path[path[:, 0] == v, 1].max() for v in x]
+
+
+# which files are expected
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_stems_follow_from_the_profile_alone(name):
+    profile = load_profile(name)
+    stems = {figure: pictures.figure_stems(profile, figure, "f") for figure in pictures.FIGURES}
+    if profile.validation_only:
+        assert not any(stems.values())
+        return
+    paths = [path for by_name in stems.values() for path in by_name.values()]
+    assert len(set(paths)) == len(paths)
+    for figure in ("figure_compared", "figure_gallery", "figure_roc", "figure_scores", "figure_training"):
+        assert [*stems[figure]] == profile.chosen
+    assert [*stems["figure_problem"]] == [profile.name]
+    assert bool(stems["figure_sensitivity"]) == any({"alpha_factor", "fraction", "sigma"} & {*s.vary} for s in profile.studies.values())
+    assert bool(stems["figure_gallery_training"]) == bool(profile.snapshots)
+
+
+def test_a_profile_without_studies_expects_no_figure_of_one():
+    for figure in ("figure_sensitivity", "figure_correlation"):
+        assert pictures.figure_stems(load_profile("quick"), figure) == {} and pictures.report_figure(figure, load_profile("quick")) == []
+
+
+def test_a_part_of_a_profile_expects_the_studies_of_its_benchmarks_only():
+    part = load_profile("embedded:mnist")
+    assert pictures.figure_stems(part, "figure_sensitivity") == {} == pictures.figure_stems(part, "figure_correlation")
+    assert [*pictures.figure_stems(load_profile("embedded:mnist-holdout"), "figure_sensitivity")] == ["embedded"]
+
+
+def test_studies_of_one_number_are_found(studies):
+    assert pictures.one_setting_studies(studies) == {"alpha": "alpha_factor", "sigma": "sigma", "correlation": "correlation"}
+    assert pictures.one_setting_studies(studies, "colored-digits") == {"correlation": "correlation"}
+
+
+# studies
+
+
+def test_points_are_means_over_seeds_by_the_studys_detector(studies, tmp_path):
+    collected(studies, tmp_path)
+    points, plain = pictures.study_points(studies, "alpha", tmp_path)
+    near = points.query("quantity == 'near_auroc'").set_index("value")
+    assert near["own"].to_dict() == {0.5: False, 1.0: True}
+    assert near.loc[1, ["mean", "std"]].tolist() == pytest.approx([62.6, 2])  # EBO, although MSP is better: the study says so
+    assert near.loc[0.5, "mean"] == pytest.approx(62 + len("ascood@alpha_factor=0.5") / 10)
+    assert plain.query("quantity == 'near_auroc'")["mean"].tolist() == pytest.approx([62 + 1.3])
+
+
+def test_sensitivity_draws_the_means_the_spread_and_the_actual_values(studies, tmp_path):
+    collected(studies, tmp_path)
+    figure = pictures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
+    alpha, sigma = figure.axes
+    assert (alpha.get_xlabel(), sigma.get_xlabel()) == (r"$\alpha_{max}$", r"$\sigma$")
+    line = alpha.get_lines()[0]
+    assert line.get_xdata().tolist() == [2, 4]  # factors 0.5 and 1 of 4
+    assert line.get_ydata().tolist() == pytest.approx([64.3, 62.6])
+    x, low, high = band(alpha, 0)
+    assert (low, high) == (pytest.approx([62.3, 60.6]), pytest.approx([66.3, 64.6]))
+    dashed = [line for line in alpha.get_lines() if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata()[0] == pytest.approx(63.3)
+    assert [line.get_xdata()[0] for line in alpha.get_lines() if line.get_linestyle() == ":"] == [4]
+    assert legend(figure) == ["near OOD, AUROC", "far OOD, AUROC", "ID accuracy", "cross-entropy", "the profile's value"]
+    assert not figure.get_suptitle()
+
+
+def test_missing_runs_of_a_study_are_counted_once_and_the_command_is_named(studies, tmp_path):
+    collected(studies, tmp_path, leave_out=["ascood", "ascood@sigma=2", "cross_entropy"])
+    figure = pictures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
+    assert figure.get_suptitle() == "4 of 6 runs are missing: make reproduce PROFILE=studies"  # the base is in both studies
+    assert len(figure.axes) == 1
+
+
+def test_a_study_without_any_run_says_so(studies, tmp_path):
+    collected(studies, tmp_path, leave_out=[p.variant for p in studies.points])
+    for figure in ("figure_sensitivity", "figure_correlation"):
+        assert "make reproduce PROFILE=studies" in words(pictures.FIGURES[figure].draw(studies, studies.name, tmp_path))
+
+
+def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
+    collected(studies, tmp_path)
+    figure = pictures.FIGURES["figure_correlation"].draw(studies, studies.name, tmp_path)
+    near, minority = figure.axes
+    assert near.get_lines()[0].get_xdata().tolist() == [0.5, 0.9]
+    assert near.get_lines()[0].get_ydata()[1] == pytest.approx(82 + 1.3)  # cross-entropy by MSP: this study restricts nothing
+    assert minority.get_lines()[1].get_ydata().tolist() == [71, 71] and band(minority, 1)[1:] == ([70, 70], [72, 72])
+    assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient)", "the profile's value"]
+
+
+def test_a_factor_stays_a_factor_where_benchmarks_start_from_different_values(studies):
+    points = pd.DataFrame([("mnist-holdout", "ascood", 1.0), ("mnist-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
+    x, label = pictures._actual(studies, points, "alpha_factor")
+    assert x.tolist() == [1, 1] and "times" in label
+
+
+# models
+
+
+def saved(run, results, file="model.safetensors"):
+    torch.manual_seed(0)
+    run.folder(results).mkdir(parents=True, exist_ok=True)
+    model = Classifier(create_backbone("tiny_resnet"), 8, run.settings.get("normalization", "none"), run.settings.get("sigma", 0.5))
+    save_classifier(model, run.folder(results) / file, "tiny_resnet")
+
+
+def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
+    draw, run = pictures.FIGURES["figure_gallery_training"].draw, pictures._ours(studies, "mnist-holdout")[0]
+    assert "make reproduce PROFILE=studies" in words(draw(studies, "mnist-holdout", tmp_path))
+    saved(run, tmp_path)
+    text = words(draw(studies, "mnist-holdout", tmp_path))
+    assert "epoch 2 of 2" in text and "epoch 1" not in text and "1 of 2 models are missing" in text
+    assert r"$\alpha$ = 3" in text  # 2 + (4 - 2) / 2 in the second of two epochs
+    saved(run, tmp_path, "snapshot-0001.safetensors")
+    text = words(draw(studies, "mnist-holdout", tmp_path))
+    assert "epoch 1 of 2" in text and "missing" not in text
+
+
+def test_features_compare_with_the_same_method_not_standardised(studies, tmp_path):
+    runs = pictures._feature_runs(studies, "mnist-holdout")
+    assert [run.method for run in runs.values()] == ["cross_entropy", "ascood@normalization=none", "ascood"]
+    assert [*pictures._feature_runs(studies, "colored-digits")] == ["Cross-entropy", "ASCOOD"]
+    saved(runs["ASCOOD"], tmp_path)
+    figure = pictures._draw_features(studies, "mnist-holdout", tmp_path, images=20)
+    assert "2 of 3 runs are missing" in figure.get_suptitle() and len(figure.axes) == 3
+    line = next(line for axis in figure.axes for line in axis.get_lines() if line.get_linestyle() == "--")
+    assert line.get_xdata()[0] == pytest.approx(0.5 * (create_backbone("tiny_resnet").num_features - 1) ** 0.5)
+
+
+def test_gaussian_outliers_have_no_mask():
+    benchmark = load_benchmark("mnist-holdout")
+    model = Classifier(create_backbone("tiny_resnet"), 8).eval()
+    figure = plots.plot_gallery_training({1: model}, *benchmark.test[[0, 300]], benchmark, OutlierSynthesizer("gaussian"), 2)
+    assert "$G_{inv}$" not in words(figure) and len(figure.axes[0].images) == 4
+
+
+# the rest
+
+
+def test_problem_shows_majority_and_minority_where_they_are_known():
+    rows = pictures._problem_rows(load_benchmark("colored-digits"))
+    assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD"]
+    assert all(0 <= image.min() and image.max() <= 1 for row in rows.values() for images in row.values() for image in images)
+    assert [*pictures._problem_rows(load_benchmark("mnist"))] == ["in-distribution", "near OOD", "far OOD"]
+
+
+def test_summary_marks_what_validation_chose_not_what_the_test_likes():
+    def row(method, detector, val, near):
+        return [dict(run_id="r", benchmark="b", setting="spurious", method=method, detector=detector, seed=0, ood_group=g, ood_set="o", fpr95=1,
+                     auroc=a, aupr_in=1, aupr_out=1, accuracy=9) for g, a in (("val", val), ("near", near))]
+
+    metrics = pd.DataFrame(row("cross_entropy", "MSP", 80, 70) + row("cross_entropy", "EBO", 70, 90) + row("vos", "EBO", 85, 60)
+                           + row("cider", "KNN", 60, 99) + row("oe", "MSP", 90, 91) + row("ascood", "MSP", 90, 40) + row("mixoe", "MSP", 99, 99))
+    rows = pictures.summary_rows(metrics)
+    chosen = rows[rows["chosen"]].set_index("row")["mean"].to_dict()
+    assert chosen == {"Cross-entropy, post-hoc": 70, "Other training method": 60, "OE (real outliers)": 91, "ASCOOD, gradient": 40}
+    figure = plots.plot_summary({}, rows)
+    axis = figure.axes[-1]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [*chosen]
+    low, high = axis.get_xlim()
+    assert low < 40 and high > 91 and "VOS" in words(figure)
+
+
+def test_legend_of_compared_has_only_kinds_that_have_a_row():
+    wide = pd.DataFrame([("post-hoc", "MSP", "fpr95", 60, 1.0), ("post-hoc", "MSP", "auroc", 80, 1.0)], columns=["kind", "method", "quantity", "mean", "std"])
+    assert legend(plots.plot_compared(wide, "t")) == ["post-hoc"]
+
+
+def test_a_far_outlier_does_not_squeeze_a_histogram():
+    groups = {"ID": np.linspace(0, 1, 100), "near OOD": np.linspace(1, 2, 100), "far OOD": np.r_[np.linspace(2, 3, 90), np.full(10, 1e6)]}
+    figure, axis = plt.subplots()
+    plots._draw_histograms(axis, groups)
+    assert axis.get_xlim()[1] < 5 and axis.texts[0].get_text() == "10 % of far →"
+    inside = [stairs for stairs in axis.patches if stairs.get_label() == "ID"][0].get_data().values
+    assert inside.sum() == pytest.approx(1, abs=0.02)  # shares
+
+
+def test_every_method_has_a_name():
+    for name in ("embedded", "paper"):
+        assert {*load_profile(name).methods} <= {*reporting.METHOD_STYLE}
+
+
+def test_a_png_of_many_images_is_small(tmp_path):
+    figure = plots.plot_problem({"a": {"ID": {"noise": torch.rand(12, 3, 64, 64)}}})
+    png = plots.save_figure(figure, tmp_path / "a")
+    assert Image.open(png).width == 1400 and png.stat().st_size < 300_000 and (tmp_path / "a.pdf").is_file()
