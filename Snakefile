@@ -20,7 +20,8 @@ except (ValueError, FileNotFoundError) as error:
 # Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
 RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
                    file=["model.safetensors", "history.csv", "run.json", "evaluation.json", "metrics.csv", "groups.csv", "scores.npz"])
-COLLECTED = [f"{OUT}/{name}.csv" for name in ("metrics", "groups", "history", "runs", *([] if PROFILE.validation_only else ["differences"]))]
+COLLECTED = [f"{OUT}/{name}{part}.csv" for name in ("metrics", "groups", "history", "runs") for part in ("", "_studies")[:1 + bool(PROFILE.studies)]]
+COLLECTED += [] if PROFILE.validation_only else [f"{OUT}/differences.csv"]
 TABLE_FILES = expand(f"{OUT}/{{table}}.{{kind}}", table=all_tables_of(PROFILE), kind=["csv", "md", "tex"])
 PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html"]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]

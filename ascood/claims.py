@@ -18,13 +18,14 @@ from .experiments import Profile, describe_runs, read_collected, under_root
 from .normalization import standardize
 from .reporting import SETTING_GROUP, method_kind, method_label
 
-# %% ../nbs/11c_claims.ipynb #16b93916
+# %% ../nbs/11c_claims.ipynb #1722a772
 class Evidence(NamedTuple):
     "One difference that should be positive if the claim holds, in points."
     where: str
     difference: float
     low: float  # of the 95 % interval
     high: float
+    pair: dict = {}  # The row of differences.csv behind it, if it is one
 
     @property
     def says(self) -> str:
@@ -38,7 +39,7 @@ def verdict(evidence: list[Evidence]) -> str:
         return "not tested"
     return {frozenset(): "undecided", frozenset({"for"}): "supported", frozenset({"against"}): "contradicted"}.get(frozenset(said), "mixed")
 
-# %% ../nbs/11c_claims.ipynb #6ea92e39
+# %% ../nbs/11c_claims.ipynb #34c8d2fe
 def _evidence(rows: pd.DataFrame, label: Callable = lambda row: "", shift: float = 0.0) -> Iterator[Evidence]:
     "Rows of differences.csv as evidence that `a` is better than `b`, or worse by less than `shift`."
     for row in rows.itertuples():
@@ -46,7 +47,7 @@ def _evidence(rows: pd.DataFrame, label: Callable = lambda row: "", shift: float
         low, high = (low, high) if sign > 0 else (-high, -low)
         heading = {"auroc": "AUROC", "fpr95": "FPR@95", "accuracy": "accuracy"}[row.metric]
         where = ", ".join(filter(None, [row.benchmark, f"{row.group} {heading}" if row.group != "id" else heading, label(row)]))
-        yield Evidence(where, sign * row.difference + shift, low + shift, high + shift)
+        yield Evidence(where, sign * row.difference + shift, low + shift, high + shift, row._asdict())
 
 
 def _against(row) -> str:
@@ -141,20 +142,35 @@ CLAIMS = {  # {claim: (where the paper has it, its evidence here)}
     "Standardised features have one length (to 0.1 %)": ("Proposition 2", _one_length),
 }
 
-# %% ../nbs/11c_claims.ipynb #2d8ca4c9
-def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says
+# %% ../nbs/11c_claims.ipynb #9956f710
+def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says, and whose runs
     "A row for each piece of evidence; a claim without any has one row that says so."
     path = under_root(results) / profile.name / "differences.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood.experiments collect {profile.name}")
     table = pd.read_csv(path, keep_default_na=False).astype({"difference": float, "low": float, "high": float})
     chosen = reporting.choose_detectors(read_collected(profile, "metrics", results))
+    metrics = read_collected(profile, "metrics", results, variants=True)
+    runs = metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
     rows = []
     for claim, (paper, of) in CLAIMS.items():
         evidence = of(table, chosen)
         rows += [{"claim": claim, "paper": paper, "verdict": verdict(evidence), "evidence": e.where, "difference": e.difference, "low": e.low,
-                  "high": e.high, "says": e.says} for e in evidence] or [{"claim": claim, "paper": paper, "verdict": "not tested", "evidence": "no such runs"}]
-    return pd.DataFrame(rows, columns=["claim", "paper", "verdict", "evidence", "difference", "low", "high", "says"])
+                  "high": e.high, "says": e.says} | _origin(e.pair, runs) for e in evidence] or [
+                 {"claim": claim, "paper": paper, "verdict": "not tested", "evidence": "no such runs"}]
+    return pd.DataFrame(rows, columns=["claim", "paper", "verdict", "evidence", "difference", "low", "high", "says", *_ORIGIN])
+
+
+_ORIGIN = ["benchmark", "quantity", "a_method", "a_detector", "a_runs", "b_method", "b_detector", "b_runs"]
+
+
+def _origin(pair: dict, runs: dict[tuple[str, str], str]) -> dict:
+    "What `tables.trace` needs to find the runs behind a difference."
+    if not pair:
+        return {}
+    sides = {f"{side}_runs": runs.get((pair["benchmark"], pair[f"{side}_method"]), "") for side in "ab"}
+    return {k: v for k, v in pair.items() if k in _ORIGIN} | sides | {
+        "quantity": pair["metric"] if pair["group"] == "id" else f"{pair['group']}_{pair['metric']}"}
 
 
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
@@ -168,5 +184,5 @@ def report_table_claims(profile: Profile, results: str | Path = "results") -> st
     number = [f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {row.says}" if row.verdict != "not tested" else "" for row in table.itertuples()]
     printed = pd.DataFrame({"claim": table["claim"].where(first, ""), "paper": table["paper"].where(first, ""),
                             "verdict": table["verdict"].where(first, ""), "evidence": table["evidence"], "difference": number})
-    return reporting._write(under_root(results) / profile.name / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
+    return reporting.write_printed(under_root(results) / profile.name / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
                             reporting.to_latex(printed.set_index("claim"), caption), caption, describe_runs(profile, results))

@@ -8,7 +8,7 @@ __all__ = ['RowName', 'project_root', 'under_root', 'BenchmarkPlan', 'Study', 'S
            'train_run', 'write_text', 'evaluate_run', 'is_evaluated', 'save_scores', 'load_scores', 'load_correct',
            'collect', 'compare', 'read_collected', 'describe_runs', 'missing_runs']
 
-# %% ../nbs/11_experiments.ipynb #02af8390
+# %% ../nbs/11_experiments.ipynb #417cffa5
 import hashlib
 import json
 import os
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -442,7 +442,7 @@ def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
 
 _CORRECT = "correct"
 
-# %% ../nbs/11_experiments.ipynb #7297a530
+# %% ../nbs/11_experiments.ipynb #078b7cf5
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics. Raises if there are none."
     finished = [run for run in profile.runs if is_evaluated(run, results)]
@@ -461,10 +461,22 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
             tables[table].append(rows)
     target = under_root(results) / profile.name
     for table, parts in tables.items():
-        write_text(target / f"{table}.csv", pd.concat(parts).to_csv(index=False, float_format="%.7g"))
+        rows = pd.concat(parts)
+        for path, its in zip(_collected_paths(target, table), _split(profile, rows)):
+            write_text(path, its.to_csv(index=False, float_format="%.6g"))
     if not profile.validation_only:
         write_text(target / "differences.csv", compare(profile, results).to_csv(index=False, float_format="%.5g"))
     return pd.concat(tables["metrics"], ignore_index=True)
+
+
+def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:
+    return folder / f"{table}.csv", folder / f"{table}_studies.csv"
+
+
+def _split(profile: Profile, rows: pd.DataFrame) -> list[pd.DataFrame]:
+    "Rows of the profile's methods, and those of variants if there are studies."
+    own = rows["method"].isin(list(profile.methods))
+    return [rows[own], rows[~own]] if profile.studies else [rows]
 
 
 def _run_row(folder: Path) -> pd.DataFrame:
@@ -472,7 +484,7 @@ def _run_row(folder: Path) -> pd.DataFrame:
     record = {k: v for file in ("run.json", "evaluation.json") for k, v in json.loads((folder / file).read_text()).items()}
     return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
 
-# %% ../nbs/11_experiments.ipynb #839677ab
+# %% ../nbs/11_experiments.ipynb #1436f526
 RowName = tuple[str, str]  # (method, detector)
 _DIFFERENCE = ["study", "benchmark", "setting", "group", "metric", "a_method", "a_detector", "b_method", "b_detector", "difference", "low", "high",
                "survives", "seeds", "n_id", "n_ood"]
@@ -492,13 +504,16 @@ def _rows_of(profile: Profile, benchmark: str, names: list[RowName], results: st
     return {name: row for name, row in found.items() if len(row.scores) == len(profile.seeds)}
 
 
-def _table_pairs(drawn: dict, key: tuple[str, str]) -> list[tuple[RowName, RowName]]:
-    "The best and each ASCOOD row against all others, and i-ODIN against ODIN."
+def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName]) -> list[tuple[RowName, RowName]]:
+    "The best row of each table and each ASCOOD row against all others, and i-ODIN against ODIN; `chosen` names a row a method."
     rows = [name for name in drawn if "@" not in name[1]]
     if key[1] == "accuracy":  # of the model, whatever the score
         rows = list({method: (method, detector) for method, detector in rows}.values())
-    best = (min if key[1] == "fpr95" else max)(rows, key=lambda name: drawn[name][key][0])
-    firsts = [best, *(name for name in rows if reporting.method_kind(name[0]) == "ASCOOD")]
+    of_methods = [name for name in rows if name in chosen]
+    exposed = [name for name in of_methods if reporting.method_kind(name[0]) in ("post-hoc", "with outlier data", "ASCOOD")]
+    best = (min if key[1] == "fpr95" else max)
+    firsts = [best(among, key=lambda name: drawn[name][key][0]) for among in (rows, of_methods, exposed) if among]
+    firsts += [name for name in rows if reporting.method_kind(name[0]) == "ASCOOD"]
     odin = ("cross_entropy", "ODIN")
     single = ("cross_entropy", "i-ODIN")
     perturbed = [pair for name in drawn if name[1].startswith("i-ODIN") and {odin, single} <= set(drawn) and key[1] != "accuracy"
@@ -512,7 +527,7 @@ def _differences(drawn: dict, pairs_of: Callable) -> list[dict]:
              **difference._asdict(), "survives": difference.survives}
             for key in keys for a, b in pairs_of(drawn, key) for difference in [paired_difference(drawn[a][key], drawn[b][key])]]
 
-# %% ../nbs/11_experiments.ipynb #f3ffa474
+# %% ../nbs/11_experiments.ipynb #ec07fc69
 def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
     "The points of a study on one benchmark, each by the score that validation chose among the study's; and their pairs."
     points = {p.variant: p for p in profile.points if (p.study, p.benchmark) == (study, benchmark)}
@@ -537,11 +552,11 @@ def compare(profile: Profile, results: str | Path = "results", draws: int = 1000
     tables = []
     for benchmark, found in metrics.groupby("benchmark", sort=False):
         own = found[found["method"].isin(list(profile.methods)) & ~found["detector"].str.contains("@")]
-        chosen = reporting.choose_detectors(own)
+        chosen = [(method, detector) for (_, method), detector in reporting.choose_detectors(own).items()]
         names = [("cross_entropy", d) for d in found.loc[found["method"] == "cross_entropy", "detector"].unique()]
-        names += [(method, d) for (_, method), d in chosen.items() if method != "cross_entropy"]
+        names += [name for name in chosen if name[0] != "cross_entropy"]
         rows = _rows_of(profile, benchmark, names, results)
-        parts = [("", rows, draw_rows(rows, draws), _table_pairs)]
+        parts = [("", rows, draw_rows(rows, draws), partial(_table_pairs, chosen=chosen))]
         parts += [(study, *_points_drawn(profile, study, benchmark, found, results, draws)) for study in profile.studies
                   if any((p.study, p.benchmark) == (study, benchmark) for p in profile.points)]
         for study, rows, drawn, pairs in parts:
@@ -552,13 +567,15 @@ def compare(profile: Profile, results: str | Path = "results", draws: int = 1000
                                            n_id=sizes["id"], n_ood=lines["group"].map(sizes | {"id": 0})))
     return pd.concat(tables)[_DIFFERENCE] if tables else pd.DataFrame(columns=_DIFFERENCE)
 
-# %% ../nbs/11_experiments.ipynb #b89aace3
+# %% ../nbs/11_experiments.ipynb #f056ef7c
 def read_collected(profile: Profile, table: str, results: str | Path = "results", variants: bool = False) -> pd.DataFrame:
     "One of the files that `collect` writes: 'metrics', 'groups', 'history' or 'runs'; without the variants that studies made, unless asked for."
-    path = under_root(results) / profile.name / f"{table}.csv"
+    path, studies = _collected_paths(under_root(results) / profile.name, table)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood.experiments collect {profile.name}")
     rows = pd.read_csv(path)
+    if variants and profile.studies and studies.is_file() and len(more := pd.read_csv(studies)):
+        rows = pd.concat([rows, more], ignore_index=True)
     if "method" in rows and not variants:
         rows = rows[rows["method"].isin(list(profile.methods))]
     return rows[~rows["detector"].str.contains("@")].reset_index(drop=True) if "detector" in rows and not variants else rows
@@ -570,7 +587,7 @@ def describe_runs(profile: Profile, results: str | Path = "results") -> str:
     libraries = json.loads(runs["libraries"].iloc[-1])
     minutes, code = runs["training_seconds"].sum() / 60, {*runs["code"], *runs.get("evaluation_code", [])}
     return (f"Profile `{profile.name}`: {len(runs)} of {len(profile.runs)} runs, seeds {profile.seeds}, mean ± population standard "
-            f"deviation over seeds, in percent. Code {', '.join(sorted(code))}; torch {libraries['torch']}, "
+            f"deviation over seeds, in percent unless said otherwise. Code {', '.join(sorted(code))}; torch {libraries['torch']}, "
             f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
             f"Per run: `results/{profile.name}/runs.csv`." + missing_runs(profile, results))
 

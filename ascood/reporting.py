@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'QUANTITIES', 'SETTING_GROUP', 'method_label', 'method_color', 'method_kind',
            'group_means', 'choose_detectors', 'over_seeds', 'summarize', 'summarize_sets', 'cells', 'mark_close',
-           'to_markdown', 'to_latex', 'Block', 'write_blocks', 'write_table', 'write_plain_table', 'compared',
-           'in_order', 'gap_notes', 'hyperparameter_table', 'tuning_table']
+           'to_markdown', 'to_latex', 'write_printed', 'Block', 'write_blocks', 'write_table', 'write_plain_table',
+           'compared', 'in_order', 'gap_notes', 'hyperparameter_table', 'tuning_table']
 
 # %% ../nbs/10_reporting.ipynb #56dd6536
 import json
@@ -241,7 +241,7 @@ def _pair_names(row: dict) -> tuple[tuple, tuple]:
     method = "cross_entropy" if row.get("kind") == "post-hoc" else row["method"]
     return (row["benchmark"], group or SETTING_GROUP.get(row["setting"], ""), metric), (method, row["detector"])
 
-# %% ../nbs/10_reporting.ipynb #9391748c
+# %% ../nbs/10_reporting.ipynb #987f604d
 def to_markdown(table: pd.DataFrame) -> str:
     "A table of strings as Markdown; a label is printed once, not on every row."
     flat = table.reset_index()
@@ -272,7 +272,7 @@ def _ruled(latex: str, table: pd.DataFrame) -> str:
     return head + rule + "\n".join(lines)
 
 
-def _write(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex: str, caption: str, note: str) -> str:
+def write_printed(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex: str, caption: str, note: str) -> str:
     "The three files of a table: numbers as they are, the two printed ones as given."
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -282,7 +282,7 @@ def _write(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex: str, c
     stem.with_suffix(".tex").write_text(latex)
     return text
 
-# %% ../nbs/10_reporting.ipynb #6221d756
+# %% ../nbs/10_reporting.ipynb #2f4e00c3
 class Block(NamedTuple):
     "A part of a table."
     summary: pd.DataFrame  # The numbers, unrounded, as `cells` reads them; may be empty
@@ -309,7 +309,7 @@ def write_blocks(
             title = ""
         printed += here
     numbers = pd.concat([block.summary for block in blocks if len(block.summary)] or [block.summary for block in blocks[:1]])
-    return _write(stem, numbers, "\n\n".join(printed), "\n".join(latex) or f"% {caption}: no rows\n", caption, note)
+    return write_printed(stem, numbers, "\n\n".join(printed), "\n".join(latex) or f"% {caption}: no rows\n", caption, note)
 
 
 def write_table(
@@ -323,7 +323,7 @@ def write_table(
     "Write a table of one block."
     return write_blocks([Block(summary, rows, columns)], stem, caption, note)
 
-# %% ../nbs/10_reporting.ipynb #97b5b1c7
+# %% ../nbs/10_reporting.ipynb #df37999d
 def write_plain_table(
     table: pd.DataFrame,  # Numbers and names; `method` becomes its label, `runs` goes to the CSV only
     stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
@@ -334,7 +334,7 @@ def write_plain_table(
     printed = table.assign(method=table["method"].map(method_label)) if "method" in table else table
     printed = printed.drop(columns="runs", errors="ignore").round(3).astype(str)
     markdown = printed.to_markdown(index=False, disable_numparse=True)
-    return _write(stem, table, markdown, to_latex(printed.set_index(printed.columns[0]), caption), caption, note)
+    return write_printed(stem, table, markdown, to_latex(printed.set_index(printed.columns[0]), caption), caption, note)
 
 # %% ../nbs/10_reporting.ipynb #79c2675b
 def compared(metrics: pd.DataFrame) -> pd.DataFrame:  # As `summarize`, and kind; `method` is what the row is called

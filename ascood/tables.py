@@ -617,21 +617,28 @@ def _run_block(profile: Profile, row: dict, run: pd.Series, *collected: pd.DataF
             "  to repeat it, delete that folder, and:",
             f"    python -m ascood.experiments train {repeat}", f"    python -m ascood.experiments evaluate {repeat}"]
 
-# %% ../nbs/11a_tables.ipynb #c29d0681
+# %% ../nbs/11a_tables.ipynb #0fe4b6a9
 def _cell_line(row: dict) -> str:
     "A row of a table's CSV in one line, without what is empty or comes below."
-    return ", ".join(f"{name} = {value}" for name, value in row.items() if value != "" and name not in ("runs", "file"))
+    return ", ".join(f"{name} = {value}" for name, value in row.items() if value != "" and name not in ("runs", "a_runs", "b_runs", "file"))
+
+
+def _sides(row: dict) -> list[dict]:
+    "The row itself, or of a difference both sides."
+    if "a_runs" not in row:
+        return [row]
+    return [{"quantity": row["quantity"], **{name: row[f"{side}_{name}"] for name in ("method", "detector", "runs")}} for side in "ab"]
 
 
 def trace(
     profile: Profile,
-    table: str,  # A name in TABLES
+    table: str,  # A name in TABLES, or table_claims
     where: dict[str, str],  # {column of the table's CSV: value}
     results: str | Path = "results",
     most: int = 20,  # Rows; more ask for a narrower choice
 ) -> str:
     "The runs behind a cell of a table, with the numbers whose mean it is. Raises ValueError for columns or values that are not there."
-    check_names("table", [table], TABLES)
+    check_names("table", [table], [*TABLES, "table_claims"])
     path = under_root(results) / profile.name / f"{table}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood.experiments report {profile.name} {table}")
@@ -642,11 +649,12 @@ def trace(
     runs, lines = read_collected(profile, "runs", results, variants=True).set_index("run_id", drop=False), []
     for row in rows.to_dict("records"):
         lines.append(f"{table}: {_cell_line(row)}")
-        ids = row.get("runs", "").split()
-        for run_id in ids:
-            lines += (_run_block(profile, row, runs.loc[run_id], metrics, groups) if run_id in runs.index
-                      else [f"run {run_id} is no longer among the collected runs; write {table} anew"])
-        if not ids:
-            lines.append(f"  printed in the paper: {row['file']}" if row.get("file") else "  no finished run")
+        for side in _sides(row):
+            ids = side.get("runs", "").split()
+            for run_id in ids:
+                lines += (_run_block(profile, side, runs.loc[run_id], metrics, groups) if run_id in runs.index
+                          else [f"run {run_id} is no longer among the collected runs; write {table} anew"])
+            if not ids:
+                lines.append(f"  printed in the paper: {side['file']}" if side.get("file") else "  no finished run")
         lines.append("")
     return "\n".join(lines)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ascood.experiments import load_profile
+from ascood.report import all_tables_of
+
 ROOT = Path(__file__).parents[1]
 PROFILE = {
     "description": "for tests",
@@ -44,13 +47,14 @@ def jobs(output: str) -> dict[str, int]:
 
 
 def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
-    output, status = workflow()
+    some = "results/tiny/table_main.md", "results/tiny/table_claims.md", "figures/tiny/roc_mnist-holdout.pdf"
+    output, status = workflow(*some)
     assert status == 0, output[-3000:]
     out = workflow.folder / "results" / "tiny"
-    assert (out / "table_main.md").is_file() and (workflow.folder / "figures" / "tiny" / "roc_mnist-holdout.pdf").is_file()
+    assert all((workflow.folder / path).is_file() for path in some)
     assert len(list(out.glob("runs/*/train.ipynb"))) == 2 and (out / "notebooks" / "table_main.ipynb").is_file()
 
-    output, status = workflow()
+    output, status = workflow(*some)
     assert status == 0 and "Nothing to be done" in output
 
     deleted = next(out.glob("runs/*ascood*/model.safetensors"))
@@ -58,8 +62,9 @@ def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
     deleted.unlink()
     output, _ = workflow("--dry-run")
     planned = jobs(output)
-    assert planned["train"] == planned["evaluate"] == planned["collect"] == 1
-    assert planned["table"] == len(list(out.glob("table_*.md"))) == 4
+    assert planned["train"] == planned["evaluate"] == planned["collect"] == planned["page"] == 1
+    assert planned["table"] == len(all_tables_of(load_profile(str(workflow.folder / "tiny.yaml")))) == 15
+    assert planned["figure_roc"] == planned["figure_summary"] == 1
 
     output, status = workflow(str(deleted.relative_to(workflow.folder)))
     assert status == 0 and deleted.read_bytes() == weights
