@@ -497,7 +497,7 @@ def plot_correlation(
         figure.legend(handles, [*labels, "the profile's value"], loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
-# %% ../nbs/10a_plots.ipynb #385cdba0
+# %% ../nbs/10a_plots.ipynb #2aca471d
 SUMMARY_ROWS = {  # {row: colour}, from above
     "Cross-entropy, post-hoc": KINDS["post-hoc"],
     "Other training method": KINDS["training"],
@@ -521,7 +521,7 @@ def _draw_summary(axis: Axes, rows: pd.DataFrame, names: list[str]):
         axis.scatter(others["mean"], [-i] * len(others), s=8, facecolors="none", edgecolors=color, linewidths=0.6, alpha=0.8)
         axis.errorbar(chosen["mean"], [-i] * len(chosen), xerr=chosen["std"], fmt="o", ms=4.5, color=color, lw=1.2, zorder=3)
         if (below := (others["mean"] < low).sum()):
-            axis.annotate(f"← {below}", (low, -i), (2, -2.5), textcoords="offset points", ha="left", va="top", fontsize=6.5, color="0.3")
+            axis.annotate(f"← {below}", (low, -i), (2, -1.5), textcoords="offset points", ha="left", va="top", fontsize=6, color="0.3")
         for dot in chosen[chosen["note"] != ""].itertuples():  # leaning inwards, so that no letter leaves the panel
             place = (dot.mean - low) / (high - low)
             side = "left" if place < 0.3 else "right" if place > 0.7 else "center"

@@ -21,7 +21,7 @@ import seaborn as sns
 from .detectors import list_detectors
 from .evaluation import METRICS
 
-# %% ../nbs/10_reporting.ipynb #91c656bf
+# %% ../nbs/10_reporting.ipynb #4f0f118f
 _PALETTE = sns.color_palette("colorblind").as_hex()
 METHOD_STYLE = {  # key in a profile: (label, colour)
     "cross_entropy": ("Cross-entropy", _PALETTE[7]),
@@ -29,13 +29,13 @@ METHOD_STYLE = {  # key in a profile: (label, colour)
     "rot_pred": ("RotPred", _PALETTE[6]),
     "godin": ("G-ODIN", _PALETTE[3]),
     "vos": ("VOS", _PALETTE[8]),
-    "logit_norm": ("LogitNorm", _PALETTE[9]),
+    "logit_norm": ("LogitNorm", _PALETTE[1]),
     "cider": ("CIDER", _PALETTE[1]),
     "npos": ("NPOS", _PALETTE[5]),
     "oe": ("OE", _PALETTE[3]),
     "mixoe": ("MixOE", _PALETTE[6]),
     "ascood": ("ASCOOD (gradient)", _PALETTE[0]),
-    "ascood_subtract": ("ASCOOD (subtract)", _PALETTE[1]),
+    "ascood_subtract": ("ASCOOD (subtract)", _PALETTE[9]),
     "ascood_shuffle": ("ASCOOD (shuffle)", _PALETTE[2]),
     "ascood_gaussian": ("ASCOOD (gaussian)", _PALETTE[4]),
 }
