@@ -145,7 +145,7 @@ CLAIMS = {  # {claim: (where the paper has it, its evidence here)}
     "Standardised features have one length (to 0.1 %)": ("Proposition 2", _one_length),
 }
 
-# %% ../nbs/11c_claims.ipynb #9956f710
+# %% ../nbs/11c_claims.ipynb #a4b117a3
 def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says, and whose runs
     "A row for each piece of evidence; a claim without any has one row that says so."
     path = under_root(results) / profile.name / "differences.csv"
@@ -176,16 +176,28 @@ def _origin(pair: dict, runs: dict[tuple[str, str], str]) -> dict:
         "quantity": pair["metric"] if pair["group"] == "id" else f"{pair['group']}_{pair['metric']}"}
 
 
+def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper, verdict, evidence, difference
+    "A claim's evidence as strings; of more than `most` pieces the largest on either side, and how many others there are."
+    shown = rows
+    if len(rows) > most:
+        strongest = rows[rows["says"] != "undecided"].assign(size=lambda t: t["difference"].abs()).sort_values("size", ascending=False)
+        shown = strongest.drop_duplicates("says").sort_index()
+    number = [f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {row.says}" if row.verdict != "not tested" else "" for row in shown.itertuples()]
+    texts = pd.DataFrame({"evidence": shown["evidence"], "difference": number})
+    if len(others := rows.drop(shown.index)):
+        counts = ", ".join(f"{n} {says}" for says, n in others["says"].value_counts().items())
+        texts.loc[len(rows) + rows.index[0]] = [f"{len(others)} more, in table_claims.csv", counts]
+    first = [*rows.loc[rows.index[0], ["claim", "paper", "verdict"]]]
+    return pd.DataFrame([first] + [["", "", ""]] * (len(texts) - 1), columns=["claim", "paper", "verdict"]).join(texts.reset_index(drop=True))
+
+
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "The verdict on every claim with its numbers: table_claims.{csv,md,tex}."
     table = judge(profile, results)
     counts = table.drop_duplicates("claim")["verdict"].value_counts()
     caption = (f"What profile `{profile.name}` says of the paper's claims: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + ". Each difference is "
                "put so that positive speaks for the claim (FPR@95 is turned round), in points, with its paired bootstrap 95 % interval over test images, at "
-               "the mean over seeds.")
-    first = ~table.duplicated("claim")
-    number = [f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {row.says}" if row.verdict != "not tested" else "" for row in table.itertuples()]
-    printed = pd.DataFrame({"claim": table["claim"].where(first, ""), "paper": table["paper"].where(first, ""),
-                            "verdict": table["verdict"].where(first, ""), "evidence": table["evidence"], "difference": number})
+               "the mean over seeds. Where there is much evidence, the largest difference for and against is printed.")
+    printed = pd.concat([_printed(rows) for _, rows in table.groupby("claim", sort=False)], ignore_index=True)
     return reporting.write_printed(under_root(results) / profile.name / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
                             reporting.to_latex(printed.set_index("claim"), caption), caption, describe_runs(profile, results))

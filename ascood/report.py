@@ -55,7 +55,7 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
         report_page(profile, results, figures)
     print(f"tables: {under_root(results) / profile.name}\nfigures: {under_root(figures) / profile.name}")
 
-# %% ../nbs/11d_report.ipynb #63a8eb03
+# %% ../nbs/11d_report.ipynb #cc2693ba
 class _Part(NamedTuple):
     "A table or figure on the page."
     name: str
@@ -65,11 +65,11 @@ class _Part(NamedTuple):
 
 
 def _heading(name: str) -> tuple[str, str]:
-    "Title and one-line summary of an experiment notebook."
+    "Title of an experiment notebook, and its summary as HTML."
     path = project_root() / "nbs" / "experiments" / f"{name}.ipynb"
     first = "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines() if path.is_file() else []
     title = next((line.lstrip("# ") for line in first if line.startswith("# ")), name)
-    return title, " ".join(line.lstrip("> ") for line in first if line.startswith(">"))
+    return title, mistune.html(" ".join(line.lstrip("> ") for line in first if line.startswith(">")))
 
 
 def _table_part(name: str, folder: Path) -> _Part:
@@ -80,18 +80,19 @@ def _table_part(name: str, folder: Path) -> _Part:
 
 def _figure_part(name: str, stems: dict[str, Path]) -> _Part:
     title, summary = _heading(name)
-    shown = [f'<figure><img src="{_data_url(stem.with_suffix(".png"))}" alt="{escape(f"{title}: {key}")}"><figcaption>{escape(key)}</figcaption></figure>'
+    below = "<figcaption>{}</figcaption>" if len(stems) > 1 else ""
+    shown = [f'<figure><img src="{_data_url(stem.with_suffix(".png"))}" alt="{escape(f"{title}: {key}")}">{below.format(escape(key))}</figure>'
              for key, stem in stems.items() if stem.with_suffix(".png").is_file()]
     return _Part(name, title, summary, "\n".join(shown) or "<p>Not drawn yet.</p>")
 
 
 def _data_url(png: Path) -> str:
-    "The picture as a data URL, in 256 colours."
+    "The picture as a data URL: WebP without loss, which is smaller than PNG."
     small = io.BytesIO()
-    Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
+    Image.open(png).convert("RGB").save(small, "WEBP", lossless=True, method=6)
+    return "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
 
-# %% ../nbs/11d_report.ipynb #29371a02
+# %% ../nbs/11d_report.ipynb #3084e858
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ascood: {{ profile.name }}</title>
@@ -104,18 +105,20 @@ nav ul { columns: 18rem; padding-left: 1.2rem; } .summary, .from, figcaption { o
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; } tbody tr:hover { background: var(--soft); }
 #table_claims td:first-child, #table_claims td:nth-child(4) { white-space: normal; min-width: 12rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; }
-@media (max-width: 40rem) { body { font-size: 15px; padding: .6rem; } }
+@media (max-width: 40rem) { body { font-size: 15px; padding: .6rem; } th, td { padding: .25rem .35rem; }
+  #table_claims td:nth-child(n) { white-space: normal; min-width: 3.5rem; overflow-wrap: anywhere; }
+  #table_claims td:nth-child(3) { overflow-wrap: normal; } }
 @media print { nav { display: none; } .scroll { overflow: visible; } }
 </style></head><body>
 <h1>ascood: profile <code>{{ profile.name }}</code></h1>
-<p>{{ profile.description }}</p>
+{{ description | safe }}
 <p class="from">{{ about }}</p>
 <nav aria-label="Contents"><ul>{% for heading, parts in sections %}<li>{{ heading }}<ul>
 {% for part in parts %}<li><a href="#{{ part.name }}">{{ part.title }}</a></li>{% endfor %}</ul></li>{% endfor %}</ul></nav>
 <main>{% for heading, parts in sections %}
 <h2>{{ heading }}</h2>
 {% for part in parts %}<section id="{{ part.name }}"><h3>{{ part.title }}</h3>
-<p class="summary">{{ part.summary }}</p>
+<div class="summary">{{ part.summary | safe }}</div>
 {{ part.body | safe }}
 <p class="from">{% if part.name.startswith("table_") %}Files: <a href="{{ part.name }}.csv">CSV</a>, <a href="{{ part.name }}.md">Markdown</a>,
 <a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}Notebook: <a href="notebooks/{{ part.name }}.ipynb">executed</a>. </p></section>
@@ -130,7 +133,7 @@ def report_page(profile: Profile, results: str | Path = "results", figures: str 
     pictures = [_figure_part(name, stems) for name in FIGURES if (stems := figure_stems(profile, name, figures))]
     claims = [part for part in tables if part.name == "table_claims"]
     sections = [("What it says", claims), ("Tables", [part for part in tables if part not in claims]), ("Figures", pictures)]
-    page = _PAGE.render(profile=profile, about=describe_runs(profile, results).replace("`", ""), sections=[s for s in sections if s[1]])
+    page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(profile, results).replace("`", ""), sections=[s for s in sections if s[1]])
     path = folder / "report.html"
     write_text(path, page)
     return path

@@ -84,3 +84,12 @@ def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
     claims.judge(profile, tmp_path).to_csv(folder / "table_claims.csv", index=False)
     text = trace(profile, "table_claims", {"quantity": "near_auroc", "a_method": "ascood"}, tmp_path)
     assert "run ascood-run, seed 0" in text and "run cross_entropy-run, seed 0" in text and text.count("MSP near/o: auroc 77.25") == 4, "two claims"
+
+
+def test_much_evidence_is_printed_by_its_largest_on_either_side():
+    says = ["for", "for", "against", "undecided", "undecided"]
+    rows = pd.DataFrame({"claim": "c", "paper": "p", "verdict": "mixed", "evidence": list("abcde"), "difference": [1.0, 3.0, -2.0, 9.0, 0.0], "low": 0.0,
+                         "high": 0.0, "says": says}, index=range(10, 15))
+    printed = claims._printed(rows)
+    assert [*printed["claim"]] == ["c", "", ""] and [*printed["evidence"]] == ["b", "c", "3 more, in table_claims.csv"]
+    assert printed["difference"].iloc[2] == "2 undecided, 1 for" and len(claims._printed(rows[:4])) == 4

@@ -62,7 +62,7 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     pair = pair[pair.b_detector == table[table.method == "cross_entropy"].detector.iloc[0]].iloc[0]
     assert float(pair.difference) == pytest.approx(near["ascood"] - near["cross_entropy"], abs=1e-3)
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") >= 6 and "table_claims" in page and 'src="http' not in page
+    assert page.count("data:image/webp;base64,") >= 6 and "table_claims" in page and 'src="http' not in page
 
     capsys.readouterr()
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*")}
