@@ -2,6 +2,7 @@
 #   snakemake --cores all --config profile=quick        (profile=paper:cifar10,cars for some of its benchmarks)
 import json
 import sys
+from pathlib import Path
 
 from ascood.experiments import check_data, load_profile
 from ascood.pictures import FIGURES, figure_stems
@@ -27,6 +28,8 @@ PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html"]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
 FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
+
+PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
 
 WHERE = f"-p profile {PROFILE_NAME} -p results {RESULTS} -p figures {FIGURE_DIR}"
 PAPERMILL = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
@@ -104,7 +107,7 @@ rule evaluate:
 rule collect:
     input:
         RUN_FILES,
-        code("bootstrap"),
+        code("bootstrap", "experiments", "reporting"),
     output:
         COLLECTED,
     shell:
@@ -114,7 +117,8 @@ rule collect:
 rule table:
     input:
         COLLECTED,
-        code("reporting", "tables", "claims"),
+        code("experiments", "reporting", "tables", "claims"),
+        PUBLISHED,
         notebook=ancient("nbs/experiments/{table}.ipynb"),
     output:
         multiext(f"{OUT}/{{table}}", ".csv", ".md", ".tex"),
@@ -144,7 +148,7 @@ rule page:
     input:
         TABLE_FILES,
         *FIGURE_FILES.values(),
-        code("report"),
+        code("experiments", "report"),
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:

@@ -47,7 +47,7 @@ def weighted_metrics(
     fpr = accepted[np.arange(len(weight)), np.searchsorted(unknown, known[last], "right")] / m
     return {"auroc": 100 * auroc, "fpr95": 100 * fpr}
 
-# %% ../nbs/09a_bootstrap.ipynb #c0118c16
+# %% ../nbs/09a_bootstrap.ipynb #e7a4d1f5
 Key = tuple[str, str]  # (group, set)
 
 
@@ -61,7 +61,7 @@ def draw_rows(
     rows: dict[Hashable, Row],
     draws: int = 1000,
     seed: int = 0,
-) -> dict[Hashable, dict[Key, np.ndarray]]:  # {row: {(group, metric): values [1 + draws] in percent}}; the first is the table's
+) -> dict[Hashable, dict[Key, np.ndarray]]:  # {row: {(group, metric): percent [seeds, 1 + draws]}}; the first column is of the images as they are
     """Every row's near and far AUROC and FPR@95, and its accuracy as ("id", "accuracy"), in every draw.
 
     Raises ValueError if two rows were scored on sets of different sizes: they are not pairs then.
@@ -80,23 +80,23 @@ def draw_rows(
 
 
 def _draw_row(row: Row, weights: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
-    parts: dict[Key, list[np.ndarray]] = {}
+    known, seeds = weights["id", "test"], []
     for scores, correct in zip(row.scores, row.correct):
-        known = weights["id", "test"]
-        parts.setdefault(("id", "accuracy"), []).append(100 * (known @ correct.astype(np.float64)) / known.shape[1])
+        parts = {("id", "accuracy"): [100 * (known @ correct.astype(np.float64)) / known.shape[1]]}
         for (group, name), values in scores.items():
             if group in ("near", "far"):
-                metrics = weighted_metrics(scores["id", "test"], values, known, weights[group, name])
-                for metric, drawn in metrics.items():
+                for metric, drawn in weighted_metrics(scores["id", "test"], values, known, weights[group, name]).items():
                     parts.setdefault((group, metric), []).append(drawn)
-    return {key: np.mean(values, axis=0) for key, values in parts.items()}
+        seeds.append({key: np.mean(sets, axis=0) for key, sets in parts.items()})
+    return {key: np.stack([seed[key] for seed in seeds]) for key in seeds[0]}
 
-# %% ../nbs/09a_bootstrap.ipynb #cf0dd5ad
+# %% ../nbs/09a_bootstrap.ipynb #e1ec2429
 class Difference(NamedTuple):
-    "a - b in points, with the interval that holds the middle share of the draws."
+    "a - b in points at the mean over seeds, with the interval that holds the middle share of the draws."
     difference: float
     low: float
     high: float
+    seeds_agree: bool  # whether every seed's own difference has the sign of the mean's
 
     @property
     def survives(self) -> bool:
@@ -105,10 +105,12 @@ class Difference(NamedTuple):
 
 
 def paired_difference(
-    a: np.ndarray,  # One metric of one row in every draw, [1 + draws]
+    a: np.ndarray,  # One metric of one row, each seed in every draw, [seeds, 1 + draws]
     b: np.ndarray,  # The same of another row
     share: float = 0.95,
 ) -> Difference:
     "The difference of two rows and its percentile interval."
-    low, high = np.percentile((a - b)[1:], [50 * (1 - share), 50 * (1 + share)])
-    return Difference(float(a[0] - b[0]), float(low), float(high))
+    mean, seeds = (a - b).mean(0), (a - b)[:, 0]
+    low, high = np.percentile(mean[1:], [50 * (1 - share), 50 * (1 + share)])
+    agree = bool((seeds > 0).all() or (seeds < 0).all())
+    return Difference(float(mean[0]), float(low), float(high), agree)

@@ -49,7 +49,7 @@ def under_root(path: str | Path) -> Path:
     full = project_root() / path
     return Path(os.path.relpath(full)) if full.is_relative_to(project_root()) else full
 
-# %% ../nbs/11_experiments.ipynb #6a2a2fb8
+# %% ../nbs/11_experiments.ipynb #f0dbdf39
 class BenchmarkPlan(Settings):
     "What a profile changes for one benchmark."
     options: dict = {}  # of `load_benchmark`
@@ -78,7 +78,7 @@ class StudyPoint(NamedTuple):
     values: dict
     variant: str  # the method of its runs: `method` itself where nothing differs, else such as ascood@sigma=2
 
-
+# %% ../nbs/11_experiments.ipynb #51d91859
 class Profile(Settings):
     """A profile file, validated. Settings of a run: the profile's, overridden by those of its benchmark.
 
@@ -365,7 +365,7 @@ def write_text(path: Path, text: str):
     unfinished.write_text(text)
     unfinished.replace(path)
 
-# %% ../nbs/11_experiments.ipynb #e8fd6a71
+# %% ../nbs/11_experiments.ipynb #7eec9c41
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
 
@@ -405,7 +405,7 @@ def _check_same_data(folder: Path, benchmark: Benchmark):
 def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
     "Whether `evaluate_run` has finished, with the detectors that the profile asks for now."
     folder = run.folder(results)
-    if not ((folder / "metrics.csv").is_file() and (folder / "evaluation.json").is_file()):
+    if not all((folder / file).is_file() for file in ("metrics.csv", "evaluation.json", "groups.csv", "scores.npz")):
         return False
     try:
         record = json.loads((folder / "evaluation.json").read_text())
@@ -413,7 +413,7 @@ def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
         return False
     return record["detectors"] == json.loads(json.dumps(run.detectors))
 
-
+# %% ../nbs/11_experiments.ipynb #b8c2b355
 def save_scores(scores: Scores, path: Path, correct: np.ndarray):
     "All scores, and for each ID test image whether its class was found."
     flat = {f"{d}|{group}|{name}": values for d, by_set in scores.items() for (group, name), values in by_set.items()}
@@ -484,10 +484,10 @@ def _run_row(folder: Path) -> pd.DataFrame:
     record = {k: v for file in ("run.json", "evaluation.json") for k, v in json.loads((folder / file).read_text()).items()}
     return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
 
-# %% ../nbs/11_experiments.ipynb #1436f526
+# %% ../nbs/11_experiments.ipynb #895e1021
 RowName = tuple[str, str]  # (method, detector)
 _DIFFERENCE = ["study", "benchmark", "setting", "group", "metric", "a_method", "a_detector", "b_method", "b_detector", "difference", "low", "high",
-               "survives", "seeds", "n_id", "n_ood"]
+               "survives", "seeds_agree", "seeds", "n_id", "n_ood"]
 
 
 def _rows_of(profile: Profile, benchmark: str, names: list[RowName], results: str | Path) -> dict[RowName, Row]:
@@ -508,11 +508,11 @@ def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName]) -> li
     "The best row of each table and each ASCOOD row against all others, and i-ODIN against ODIN; `chosen` names a row a method."
     rows = [name for name in drawn if "@" not in name[1]]
     if key[1] == "accuracy":  # of the model, whatever the score
-        rows = list({method: (method, detector) for method, detector in rows}.values())
+        rows = [name for name in rows if name in chosen]
     of_methods = [name for name in rows if name in chosen]
     exposed = [name for name in of_methods if reporting.method_kind(name[0]) in ("post-hoc", "with outlier data", "ASCOOD")]
     best = (min if key[1] == "fpr95" else max)
-    firsts = [best(among, key=lambda name: drawn[name][key][0]) for among in (rows, of_methods, exposed) if among]
+    firsts = [best(among, key=lambda name: drawn[name][key][:, 0].mean()) for among in (rows, of_methods, exposed) if among]
     firsts += [name for name in rows if reporting.method_kind(name[0]) == "ASCOOD"]
     odin = ("cross_entropy", "ODIN")
     single = ("cross_entropy", "i-ODIN")
@@ -567,7 +567,7 @@ def compare(profile: Profile, results: str | Path = "results", draws: int = 1000
                                            n_id=sizes["id"], n_ood=lines["group"].map(sizes | {"id": 0})))
     return pd.concat(tables)[_DIFFERENCE] if tables else pd.DataFrame(columns=_DIFFERENCE)
 
-# %% ../nbs/11_experiments.ipynb #f056ef7c
+# %% ../nbs/11_experiments.ipynb #b0fdf26d
 def read_collected(profile: Profile, table: str, results: str | Path = "results", variants: bool = False) -> pd.DataFrame:
     "One of the files that `collect` writes: 'metrics', 'groups', 'history' or 'runs'; without the variants that studies made, unless asked for."
     path, studies = _collected_paths(under_root(results) / profile.name, table)
@@ -599,7 +599,7 @@ def missing_runs(profile: Profile, results: str | Path = "results") -> str:
     if not gone:
         return ""
     some = ", ".join(dict.fromkeys(f"{run.method} on {run.benchmark}" for run in gone[:40]))
-    return (f" {len(gone)} runs are missing ({some}{', ...' if len(gone) > 40 else ''}); "
+    return (f" Missing: {len(gone)} of {len(profile.runs)} runs ({some}{', ...' if len(gone) > 40 else ''}); "
             f"`make reproduce PROFILE={profile.name}` makes them and fills the gaps.")
 
 # %% ../nbs/11_experiments.ipynb #a116741a

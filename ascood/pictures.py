@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['FIGURES', 'one_setting_studies', 'study_points', 'summary_rows', 'FigureOf', 'figure_stems', 'report_figure']
 
-# %% ../nbs/11b_pictures.ipynb #f9221ad0
+# %% ../nbs/11b_pictures.ipynb #7bdc9d9e
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -99,7 +101,7 @@ def _draw_problem(profile: Profile, name: str, results: str | Path) -> Figure:
             blocks[f"{wanted} ({benchmark.setting})"] = _problem_rows(benchmark)
     return plots.plot_problem(blocks, notes) if blocks else plots.plot_nothing("\n".join(notes))
 
-# %% ../nbs/11b_pictures.ipynb #3d4916c3
+# %% ../nbs/11b_pictures.ipynb #3913c447
 def _draw_gallery(profile: Profile, name: str, results: str | Path) -> Figure:
     "Images, attribution and every synthesis, by the first seed's first ASCOOD model, with the profile's alpha of the first epoch."
     ours = _ours(profile, name) or [_show_run(profile, name, method) for method in profile.methods if method not in profile.benchmarks[name].leave_out]
@@ -132,7 +134,7 @@ def _draw_gallery_training(profile: Profile, name: str, results: str | Path) -> 
     benchmark = run.load_benchmark()
     x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), 6)
     wanted = len({*run.snapshots, run.config.epochs})
-    note = f"{wanted - len(models)} of {wanted} models are missing: {_remedy(profile)}" if len(models) < wanted else ""
+    note = f"{wanted - len(models)} of {wanted} models are missing; delete the run's folder, then {_remedy(profile)}" if len(models) < wanted else ""
     return plots.plot_gallery_training(models, x, y, benchmark, _synthesizer(run), run.config.epochs, note=note)
 
 # %% ../nbs/11b_pictures.ipynb #dc0e5506
@@ -177,7 +179,7 @@ def _draw_features(profile: Profile, name: str, results: str | Path, images: int
     figure = plots.plot_features(found, f"{name}, seed {profile.seeds[0]}")
     return plots.add_note(figure, _note(profile, len(models), len(runs)))
 
-# %% ../nbs/11b_pictures.ipynb #0b93c194
+# %% ../nbs/11b_pictures.ipynb #560615b7
 def _shown(profile: Profile) -> list[str]:
     return profile.shown or [*profile.methods]
 
@@ -195,13 +197,17 @@ def _scores_by_method(profile: Profile, benchmark: str, results: str | Path) -> 
 def _draw_scores(profile: Profile, name: str, results: str | Path) -> Figure:
     "Score distributions of ID, near and far OOD, by the first seed."
     found, note = _scores_by_method(profile, name, results)
-    return plots.add_note(plots.plot_score_histograms(found, f"{name}, seed {profile.seeds[0]}"), note if found else "")
+    if not found:
+        return plots.plot_nothing(f"{name}: {note or 'no score could be computed'}")
+    return plots.add_note(plots.plot_score_histograms(found, f"{name}, seed {profile.seeds[0]}"), note)
 
 
 def _draw_roc(profile: Profile, name: str, results: str | Path) -> Figure:
     "ROC curves by the first seed."
     found, note = _scores_by_method(profile, name, results)
-    return plots.add_note(plots.plot_roc(found, f"{name}, seed {profile.seeds[0]}"), note if found else "")
+    if not found:
+        return plots.plot_nothing(f"{name}: {note or 'no score could be computed'}")
+    return plots.add_note(plots.plot_roc(found, f"{name}, seed {profile.seeds[0]}"), note)
 
 
 def _collected(profile: Profile, table: str, benchmark: str, results: str | Path, methods: list[str]) -> tuple[pd.DataFrame, str]:
@@ -423,7 +429,7 @@ class FigureOf(NamedTuple):
     fits: Callable[[Profile, str], bool] = _any  # (profile, benchmark)
     whole: bool = False  # one for the whole profile, if it fits any of its benchmarks
 
-# %% ../nbs/11b_pictures.ipynb #615c6b38
+# %% ../nbs/11b_pictures.ipynb #ff901fd4
 FIGURES = {
     "figure_summary": FigureOf(_draw_summary, _makes_outliers, whole=True),
     "figure_problem": FigureOf(_draw_problem, whole=True),
@@ -451,6 +457,15 @@ def figure_stems(profile: Profile, figure: str, figures: str | Path = "figures")
 
 
 def report_figure(figure: str, profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> list[Path]:
-    "Draw one of FIGURES, for every benchmark of the profile or the whole; returns the PNG files."
-    return [plots.save_figure(FIGURES[figure].draw(profile, name, results), stem)
-            for name, stem in figure_stems(profile, figure, figures).items()]
+    "Draw one of FIGURES, for every benchmark of the profile or the whole; returns the PNG files. An older picture is kept where there is nothing to draw."
+    stems = figure_stems(profile, figure, figures)
+    return [_save_or_keep(FIGURES[figure].draw(profile, name, results), stem) for name, stem in stems.items()]
+
+
+def _save_or_keep(figure: Figure, stem: Path) -> Path:
+    png = stem.with_suffix(".png")
+    if plots.why_nothing(figure) and png.is_file():
+        print(f"{png} stays as it is: {plots.why_nothing(figure)}", file=sys.stderr)
+        plt.close(figure)
+        return png
+    return plots.save_figure(figure, stem)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIGURE_STYLE', 'ONE_COLUMN', 'TWO_COLUMNS', 'VARIED', 'CORRELATED', 'SUMMARY_ROWS', 'save_figure', 'add_note',
-           'plot_nothing', 'heat', 'signed_mask', 'plot_problem', 'plot_gallery', 'plot_gallery_training', 'by_group',
-           'plot_score_histograms', 'plot_roc', 'plot_training', 'plot_spurious', 'plot_compared', 'FeatureNorms',
-           'feature_norms', 'plot_features', 'plot_sensitivity', 'plot_correlation', 'plot_summary']
+           'plot_nothing', 'why_nothing', 'heat', 'signed_mask', 'plot_problem', 'plot_gallery',
+           'plot_gallery_training', 'by_group', 'plot_score_histograms', 'plot_roc', 'plot_training', 'plot_spurious',
+           'plot_compared', 'FeatureNorms', 'feature_norms', 'plot_features', 'plot_sensitivity', 'plot_correlation',
+           'plot_summary']
 
 # %% ../nbs/10a_plots.ipynb #834cc7cc
 from collections.abc import Iterable
@@ -72,7 +73,7 @@ def _put_rows(axis: Axes, rows: list[tuple[str, Tensor]], left: float, top: floa
         for column, image in enumerate(images):
             _put(axis, image, left + column * size, top + line * size, size)
 
-# %% ../nbs/10a_plots.ipynb #7c8fce58
+# %% ../nbs/10a_plots.ipynb #f7e938e1
 def add_note(figure: Figure, note: str) -> Figure:
     "A line in small print above everything else; nothing if `note` is empty. For figures with constrained layout."
     if note:
@@ -86,7 +87,13 @@ def plot_nothing(text: str) -> Figure:
     with plt.rc_context(FIGURE_STYLE):
         figure, axis = _page(ONE_COLUMN, 1)
         axis.text(ONE_COLUMN / 2, 0.5, fill(text, 54), ha="center", va="center")
+    figure.set_label(text)
     return figure
+
+
+def why_nothing(figure: Figure) -> str:
+    "What `plot_nothing` was told; empty for other figures."
+    return figure.get_label()
 
 # %% ../nbs/10a_plots.ipynb #d1fa68b3
 def heat(values: Tensor) -> Tensor:  # [B,H,W], not negative -> colours [B,3,H,W]

@@ -71,7 +71,7 @@ def _data_url(png: Path) -> str:
     Image.open(png).convert("RGB").save(small, "WEBP", lossless=True, method=6)
     return "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
 
-# %% ../nbs/11d_report.ipynb #3084e858
+# %% ../nbs/11d_report.ipynb #2c242680
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ascood: {{ profile.name }}</title>
@@ -100,7 +100,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 <div class="summary">{{ part.summary | safe }}</div>
 {{ part.body | safe }}
 <p class="from">{% if part.name.startswith("table_") %}Files: <a href="{{ part.name }}.csv">CSV</a>, <a href="{{ part.name }}.md">Markdown</a>,
-<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}Notebook: <a href="notebooks/{{ part.name }}.ipynb">executed</a>. </p></section>
+<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}Notebook, where the profile was run: <a href="notebooks/{{ part.name }}.ipynb">executed</a>.</p></section>
 {% endfor %}{% endfor %}</main></body></html>
 """, autoescape=True)
 
@@ -138,12 +138,12 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
         report_page(profile, results, figures)
     print(f"tables: {under_root(results) / profile.name}\nfigures: {under_root(figures) / profile.name}")
 
-# %% ../nbs/11d_report.ipynb #b1c12d32
+# %% ../nbs/11d_report.ipynb #4488d0c0
 def _status(profile: Profile, results: str):
     for run in (run for run in profile.runs if run.benchmark in profile.chosen):
         folder = run.folder(results)
-        state = next((word for file, word in (("metrics.csv", "evaluated"), ("run.json", "trained"), ("settings.json", "begun"))
-                      if (folder / file).is_file()), "not begun")
+        state = "evaluated" if is_evaluated(run, results) else next(
+            (word for file, word in (("run.json", "trained"), ("settings.json", "begun")) if (folder / file).is_file()), "not begun")
         print(f"{state:10s} {run.run_id}")
 
 

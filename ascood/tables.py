@@ -130,10 +130,10 @@ def _by_setting(table: pd.DataFrame, rows: list[str], columns: list[str]) -> lis
         return [Block(table, rows, columns)]
     return [Block(part, rows, columns, f"Setting: {setting}") for setting, part in table.groupby("setting", sort=False)]
 
-# %% ../nbs/11a_tables.ipynb #3fa71817
+# %% ../nbs/11a_tables.ipynb #81f9dc6f
 _DIFFERENCES = ["study", "benchmark", "setting", "group", "metric", "a_method", "a_detector", "b_method", "b_detector", "difference", "low",
-                "high", "seeds", "n_id", "n_ood", "survives"]
-_CLOSE = " ≈: not distinguishable from the best of its column by a paired bootstrap over test images, 95 %."
+                "high", "seeds", "n_id", "n_ood", "survives", "seeds_agree"]
+_CLOSE = " ≈, in columns of AUROC and FPR@95: not distinguishable from the best of its column by a paired bootstrap over test images, 95 %."
 
 
 def read_differences(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
@@ -150,7 +150,9 @@ def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tupl
     command = f"`python -m ascood.experiments collect {profile.name}`"
     if differences.empty:
         return table, f"Differences have not been computed, so nothing is marked ≈; {command} does that."
-    return table, f"For {unknown} of {asked} entries there is no comparison with the best of the column; {command} makes them." if unknown else ""
+    note = (f"For {unknown} of {asked} entries there is no comparison with the best of the column, because runs or their scores are missing; "
+            f"`make reproduce PROFILE={profile.name}` makes them.")
+    return table, note if unknown else ""
 
 # %% ../nbs/11a_tables.ipynb #eb6f434e
 def _compared(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:

@@ -47,9 +47,9 @@ def test_a_row_is_the_mean_over_seeds_and_sets():
     seeds = [[rng.normal(0, 1, 50), *rng.normal(1, 1, (3, 40))] for _ in range(2)]
     drawn = draw_rows({"m": row(*seeds)}, 5)["m"]
     near = np.mean([ood_metrics(s[0], s[i])["auroc"] for s in seeds for i in (1, 2)])
-    assert drawn["near", "auroc"][0] == pytest.approx(near, abs=1e-4)
-    assert drawn["far", "fpr95"][0] == pytest.approx(np.mean([ood_metrics(s[0], s[3])["fpr95"] for s in seeds]), abs=1e-4)
-    assert drawn["id", "accuracy"][0] == pytest.approx(100 * np.mean([s[0] < 0.5 for s in seeds]))
+    assert drawn["near", "auroc"][:, 0].mean() == pytest.approx(near, abs=1e-4)
+    assert drawn["far", "fpr95"][:, 0].mean() == pytest.approx(np.mean([ood_metrics(s[0], s[3])["fpr95"] for s in seeds]), abs=1e-4)
+    assert drawn["id", "accuracy"][:, 0].mean() == pytest.approx(100 * np.mean([s[0] < 0.5 for s in seeds]))
 
 
 def test_same_scores_differ_by_nothing_and_swapping_turns_the_sign():
@@ -58,7 +58,7 @@ def test_same_scores_differ_by_nothing_and_swapping_turns_the_sign():
     better = [scores[0], *(s + 1 for s in scores[1:])]
     drawn = draw_rows({"a": row(scores), "b": row(scores), "c": row(better)}, 200)
     same = paired_difference(drawn["a"]["near", "auroc"], drawn["b"]["near", "auroc"])
-    assert tuple(same) == (0, 0, 0) and not same.survives
+    assert tuple(same) == (0, 0, 0, False) and not same.survives
     up, down = (paired_difference(drawn[x]["near", "auroc"], drawn[y]["near", "auroc"]) for x, y in ("ca", "ac"))
     assert up.survives and up.low > 0 and up.difference == -down.difference and up.low == pytest.approx(-down.high)
 
@@ -68,3 +68,9 @@ def test_other_images_are_no_pairs():
     large = [np.zeros(6), *np.ones((3, 4))]
     with pytest.raises(ValueError, match="same images"):
         draw_rows({"a": row(small), "b": row(large)}, 2)
+
+
+def test_seeds_that_disagree_are_told():
+    a, b = np.array([[3.0, 3, 3], [1, 1, 1]]), np.array([[1.0, 1, 1], [2, 2, 2]])
+    found = paired_difference(a, b)
+    assert found.difference == 0.5 and found.survives and not found.seeds_agree and paired_difference(a + 2, b).seeds_agree
