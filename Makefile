@@ -1,6 +1,6 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
-# make benchmark   one pass over the images against method by method, and the input pipeline alone, in time
+# make benchmark   one pass over the images against method by method, the input pipeline alone, and what each training method costs, in time
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
@@ -36,6 +36,7 @@ benchmark: $(READY)
 	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
 	  -p backbone cifar_resnet18 -p train_images 400 -p val_images 50 -p test_images 75
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
 	@cat results/benchmarks/*.md
 
 env: $(READY)

@@ -474,7 +474,7 @@ def _table_order(found: pd.DataFrame) -> list[tuple]:
     shared = tuple(text.split(",")[0] for text in _SHARED.values())
     return sorted(pairs, key=lambda p: (p[2] != "cross_entropy", not p[3].startswith(shared)))
 
-# %% ../nbs/11a_tables.ipynb #2d20d7a3
+# %% ../nbs/11a_tables.ipynb #d896faf4
 def report_table_cost(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Time and memory of training methods and detectors: table_cost.{csv,md,tex}."
     runs, groups = read_collected(profile, "runs", results), read_collected(profile, "groups", results)
@@ -483,8 +483,8 @@ def report_table_cost(profile: Profile, results: str | Path = "results") -> str:
                "the validation accuracy after each epoch left out; peak: of training, and of scoring the trained model by all of its "
                "detectors. On CPU a peak is that of the whole process, Python and libraries included; on GPU that of tensors. Scoring: seconds for 1,000 images that are scored (all ID and "
                "OOD test and validation images), fitting on training images and choosing hyperparameters included; a detector's own arithmetic "
-               "comes on top of the forward pass that all share. Wall-clock times of a machine that may have run several jobs at once. "
-               "Nothing is ranked.")
+               "comes on top of the forward pass that all share. Wall-clock times of a machine that may have run several jobs at once; times "
+               "to compare by are those of `make benchmark`, in results/benchmarks. Nothing is ranked.")
     blocks = [Block(training, ["benchmark", "method"], ["quantity"], "Training, and peak memory:", None),
               _block(profile, scoring, ["method", "part"], ["benchmark"], rank_by=None,
                      heading="Scoring, seconds for 1,000 images:")]
