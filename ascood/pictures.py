@@ -179,7 +179,7 @@ def _draw_features(profile: Profile, name: str, results: str | Path, images: int
     figure = plots.plot_features(found, f"{name}, seed {profile.seeds[0]}")
     return plots.add_note(figure, _note(profile, len(models), len(runs)))
 
-# %% ../nbs/11b_pictures.ipynb #560615b7
+# %% ../nbs/11b_pictures.ipynb #05d63310
 def _shown(profile: Profile) -> list[str]:
     return profile.shown or [*profile.methods]
 
@@ -194,20 +194,14 @@ def _scores_by_method(profile: Profile, benchmark: str, results: str | Path) -> 
     return found, _note(profile, len(there), len(methods))
 
 
-def _draw_scores(profile: Profile, name: str, results: str | Path) -> Figure:
-    "Score distributions of ID, near and far OOD, by the first seed."
-    found, note = _scores_by_method(profile, name, results)
-    if not found:
-        return plots.plot_nothing(f"{name}: {note or 'no score could be computed'}")
-    return plots.add_note(plots.plot_score_histograms(found, f"{name}, seed {profile.seeds[0]}"), note)
-
-
-def _draw_roc(profile: Profile, name: str, results: str | Path) -> Figure:
-    "ROC curves by the first seed."
-    found, note = _scores_by_method(profile, name, results)
-    if not found:
-        return plots.plot_nothing(f"{name}: {note or 'no score could be computed'}")
-    return plots.add_note(plots.plot_roc(found, f"{name}, seed {profile.seeds[0]}"), note)
+def _of_scores(draw: Callable[[dict, str], Figure]) -> Callable[[Profile, str, str | Path], Figure]:
+    "A figure of the first seed's scores, by a function of the scores and a title."
+    def drawn(profile: Profile, name: str, results: str | Path) -> Figure:
+        found, note = _scores_by_method(profile, name, results)
+        if not found:
+            return plots.plot_nothing(f"{name}: {note or 'no score could be computed'}")
+        return plots.add_note(draw(found, f"{name}, seed {profile.seeds[0]}"), note)
+    return drawn
 
 
 def _collected(profile: Profile, table: str, benchmark: str, results: str | Path, methods: list[str]) -> tuple[pd.DataFrame, str]:
@@ -429,15 +423,15 @@ class FigureOf(NamedTuple):
     fits: Callable[[Profile, str], bool] = _any  # (profile, benchmark)
     whole: bool = False  # one for the whole profile, if it fits any of its benchmarks
 
-# %% ../nbs/11b_pictures.ipynb #ff901fd4
+# %% ../nbs/11b_pictures.ipynb #3822c701
 FIGURES = {
     "figure_summary": FigureOf(_draw_summary, _makes_outliers, whole=True),
     "figure_problem": FigureOf(_draw_problem, whole=True),
     "figure_gallery": FigureOf(_draw_gallery),
     "figure_gallery_training": FigureOf(_draw_gallery_training, _has_snapshots),
     "figure_compared": FigureOf(_draw_compared),
-    "figure_scores": FigureOf(_draw_scores),
-    "figure_roc": FigureOf(_draw_roc),
+    "figure_scores": FigureOf(_of_scores(plots.plot_score_histograms)),
+    "figure_roc": FigureOf(_of_scores(plots.plot_roc)),
     "figure_features": FigureOf(_draw_features, _standardises),
     "figure_sensitivity": FigureOf(_draw_sensitivity, _varies_settings, whole=True),
     "figure_correlation": FigureOf(_draw_correlation, _varies_correlation, whole=True),
