@@ -442,13 +442,14 @@ def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
 
 _CORRECT = "correct"
 
-# %% ../nbs/11_experiments.ipynb #078b7cf5
+# %% ../nbs/11_experiments.ipynb #a9f33f5f
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics. Raises if there are none."
     finished = [run for run in profile.runs if is_evaluated(run, results)]
     if not finished:
         raise FileNotFoundError(f"profile {profile.name} has no finished run in {under_root(results)}; "
                                 f"start with: python -m ascood.experiments run {profile.name}")
+    _refuse_to_drop(profile, results, finished)
     tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
     for run in finished:
         folder = run.folder(results)
@@ -467,6 +468,16 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     if not profile.validation_only:
         write_text(target / "differences.csv", compare(profile, results).to_csv(index=False, float_format="%.5g"))
     return pd.concat(tables["metrics"], ignore_index=True)
+
+
+def _refuse_to_drop(profile: Profile, results: str | Path, finished: list[RunSpec]):
+    "Raise ValueError if the collected tables hold runs of this profile whose folders are not here, as in a fresh clone."
+    path = under_root(results) / profile.name / "runs.csv"
+    if path.is_file():
+        gone = {run.run_id for run in profile.runs} & {*read_collected(profile, "runs", results, variants=True)["run_id"]} - {run.run_id for run in finished}
+        if gone:
+            raise ValueError(f"{path} holds {len(gone)} runs whose folders are not here ({min(gone)}, ...), and collecting anew would drop them; "
+                             f"make them again with `make reproduce PROFILE={profile.name}`, collect into another --results, or delete {path} first")
 
 
 def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:

@@ -364,7 +364,7 @@ def summary_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # For `plot_summary`
     first = table.sort_values("validation", ascending=False, kind="stable").drop_duplicates(["benchmark", "row"]).index
     return table.assign(chosen=table.index.isin(first))
 
-# %% ../nbs/11b_pictures.ipynb #aa248b54
+# %% ../nbs/11b_pictures.ipynb #68e196ce
 def _synthesis_shown(profile: Profile, results: str | Path, images: int = 4) -> dict[str, Tensor]:
     "Image, attribution, G_inv and outlier, by the earliest model that is there; of the benchmark where the outlier differs most from the image."
     best, shown = -1.0, {}
@@ -386,7 +386,9 @@ def _draw_summary(profile: Profile, name: str, results: str | Path) -> Figure:
     "How an outlier is made, and the AUROC of the OOD group of each benchmark's setting."
     metrics = read_collected(profile, "metrics", results)
     wanted = {run.run_id for run in profile.runs if run.method in profile.methods and run.benchmark in profile.chosen}
-    return plots.plot_summary(_synthesis_shown(profile, results), summary_rows(metrics), _note(profile, len(wanted & {*metrics["run_id"]}), len(wanted)))
+    shown = _synthesis_shown(profile, results)
+    figure = plots.plot_summary(shown, summary_rows(metrics), _note(profile, len(wanted & {*metrics["run_id"]}), len(wanted)))
+    return figure if shown else plots.lacking(figure, f"no model is there to show the synthesis; {_remedy(profile)}")
 
 # %% ../nbs/11b_pictures.ipynb #d05d93ad
 def _any(profile: Profile, benchmark: str) -> bool:
@@ -423,7 +425,7 @@ class FigureOf(NamedTuple):
     fits: Callable[[Profile, str], bool] = _any  # (profile, benchmark)
     whole: bool = False  # one for the whole profile, if it fits any of its benchmarks
 
-# %% ../nbs/11b_pictures.ipynb #3822c701
+# %% ../nbs/11b_pictures.ipynb #35d38761
 FIGURES = {
     "figure_summary": FigureOf(_draw_summary, _makes_outliers, whole=True),
     "figure_problem": FigureOf(_draw_problem, whole=True),
@@ -451,15 +453,15 @@ def figure_stems(profile: Profile, figure: str, figures: str | Path = "figures")
 
 
 def report_figure(figure: str, profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> list[Path]:
-    "Draw one of FIGURES, for every benchmark of the profile or the whole; returns the PNG files. An older picture is kept where there is nothing to draw."
+    "Draw one of FIGURES, for every benchmark of the profile or the whole; returns the PNG files. An older picture is kept where a new one would lack its models or scores."
     stems = figure_stems(profile, figure, figures)
     return [_save_or_keep(FIGURES[figure].draw(profile, name, results), stem) for name, stem in stems.items()]
 
 
 def _save_or_keep(figure: Figure, stem: Path) -> Path:
     png = stem.with_suffix(".png")
-    if plots.why_nothing(figure) and png.is_file():
-        print(f"{png} stays as it is: {plots.why_nothing(figure)}", file=sys.stderr)
+    if plots.what_lacks(figure) and png.is_file():
+        print(f"{png} stays as it is: {plots.what_lacks(figure)}", file=sys.stderr)
         plt.close(figure)
         return png
     return plots.save_figure(figure, stem)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURE_STYLE', 'ONE_COLUMN', 'TWO_COLUMNS', 'VARIED', 'CORRELATED', 'SUMMARY_ROWS', 'save_figure', 'add_note',
-           'plot_nothing', 'why_nothing', 'heat', 'signed_mask', 'plot_problem', 'plot_gallery',
+           'plot_nothing', 'lacking', 'what_lacks', 'heat', 'signed_mask', 'plot_problem', 'plot_gallery',
            'plot_gallery_training', 'by_group', 'plot_score_histograms', 'plot_roc', 'plot_training', 'plot_spurious',
            'plot_compared', 'FeatureNorms', 'feature_norms', 'plot_features', 'plot_sensitivity', 'plot_correlation',
            'plot_summary']
@@ -40,14 +40,14 @@ FIGURE_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titl
                  "font.size": 8, "pdf.fonttype": 42}
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0  # inches
 
-# %% ../nbs/10a_plots.ipynb #86c03d33
+# %% ../nbs/10a_plots.ipynb #91509130
 def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     "Write `stem`.png (200 dpi) and `stem`.pdf, and close the figure."
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=200, metadata={"Software": None})
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(stem.with_suffix(".png"), optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE, kmeans=1).save(stem.with_suffix(".png"), optimize=True)
     figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
     plt.close(figure)
     return stem.with_suffix(".png")
@@ -73,7 +73,7 @@ def _put_rows(axis: Axes, rows: list[tuple[str, Tensor]], left: float, top: floa
         for column, image in enumerate(images):
             _put(axis, image, left + column * size, top + line * size, size)
 
-# %% ../nbs/10a_plots.ipynb #f7e938e1
+# %% ../nbs/10a_plots.ipynb #644a0306
 def add_note(figure: Figure, note: str) -> Figure:
     "A line in small print above everything else; nothing if `note` is empty. For figures with constrained layout."
     if note:
@@ -87,12 +87,17 @@ def plot_nothing(text: str) -> Figure:
     with plt.rc_context(FIGURE_STYLE):
         figure, axis = _page(ONE_COLUMN, 1)
         axis.text(ONE_COLUMN / 2, 0.5, fill(text, 54), ha="center", va="center")
+    return lacking(figure, text)
+
+
+def lacking(figure: Figure, text: str) -> Figure:
+    "Note what a figure lacks, for `what_lacks`."
     figure.set_label(text)
     return figure
 
 
-def why_nothing(figure: Figure) -> str:
-    "What `plot_nothing` was told; empty for other figures."
+def what_lacks(figure: Figure) -> str:
+    "What `lacking` or `plot_nothing` was told; empty for figures that have everything."
     return figure.get_label()
 
 # %% ../nbs/10a_plots.ipynb #d1fa68b3
@@ -418,11 +423,12 @@ def _draw_standardised(axis: Axes, norms: FeatureNorms):
     axis.set(xlabel=r"$\Vert \tilde{h}\Vert$, read by the head", xlim=(0, 2 * norms.expected), yticks=[])
     axis.spines["left"].set_visible(False)
 
-# %% ../nbs/10a_plots.ipynb #fca30b7b
+# %% ../nbs/10a_plots.ipynb #8688e0ff
 def _draw_band(axis: Axes, rows: pd.DataFrame, color: str, label: str, marker: str = "o"):
     "Mean and one standard deviation to each side, by x; values that are missing leave a gap."
     rows = rows.dropna(subset=["mean"]).sort_values("x")
-    axis.fill_between(rows["x"], rows["mean"] - rows["std"], rows["mean"] + rows["std"], color=color, alpha=0.22, lw=0)
+    low, high = ((rows["mean"] + side * rows["std"]).clip(0, 100) for side in (-1, 1))  # percent
+    axis.fill_between(rows["x"], low, high, color=color, alpha=0.22, lw=0)
     axis.plot(rows["x"], rows["mean"], color=color, marker=marker, ms=3, lw=1.2, label=label)
 
 
@@ -504,7 +510,7 @@ def plot_correlation(
         figure.legend(handles, [*labels, "the profile's value"], loc="outside lower center", ncols=min(4, len(handles)))
     return figure
 
-# %% ../nbs/10a_plots.ipynb #2aca471d
+# %% ../nbs/10a_plots.ipynb #fecc6e71
 SUMMARY_ROWS = {  # {row: colour}, from above
     "Cross-entropy, post-hoc": KINDS["post-hoc"],
     "Other training method": KINDS["training"],
@@ -529,10 +535,12 @@ def _draw_summary(axis: Axes, rows: pd.DataFrame, names: list[str]):
         axis.errorbar(chosen["mean"], [-i] * len(chosen), xerr=chosen["std"], fmt="o", ms=4.5, color=color, lw=1.2, zorder=3)
         if (below := (others["mean"] < low).sum()):
             axis.annotate(f"← {below}", (low, -i), (2, -1.5), textcoords="offset points", ha="left", va="top", fontsize=6, color="0.3")
-        for dot in chosen[chosen["note"] != ""].itertuples():  # leaning inwards, so that no letter leaves the panel
+        better = others[others["mean"] > chosen["mean"].max() + 0.15 * (high - low)].nlargest(1, "mean")
+        for dot in pd.concat([chosen, better]).query("note != ''").itertuples():  # leaning inwards, so that no letter leaves the panel
             place = (dot.mean - low) / (high - low)
             side = "left" if place < 0.3 else "right" if place > 0.7 else "center"
-            axis.annotate(dot.note, (dot.mean, -i), (0, 3.5), textcoords="offset points", ha=side, va="bottom", fontsize=6.5)
+            above = {"xytext": (0, 3.5), "va": "bottom"} if dot.chosen else {"xytext": (0, -3), "va": "top", "color": "0.3"}
+            axis.annotate(dot.note, (dot.mean, -i), textcoords="offset points", ha=side, fontsize=6.5, **above)
     axis.set(xlim=(low, high), ylim=(-len(names) + 0.5, 0.8), yticks=[-i for i in range(len(names))])
     axis.xaxis.set_major_locator(MaxNLocator(3))
     axis.xaxis.set_major_formatter("{x:g}")

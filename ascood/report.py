@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALL_TABLES', 'all_tables_of', 'report_page', 'run_profile', 'main']
 
-# %% ../nbs/11d_report.ipynb #2a128a31
+# %% ../nbs/11d_report.ipynb #e19e01b6
 import argparse
 import base64
 import io
@@ -21,8 +21,8 @@ from PIL import Image
 
 from .claims import report_table_claims
 from ascood.experiments import (
-    Profile, check_data, check_names, collect, describe_runs, evaluate_run, find_run, is_evaluated, load_profile, project_root, train_run,
-    under_root, write_text,
+    Profile, check_data, check_names, collect, describe_runs, evaluate_run, find_run, is_evaluated, load_profile, project_root, read_collected,
+    train_run, under_root, write_text,
 )
 from .pictures import FIGURES, figure_stems, report_figure
 from .tables import TABLES, tables_of, trace
@@ -34,13 +34,14 @@ def all_tables_of(profile: Profile) -> list[str]:
     "Names of the tables that a profile's runs can fill, the verdict on the claims included."
     return tables_of(profile) if profile.validation_only else [*tables_of(profile), "table_claims"]
 
-# %% ../nbs/11d_report.ipynb #cc2693ba
+# %% ../nbs/11d_report.ipynb #773c84af
 class _Part(NamedTuple):
     "A table or figure on the page."
     name: str
     title: str
     summary: str
     body: str  # HTML
+    notebook: bool = False  # whether the executed notebook is there to be linked
 
 
 def _heading(name: str) -> tuple[str, str]:
@@ -71,7 +72,7 @@ def _data_url(png: Path) -> str:
     Image.open(png).convert("RGB").save(small, "WEBP", lossless=True, method=6)
     return "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
 
-# %% ../nbs/11d_report.ipynb #2c242680
+# %% ../nbs/11d_report.ipynb #5c9350f2
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ascood: {{ profile.name }}</title>
@@ -100,7 +101,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 <div class="summary">{{ part.summary | safe }}</div>
 {{ part.body | safe }}
 <p class="from">{% if part.name.startswith("table_") %}Files: <a href="{{ part.name }}.csv">CSV</a>, <a href="{{ part.name }}.md">Markdown</a>,
-<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}Notebook, where the profile was run: <a href="notebooks/{{ part.name }}.ipynb">executed</a>.</p></section>
+<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}{% if part.notebook %}Notebook: <a href="notebooks/{{ part.name }}.ipynb">executed</a>.{% endif %}</p></section>
 {% endfor %}{% endfor %}</main></body></html>
 """, autoescape=True)
 
@@ -110,6 +111,7 @@ def report_page(profile: Profile, results: str | Path = "results", figures: str 
     folder = under_root(results) / profile.name
     tables = [_table_part(name, folder) for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     pictures = [_figure_part(name, stems) for name in FIGURES if (stems := figure_stems(profile, name, figures))]
+    tables, pictures = ([part._replace(notebook=(folder / "notebooks" / f"{part.name}.ipynb").is_file()) for part in parts] for parts in (tables, pictures))
     claims = [part for part in tables if part.name == "table_claims"]
     sections = [("What it says", claims), ("Tables", [part for part in tables if part not in claims]), ("Figures", pictures)]
     page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(profile, results).replace("`", ""), sections=[s for s in sections if s[1]])
@@ -138,13 +140,16 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
         report_page(profile, results, figures)
     print(f"tables: {under_root(results) / profile.name}\nfigures: {under_root(figures) / profile.name}")
 
-# %% ../nbs/11d_report.ipynb #4488d0c0
+# %% ../nbs/11d_report.ipynb #68010fff
 def _status(profile: Profile, results: str):
     for run in (run for run in profile.runs if run.benchmark in profile.chosen):
         folder = run.folder(results)
         state = "evaluated" if is_evaluated(run, results) else next(
             (word for file, word in (("run.json", "trained"), ("settings.json", "begun")) if (folder / file).is_file()), "not begun")
         print(f"{state:10s} {run.run_id}")
+    if (under_root(results) / profile.name / "runs.csv").is_file():
+        there = {*read_collected(profile, "runs", results, variants=True)["run_id"]}
+        print(f"collected in {under_root(results) / profile.name}: {sum(run.run_id in there for run in profile.runs)} of {len(profile.runs)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -583,7 +583,7 @@ def _averaged(row: dict, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["detector"] == row["detector"]] if row.get("detector") in set(rows["detector"]) else rows
     return rows[rows["ood_set"] == row["ood_set"]] if row.get("ood_set") in set(rows["ood_set"]) else rows
 
-# %% ../nbs/11a_tables.ipynb #a4563101
+# %% ../nbs/11a_tables.ipynb #9cb665f3
 _MEASURED = {"accuracy": "accuracy", "difference": "accuracy"}
 _IN_RUNS = (*_COSTS, "per_1000")
 
@@ -615,8 +615,8 @@ def _run_block(profile: Profile, row: dict, run: pd.Series, *collected: pd.DataF
             f"  settings: {run['settings']}", f"  training: {run['config']}",
             f"  code: {run['code']}; evaluation_code: {run.get('evaluation_code', '–')}",
             f"  device: {run['device']}; python {run['python']}, {libraries}", f"  finished: {run['finished']}",
-            f"  folder: results/{profile.name}/runs/{run['run_id']}/",
-            "  to repeat it, delete that folder, and:",
+            f"  folder: results/{profile.name}/runs/{run['run_id']}/ (where the run was made)",
+            "  to repeat it, without that folder:",
             f"    python -m ascood.experiments train {repeat}", f"    python -m ascood.experiments evaluate {repeat}"]
 
 # %% ../nbs/11a_tables.ipynb #0fe4b6a9

@@ -82,6 +82,18 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "damaged" in error and "delete it" in error and error.count("\n") == 1
 
+    # a fresh clone has tables and figures, but not all runs: neither is replaced by less
+    for folder in out.glob("runs/*-ascood-*"):
+        folder.rename(tmp_path / folder.name)
+    kept = [out / "metrics.csv", *(tmp_path / "figures" / "tiny" / f"{name}.png" for name in ("summary", "gallery_colored-digits"))]
+    before = [path.read_bytes() for path in kept]
+    capsys.readouterr()
+    assert main([*where, "collect", str(tmp_path / "tiny.yaml")]) == 2 and "would drop them" in capsys.readouterr().err
+    assert main([*where, "report", str(tmp_path / "tiny.yaml"), "figure_summary", "figure_gallery"]) == 0
+    assert capsys.readouterr().err.count("stays as it is") == 2 and before == [path.read_bytes() for path in kept]
+    assert main([*where, "status", str(tmp_path / "tiny.yaml")]) == 0
+    assert "not begun" in (said := capsys.readouterr().out) and "collected in" in said and said.strip().endswith("2 of 2")
+
 
 @pytest.mark.parametrize(
     "changes, words",
