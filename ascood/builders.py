@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'BUILDERS', 'exact_environments', 'largest_subset', 'subsample', 'image_fault', 'images_in',
            'is_waterbird', 'fit_background', 'paste_bird', 'build_waterbirds', 'build_celeba', 'build_cars',
-           'build_aircraft', 'build_imagenet100', 'list_folder', 'main']
+           'build_cars_small', 'build_aircraft', 'build_imagenet100', 'list_folder', 'main']
 
 # %% ../nbs/05b_builders.ipynb #ff30936b
 import argparse
@@ -665,6 +665,16 @@ _GET_CARS = ("it where https://github.com/pytorch/vision/issues/7545 says (its o
              "torchvision.datasets.StanfordCars has it, in stanford_cars/ of the data root")
 
 
+def _read_cars(folder: Path, download: bool, part: str) -> tuple[list[str], list[tuple[Path, int]]]:
+    "Class names, and (path, class) of each image, of Stanford Cars' \"train\" or \"test\"."
+    labels = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[part]
+    for file in ("devkit/cars_meta.mat", labels, f"cars_{part}"):
+        if download and not (folder / file).exists():
+            raise ValueError(f"{folder / file} is missing, and Stanford Cars cannot be downloaded any more; get {_GET_CARS}")
+        _need(folder / file, _GET_CARS)
+    return _samples(lambda: StanfordCars(folder.parent, part, loader=str), folder / labels, _GET_CARS)
+
+
 def build_cars(
     root: str | Path,  # Data root, with stanford_cars/ as torchvision.datasets.StanfordCars has it
     download: bool = False,  # For symmetry: no address offers this data set to torchvision any more
@@ -677,17 +687,66 @@ def build_cars(
     "List Stanford Cars: 150 classes in-distribution, 46 held out. Raises ValueError or FileNotFoundError, in one line."
     root, options = _root(root), _holdout_options(split, val_fraction, seed)
     folder = _raw(root, None, "stanford_cars")
-
-    def read(part: str):
-        labels = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[part]
-        for file in ("devkit/cars_meta.mat", labels, f"cars_{part}"):
-            if download and not (folder / file).exists():
-                raise ValueError(f"{folder / file} is missing, and Stanford Cars cannot be downloaded any more; get {_GET_CARS}")
-            _need(folder / file, _GET_CARS)
-        return _samples(lambda: StanfordCars(folder.parent, part, loader=str), folder / labels, _GET_CARS)
-
+    read = functools.partial(_read_cars, folder, download)
     return _build(root, "cars", "build_cars", {"folder": _inside(folder, root)} | options,
                   lambda: _plan_holdout(root, "cars", read, 196, 150, options, _GET_CARS, progress), overwrite, progress)
+
+# %% ../nbs/05b_builders.ipynb #384ebecf
+_CAR_CLASSES = """ambulance amphibian beach_wagon cab car_mirror car_wheel convertible disk_brake fire_engine forklift garbage_truck
+go-kart golfcart grille half_track jeep limousine minibus minivan Model_T moped motor_scooter moving_van odometer pickup police_van
+racer recreational_vehicle school_bus seat_belt snowplow sports_car tow_truck tractor trailer_truck trolleybus""".split()
+_CARS_IN_VIEW = "carousel gas_pump horse_cart lawn_mower parking_meter shopping_cart ski streetcar traffic_light triumphal_arch".split()
+_GET_SAMPLES = ("one image of each ImageNet class, named <wnid>_<class>.jpg, and lay them in images_largescale/imagenet_samples of the "
+                "data root")
+
+
+def _without_cars(folder: Path) -> list[Path]:
+    "The sample images of classes that show no car. Raises ValueError if a name is no <wnid>_<class>, or a class with cars is not there."
+    images = images_in(_need(folder, _GET_SAMPLES))
+    names = [re.fullmatch(r"n\d{8}_(.+)", path.stem) for path in images]
+    if None in names:
+        raise ValueError(f"{images[names.index(None)]} is not named <wnid>_<class>, so it may show a car; get {_GET_SAMPLES}")
+    classes = [name[1].replace(" ", "_") for name in names]
+    if absent := sorted({*_CAR_CLASSES, *_CARS_IN_VIEW} - set(classes)):  # named in another way, it would not be left out
+        raise ValueError(f"{folder} has no image of the class {absent[0]}, so cars cannot be told by name; get {_GET_SAMPLES}")
+    return [path for path, name in zip(images, classes) if name not in (*_CAR_CLASSES, *_CARS_IN_VIEW)]
+
+# %% ../nbs/05b_builders.ipynb #ef292fee
+_GET_TEXTURES = "the Describable Textures (https://www.robots.ox.ac.uk/~vgg/data/dtd/) and lay them in images_largescale/textures of the data root"
+
+
+def _plan_cars_small(root: Path, folder: Path, o: dict, progress: bool) -> _Plan:
+    "The lists of `cars`, and the OOD sets: samples of ImageNet dealt into three, and textures."
+    textures = images_in(_need(root / "images_largescale" / "textures", _GET_TEXTURES))
+    rest = _without_cars(root / "images_largescale" / "imagenet_samples")
+    order, ends = np.random.RandomState(o["seed"]).permutation(len(rest)), np.cumsum([o["n_val"], o["n_far"]])
+    if ends[-1] >= len(rest):
+        raise ValueError(f"n_val + n_far must leave outliers of the {len(rest)} samples without cars for training, but are {ends[-1]}")
+    parts = {f"{name}_imagenet": [rest[i] for i in sorted(part)] for name, part in zip(("val", "test", "train"), np.split(order, ends))}
+    found = parts | {"test_textures": textures}
+    _check_images((path for part in found.values() for path in part), "it again", progress)
+    plan = _plan_holdout(root, "cars-small", functools.partial(_read_cars, folder, False), 196, 150, o, _GET_CARS, progress)
+    plan.lists |= {name: pd.DataFrame({"path": [_inside(path, root) for path in part], "label": -1}) for name, part in found.items()}
+    plan.notes["left_out"] = sorted({*_CAR_CLASSES, *_CARS_IN_VIEW})
+    return plan
+
+
+def build_cars_small(
+    root: str | Path,  # Data root, with stanford_cars/ and, in images_largescale/, imagenet_samples/ and textures/
+    split: int = 0,  # Which classes are held out
+    val_fraction: float = 0.1,  # Share of each class's training images that is for validation
+    n_val: int = 200,  # ImageNet samples for OOD validation
+    n_far: int = 450,  # ImageNet samples for the far test; those that remain are auxiliary outliers
+    seed: int = 0,
+    overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
+    progress: bool = True,
+) -> pd.DataFrame:  # images of each list
+    "List a reduced Stanford Cars with OOD sets of its own. Raises ValueError or FileNotFoundError, in one line."
+    root = _root(root)
+    options = _holdout_options(split, val_fraction, seed) | {"n_val": _whole("n_val", n_val, 1), "n_far": _whole("n_far", n_far, 1)}
+    folder = _raw(root, None, "stanford_cars")
+    return _build(root, "cars-small", "build_cars_small", {"folder": _inside(folder, root)} | options,
+                  lambda: _plan_cars_small(root, folder, options, progress), overwrite, progress)
 
 # %% ../nbs/05b_builders.ipynb #99d7c025
 _GET_AIRCRAFT = ("fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ and unpack it in the data root, "
@@ -832,6 +891,7 @@ def list_folder(
 # %% ../nbs/05b_builders.ipynb #ef1def38
 BUILDERS: dict[str, Callable[..., pd.DataFrame]] = {
     "waterbirds": build_waterbirds, "celeba": build_celeba, "cars": build_cars, "aircraft": build_aircraft, "imagenet100": build_imagenet100,
+    "cars-small": build_cars_small,
 }
 
 
