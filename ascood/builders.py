@@ -259,7 +259,7 @@ def _verify(root: Path, folder: Path, record: dict, progress: bool) -> pd.DataFr
         known = pd.read_csv(folder / "sources.csv").set_index("path")["sha256"].to_dict()
     for path in _bar(paths, "verifying images", progress):
         fault = image_fault(root / path)
-        if fault or (known and _sha256(root / path) != known.get(path)):
+        if fault or (path in known and _sha256(root / path) != known[path]):
             raise ValueError(f"{root / path} {fault or 'is not as it was built'}; {mend}")
     return _summary(record)
 
@@ -466,21 +466,26 @@ def _shows(path: Path, image: Image.Image, data: bytes | None) -> bool:
         return False
 
 
+def _place(path: Path, image: Image.Image, format: str) -> str:
+    "Write an image unless it is there already, exactly; returns the SHA-256 of the file."
+    data = _encoded(image, format) if format == "jpg" else None  # JPEG changes pixels, so its bytes are compared
+    if not _shows(path, image, data):
+        _write(path, data or _encoded(image, format))
+        if not _shows(path, image, data):
+            raise OSError(f"{path} reads back other than it was written; check the disk")
+    return _sha256(path)
+
+
 def _make_images(root: Path, table: pd.DataFrame, threshold: int, size: int | None, format: str, progress: bool) -> str:
     "Make the image of each row (path, bird, mask, background, width, height); returns the text of sources.csv."
     hashes = []
     for row in _bar(list(table.itertuples()), "making images", progress):
-        background, path = _picture(root / row.background, "RGB"), root / row.path
+        background = _picture(root / row.background, "RGB")
         if row.bird:
             image = paste_bird(_picture(root / row.bird, "RGB"), _picture(root / row.mask, "L"), background, threshold, size)
         else:
             image = fit_background(background, _shorter_side((row.width, row.height), size) if size else (row.width, row.height))
-        data = _encoded(image, format) if format == "jpg" else None  # JPEG changes pixels, so its bytes are compared
-        if not _shows(path, image, data):
-            _write(path, data or _encoded(image, format))
-            if not _shows(path, image, data):
-                raise OSError(f"{path} reads back other than it was written; check the disk")
-        hashes.append(_sha256(path))
+        hashes.append(_place(root / row.path, image, format))
     return table[["path", "bird", "background"]].assign(sha256=hashes).to_csv(index=False, lineterminator="\n")
 
 # %% ../nbs/05b_builders.ipynb #f07aed71
@@ -711,6 +716,25 @@ def _without_cars(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} has no image of the class {absent[0]}, so cars cannot be told by name; get {_GET_SAMPLES}")
     return [path for path, name in zip(images, classes) if name not in (*_CAR_CLASSES, *_CARS_IN_VIEW)]
 
+# %% ../nbs/05b_builders.ipynb #3c9eb7c8
+def _with_red_first(plan: _Plan, root: Path, progress: bool) -> _Plan:
+    "The plan with new PNG files in place of the images of cars, red and blue exchanged."
+    cars = [name for name, table in plan.lists.items() if "cars" in name or name == "test_held_out"]
+    table = pd.concat([plan.lists[name] for name in cars]).rename(columns={"path": "source"})
+    table["path"] = [f"images_classic/cars_small_made/{Path(path).parent.name}/{Path(path).stem}.png" for path in table["source"]]
+    for name in cars:
+        plan.lists[name] = plan.lists[name].assign(path=plan.lists[name]["path"].map(table.set_index("source")["path"]))
+
+    def make() -> str:
+        hashes = []
+        for row in _bar(list(table.itertuples()), "exchanging red and blue", progress):
+            blue, green, red = _picture(root / row.source, "RGB").split()
+            hashes.append(_place(root / row.path, Image.merge("RGB", (red, green, blue)), "png"))
+        return table[["path", "source"]].assign(sha256=hashes).to_csv(index=False, lineterminator="\n")
+
+    plan.make = make
+    return plan
+
 # %% ../nbs/05b_builders.ipynb #ef292fee
 _GET_TEXTURES = "the Describable Textures (https://www.robots.ox.ac.uk/~vgg/data/dtd/) and lay them in images_largescale/textures of the data root"
 
@@ -728,7 +752,7 @@ def _plan_cars_small(root: Path, folder: Path, o: dict, progress: bool) -> _Plan
     plan = _plan_holdout(root, "cars-small", functools.partial(_read_cars, folder, False), 196, 150, o, _GET_CARS, progress)
     plan.lists |= {name: pd.DataFrame({"path": [_inside(path, root) for path in part], "label": -1}) for name, part in found.items()}
     plan.notes["left_out"] = sorted({*_CAR_CLASSES, *_CARS_IN_VIEW})
-    return plan
+    return _with_red_first(plan, root, progress) if o["swap_red_blue"] else plan
 
 
 def build_cars_small(
@@ -737,13 +761,15 @@ def build_cars_small(
     val_fraction: float = 0.1,  # Share of each class's training images that is for validation
     n_val: int = 200,  # ImageNet samples for OOD validation
     n_far: int = 450,  # ImageNet samples for the far test; those that remain are auxiliary outliers
+    swap_red_blue: bool = False,  # Write the cars again with these two channels exchanged, for a copy that stores blue first
     seed: int = 0,
     overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
     progress: bool = True,
 ) -> pd.DataFrame:  # images of each list
     "List a reduced Stanford Cars with OOD sets of its own. Raises ValueError or FileNotFoundError, in one line."
     root = _root(root)
-    options = _holdout_options(split, val_fraction, seed) | {"n_val": _whole("n_val", n_val, 1), "n_far": _whole("n_far", n_far, 1)}
+    options = _holdout_options(split, val_fraction, seed) | {"n_val": _whole("n_val", n_val, 1), "n_far": _whole("n_far", n_far, 1),
+                                                             "swap_red_blue": bool(swap_red_blue)}
     folder = _raw(root, None, "stanford_cars")
     return _build(root, "cars-small", "build_cars_small", {"folder": _inside(folder, root)} | options,
                   lambda: _plan_cars_small(root, folder, options, progress), overwrite, progress)
