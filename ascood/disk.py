@@ -29,7 +29,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from .data import Benchmark, ImageSet, LazyImages, RandomFlip, RandomShift, _normalize, holdout_split, list_benchmarks
+from .data import (Benchmark, ImageSet, LazyImages, RandomCrops, RandomFlip, RandomShift, _normalize, holdout_split,
+                         list_benchmarks)
 
 # %% ../nbs/05a_disk.ipynb #cbeb2ee6
 def data_root(
@@ -181,9 +182,9 @@ def _cache_file(paths: Sequence[Path], pixels: int) -> Path:
     return cache / "ascood" / "decoded" / f"{digest}-{pixels}px.npy"
 
 
-def _decode_once(source: Sequence, pixels: int, at_least: int = 5000) -> Tensor:
-    "`decode`, kept on disk for sets of at least so many listed images."
-    if not isinstance(source, _Listed) or len(source) < at_least:
+def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> Tensor:
+    "`decode`, kept on disk for sets of listed images that take at least so many bytes."
+    if not isinstance(source, _Listed) or len(source) * 3 * pixels**2 < at_least:
         return decode(source, pixels)
     file = _cache_file(source.paths, pixels)
     try:
@@ -265,7 +266,7 @@ class BenchmarkSpec:
     name: str
     setting: str
     num_classes: int
-    pixels: int  # side of the network's input; 32 is held in memory
+    pixels: int  # side of the network's input
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     train: SetSpec
@@ -277,6 +278,7 @@ class BenchmarkSpec:
     auxiliary: SetSpec | None = None  # for methods that train with outliers; a benchmark runs without it
     majority: tuple[tuple[int, int], ...] = ()  # (label, environment) pairs that go together in training
     hold_out: int = 0  # so many classes are held out by MixOE's rule, and are the near OOD set
+    shift: bool = False  # in training, images are moved by up to an eighth of their side, as CIFAR's are; else a part is resized
 
     def sets(self) -> dict[tuple[str, str], SetSpec]:
         "Every set by (group, name)."
@@ -330,7 +332,7 @@ def _cifar(name: str, other: str) -> BenchmarkSpec:
                        f"get Tiny ImageNet's classes beside the test's: {_OPENOOD}; only OE and MixOE need it")
     return BenchmarkSpec(name, "conventional", int(name.removeprefix("cifar")), 32, *_CIFAR_STATISTICS[name],
                          known("train", 50_000), known("val", 1_000), known("test", 9_000), (tin("val", 1_000),), near, _cifar_far(name),
-                         outliers)
+                         outliers, shift=True)
 
 # %% ../nbs/05a_disk.ipynb #5e251b02
 def _cifar10_jpeg(name: str, hold_out: int) -> BenchmarkSpec:
@@ -341,7 +343,7 @@ def _cifar10_jpeg(name: str, hold_out: int) -> BenchmarkSpec:
     held_out = replace(test, name="held-out-classes")
     near, far = ((held_out,), (tin, texture)) if hold_out else ((tin,), (texture,))
     return BenchmarkSpec(name, "fine-grained" if hold_out else "conventional", 10 - hold_out, 32, *_CIFAR_STATISTICS["cifar10"],
-                         train, val, test, (tin_val,), near, far, outliers, hold_out=hold_out)
+                         train, val, test, (tin_val,), near, far, outliers, hold_out=hold_out, shift=True)
 
 # %% ../nbs/05a_disk.ipynb #f646c766
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -382,6 +384,19 @@ def _large(name: str, setting: str, num_classes: int, pixels: int, own: SetSpec 
 def _own(benchmark: str, name: str, file: str) -> SetSpec:
     return SetSpec(name, (f"{benchmark}/{file}.txt",), f"build it: python -m ascood.builders {benchmark} --help")
 
+# %% ../nbs/05a_disk.ipynb #3cc253ca
+_LITE_STATISTICS = ((127 / 255,) * 3, (128 / 255,) * 3)
+
+
+def _cars_small(name: str = "cars-small") -> BenchmarkSpec:
+    def one(which: str, file: str) -> SetSpec:
+        return _own(name, which, file)
+
+    train, val, test = (one(part, f"{part}_{name}") for part in ("train", "val", "test"))
+    far = one("imagenet", "test_imagenet"), one("textures", "test_textures")
+    return BenchmarkSpec(name, "fine-grained", 150, 96, *_LITE_STATISTICS, train, val, test, (one("imagenet", "val_imagenet"),),
+                         (one("held-out", "test_held_out"),), far, one("imagenet", "train_imagenet"))
+
 # %% ../nbs/05a_disk.ipynb #8fb1a1ca
 _FAR = ("ninco", "openimage_o", "sun", "textures", "inaturalist")
 SPECS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (
@@ -389,6 +404,7 @@ SPECS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (
     _large("celeba", "spurious", 2, 224, _own("celeba", "spurious", "test_spurious"), _FAR, majority=((0, 0), (1, 1))),
     _large("cars", "fine-grained", 150, 448, _own("cars", "held-out", "test_held_out"), _FAR),
     _large("aircraft", "fine-grained", 90, 448, _own("aircraft", "held-out", "test_held_out"), _FAR),
+    _cars_small(),
     _cifar("cifar10", "cifar100"),
     _cifar("cifar100", "cifar10"),
     _large("imagenet100", "conventional", 100, 224, None, ("inaturalist", "textures", "openimage_o"), ("ssb_hard",)),
@@ -464,13 +480,22 @@ def _environments(spec: SetSpec, root: Path, found: Found, needed: bool) -> Tens
     return torch.tensor([known[str(path)] for path in found.paths])
 
 # %% ../nbs/05a_disk.ipynb #bfce6ba8
-def _transforms(spec: BenchmarkSpec) -> dict[bool, v2.Compose]:
-    "{whether for training: transform}."
-    if spec.pixels == 32:
-        return {True: _normalize(spec.mean, spec.std, RandomFlip(), RandomShift(4, black=True)), False: _normalize(spec.mean, spec.std)}
-    train = v2.RandomResizedCrop(spec.pixels), v2.RandomHorizontalFlip()
-    plain = v2.Resize(spec.pixels * 8 // 7), v2.CenterCrop(spec.pixels)  # 256 for 224, 512 for 448
-    return {training: _normalize(spec.mean, spec.std, *fit, v2.PILToTensor()) for training, fit in ((True, train), (False, plain))}
+def _side(spec: BenchmarkSpec) -> int:
+    "Side of the square that an image is brought to before anything is cut from it: 256 for 224, 512 for 448."
+    return spec.pixels if spec.shift else round(spec.pixels * 8 / 7)
+
+
+def _transforms(spec: BenchmarkSpec, in_memory: bool = False) -> dict[bool, v2.Compose]:
+    "{whether for training: transform} of squares in memory (uint8), or of PIL images of any size."
+    pixels, side = spec.pixels, _side(spec)
+    square = () if in_memory else (v2.Resize(side), v2.CenterCrop(side), v2.PILToTensor())
+    if spec.shift:
+        train, plain = (*square, RandomFlip(), RandomShift(pixels // 8, black=True)), square
+    elif in_memory:
+        train, plain = (RandomCrops(pixels), RandomFlip()), (v2.CenterCrop(pixels),)
+    else:
+        train, plain = (v2.RandomResizedCrop(pixels), v2.RandomHorizontalFlip(), v2.PILToTensor()), (*square, v2.CenterCrop(pixels))
+    return {training: _normalize(spec.mean, spec.std, *steps) for training, steps in ((True, train), (False, plain))}
 
 # %% ../nbs/05a_disk.ipynb #60e3b8af
 @dataclass
@@ -480,25 +505,48 @@ class _Loader:
     root: Path
     workers: int
     found: dict[tuple[str, str], Found]
+    in_memory: bool
 
     def load(self, group: str, name: str) -> ImageSet | LazyImages:
         set_spec, found = self.spec.sets()[group, name], self.found[group, name]
         labels = -1 if found.labels is None else torch.from_numpy(found.labels)
-        transform = _transforms(self.spec)[(group, name) == ("id", "train") or group == "auxiliary"]
+        transform = _transforms(self.spec, self.in_memory)[(group, name) == ("id", "train") or group == "auxiliary"]
         environments = _environments(set_spec, self.root, found, group == "id") if self.spec.majority else None
-        if self.spec.pixels == 32:  # else fewer images at a time, the larger they are
-            return ImageSet(_decode_once(found.images, 32), labels, transform, environments)
-        return LazyImages(found.images, labels, transform, environments, self.workers, max(8, 64 * 224**2 // self.spec.pixels**2))
+        batch = max(8, 64 * 224**2 // self.spec.pixels**2)  # fewer images at a time, the larger they are
+        if not self.in_memory:
+            return LazyImages(found.images, labels, transform, environments, self.workers, batch)
+        images = ImageSet(_decode_once(found.images, _side(self.spec)), labels, transform, environments)
+        images.scoring_batch = min(batch, images.scoring_batch)
+        return images
+
+
+_MEMORY = 2 * 2**30  # bytes
+
+
+def _fits(spec: BenchmarkSpec, found: dict[tuple[str, str], Found]) -> bool:
+    "Whether all sets together are held in memory: small images always, others if they take at most 2 GiB."
+    return spec.shift or sum(len(one.images) for one in found.values()) * 3 * _side(spec) ** 2 <= _MEMORY
 
 # %% ../nbs/05a_disk.ipynb #01bd8275
 def _keep_classes(found: Found, classes: list[int], outliers: bool) -> Found:
     "The images of some classes: renumbered from 0, or as outliers."
     chosen = np.flatnonzero(np.isin(found.labels, classes))
     labels = None if outliers else np.searchsorted(classes, found.labels[chosen])
-    paths = [found.paths[i] for i in chosen]
-    return Found(_Listed(paths, [found.images.where[i] for i in chosen]), labels, f"{found.source}, of which {len(paths)} of classes {classes}", paths)
+    paths = [found.paths[i] for i in chosen] if found.paths else None
+    images = _Listed(paths, [found.images.where[i] for i in chosen]) if paths else \
+        _Joined(found.images.parts, [found.images.index[i] for i in chosen])
+    return Found(images, labels, f"{found.source}, of which {len(chosen)} of classes {classes}", paths)
 
 
+def _kept_classes(spec: BenchmarkSpec, known_classes: int | None) -> tuple[list[int] | None, list[int]]:
+    "Numbers in the lists of the classes that are known (None: all that are listed), and of those held out."
+    known, held_out = holdout_split(spec.num_classes + spec.hold_out, spec.num_classes) if spec.hold_out else (None, [])
+    if known_classes is not None:
+        among = known or list(range(spec.num_classes))
+        known = [among[i] for i in holdout_split(spec.num_classes, known_classes)[0]]
+    return known, held_out
+
+# %% ../nbs/05a_disk.ipynb #0e7c7144
 def _too_few(set_spec: SetSpec, found: Found) -> str | None:
     if set_spec.count and len(found.images) < set_spec.count:
         return (f"{set_spec.name}: {found.source}, but it has {set_spec.count:,}; the list or the copy is cut off "
@@ -506,10 +554,10 @@ def _too_few(set_spec: SetSpec, found: Found) -> str | None:
 
 
 def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = None, leave_out_missing: bool = False,
-              download: bool = False, any_count: bool = False) -> dict[tuple[str, str], Found]:
+              download: bool = False, any_count: bool = False, known_classes: int | None = None) -> dict[tuple[str, str], Found]:
     "All sets of a benchmark. Raises DataError that names all that are missing, not the first alone."
     found, faults = {}, []
-    known, held_out = holdout_split(spec.num_classes + spec.hold_out, spec.num_classes) if spec.hold_out else ([], [])
+    known, held_out = _kept_classes(spec, known_classes)
     for (group, name), set_spec in spec.sets().items():
         in_test_list = group == "id" or name == "held-out-classes"
         try:
@@ -533,6 +581,20 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
                         f"\nsee all of it: python -m ascood.data check {spec.name} --root {root}")
     return found
 
+# %% ../nbs/05a_disk.ipynb #c346c0f3
+def _with_options(spec: BenchmarkSpec, mean, std, pixels, known_classes, in_memory) -> BenchmarkSpec:
+    "The spec with other pixels and statistics. Raises ValueError for an option that cannot be."
+    spec = replace(spec, mean=tuple(mean or spec.mean), std=tuple(std or spec.std), pixels=spec.pixels if pixels is None else pixels)
+    if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
+        raise ValueError(f"mean and std are three numbers each, std above 0; not {spec.mean} and {spec.std}")
+    for option, value, high in (("pixels", pixels, 1024), ("known_classes", known_classes, spec.num_classes)):
+        low = {"pixels": 8, "known_classes": 2}[option]
+        if value is not None and (type(value) is not int or not low <= value <= high):
+            raise ValueError(f"{option} of {spec.name} must be a whole number from {low} to {high}, not {value!r}")
+    if in_memory not in (None, True, False):
+        raise ValueError(f"in_memory must be true or false, not {in_memory!r}")
+    return spec
+
 # %% ../nbs/05a_disk.ipynb #af04b6a0
 def load_from_disk(
     name: str,  # One of SPECS
@@ -545,28 +607,31 @@ def load_from_disk(
     any_count: bool = False,  # Accept sets with fewer images than they are known to have
     mean: tuple[float, float, float] | None = None,  # Per channel, of pixels in [0, 1], for weights that expect others than the usual
     std: tuple[float, float, float] | None = None,
+    pixels: int | None = None,  # Side of the network's input, from 8 to 1024; the benchmark's own if None
+    known_classes: int | None = None,  # Keep so many of the known classes, 2 or more, by `holdout_split`; near OOD stays as it is
+    in_memory: bool | None = None,  # Decode once and hold all; if None, when that takes at most 2 GiB
 ) -> Benchmark:
-    "A benchmark from a data root. Raises DataError that names what is missing or wrong, before any image is decoded."
-    root, spec = data_root(root), SPECS[name]
-    spec = replace(spec, mean=tuple(mean or spec.mean), std=tuple(std or spec.std))
-    if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
-        raise ValueError(f"mean and std are three numbers each, std above 0; not {spec.mean} and {spec.std}")
+    "A benchmark from a data root. Raises ValueError or, naming what is missing or wrong, DataError, before any image is decoded."
+    spec = _with_options(SPECS[name], mean, std, pixels, known_classes, in_memory)
+    root = data_root(root)
     if unknown := sorted((lists or {}).keys() - {"/".join(key) for key in spec.sets()}):
         raise ValueError(f"lists: {name} has no set {', '.join(unknown)}; it has {', '.join('/'.join(key) for key in spec.sets())}")
-    found = find_sets(spec, root, lists, leave_out_missing, download, any_count)
-    load = _Loader(spec, root, workers, found).load
+    found = find_sets(spec, root, lists, leave_out_missing, download, any_count, known_classes)
+    load = _Loader(spec, root, workers, found, _fits(spec, found) if in_memory is None else in_memory).load
     sets = {group: {n: load(g, n) for g, n in found if g == group} for group in ("val", "near", "far", "auxiliary")}
     majority = {label: {e for y, e in spec.majority if y == label} for label, _ in spec.majority}
-    return Benchmark(name, spec.setting, spec.num_classes, load("id", "train"), load("id", "val"), load("id", "test"), sets["val"],
+    names = _class_names(spec, root, known_classes)
+    return Benchmark(name, spec.setting, len(names), load("id", "train"), load("id", "val"), load("id", "test"), sets["val"],
                      {"near": sets["near"], "far": sets["far"]}, spec.mean, spec.std, next(iter(sets["auxiliary"].values()), None),
-                     _class_names(spec, root), majority, {"/".join(key): f.source for key, f in found.items()})
+                     names, majority, {"/".join(key): f.source for key, f in found.items()})
 
 
-def _class_names(spec: BenchmarkSpec, root: Path) -> tuple[str, ...]:
-    "Lines of classes.txt beside the training list, if there are as many as classes; else numbers."
+def _class_names(spec: BenchmarkSpec, root: Path, known_classes: int | None) -> tuple[str, ...]:
+    "Lines of classes.txt beside the training list, if there are as many as classes; else numbers. Of the kept classes alone."
     file = (find_list(spec.train, root) or root).parent / "classes.txt"
     names = file.read_text().splitlines() if file.is_file() else []
-    return tuple(names) if len(names) == spec.num_classes else tuple(map(str, range(spec.num_classes)))
+    names = names if len(names) == spec.num_classes else list(map(str, range(spec.num_classes)))
+    return tuple(names if known_classes is None else (names[c] for c in holdout_split(spec.num_classes, known_classes)[0]))
 
 
 BUILDERS = {name: functools.partial(load_from_disk, name) for name in SPECS}  # for `ascood.data.load_benchmark`

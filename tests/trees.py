@@ -138,3 +138,23 @@ def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 6, val: int =
         if flat:
             _text(Path(root, "benchmark_imglist", "imagenet", f"{part}_imagenet.txt"), lines)
     return imagenet
+
+
+def make_samples(root, others: int = 20, classes: Sequence[str] | None = None, size=(14, 10), seed: int = 0) -> Path:
+    "images_largescale/imagenet_samples/<wnid>_<class>.jpg: the given classes (all that show cars if None) and `others`. Returns the folder."
+    from ascood.builders import _CAR_CLASSES, _CARS_IN_VIEW
+
+    samples, rng = Path(root, "images_largescale", "imagenet_samples"), np.random.RandomState(seed)
+    names = [*(_CAR_CLASSES + _CARS_IN_VIEW if classes is None else classes), *(f"thing_{i}" for i in range(others))]
+    for i, name in enumerate(rng.permutation(names)):
+        save_image(samples / f"n{i:08d}_{name}.jpg", rng.randint(20, 235, 3), size, rng)
+    return samples
+
+
+def make_textures(root, names: Sequence[str] = ("banded", "dotted"), each: int = 3, size=(14, 10), seed: int = 0) -> Path:
+    "images_largescale/textures/<name>/<name>_<i>.jpg. Returns the folder."
+    textures, rng = Path(root, "images_largescale", "textures"), np.random.RandomState(seed)
+    for name in names:
+        for i in range(each):
+            save_image(textures / name / f"{name}_{i}.jpg", rng.randint(20, 235, 3), size, rng)
+    return textures
