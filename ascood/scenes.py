@@ -48,12 +48,17 @@ _GET = {
 }
 
 
-def _images_in(root: Path, folders: Sequence[str], get: str) -> list[Path]:
-    "Images of the first folder that has some, by name. Raises DataError that says what to get."
-    for folder in folders:
-        if found := sorted(p for p in (root / folder).glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
-            return found
-    raise DataError(f"no images in {' or '.join(folders)}; {get}")
+def _images_in(folder: Path) -> list[Path]:
+    "By name; empty if there is no such folder."
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+
+
+def _find_textures(root: Path) -> dict[str, list[Path]]:
+    folders, names = ("images_largescale/textures", "dtd/dtd/images"), ENVIRONMENTS + FAR_TEXTURES + VAL_TEXTURES
+    found = {name: next((images for folder in folders if (images := _images_in(root / folder / name))), []) for name in names}
+    if missing := [name for name, images in found.items() if not images]:
+        raise DataError(f"textures: no images of {', '.join(missing)} in folders of these names under {' or '.join(folders)}; {_GET['textures']}")
+    return found
 
 
 def _no_cat_or_dog(paths: Sequence[Path]) -> list[Path]:
@@ -61,25 +66,28 @@ def _no_cat_or_dog(paths: Sequence[Path]) -> list[Path]:
     first, last = _NOT_OUTLIERS
     return [path for path in paths if not first <= path.name[:9] <= last]
 
+# %% ../nbs/05c_scenes.ipynb #c9ceae90
+def _find_imagenet(root: Path) -> list[Path]:
+    folder = "images_largescale/imagenet_samples"
+    if found := _images_in(root / folder):
+        return _no_cat_or_dog(found)
+    raise DataError(f"imagenet: no images in {folder}; {_GET['imagenet']}")
+
 
 def find_sources(root: Path) -> Sources:
     "Every file that the benchmark may use. Raises DataError that names all that is missing, not the first alone."
-    cifar, found, faults = SPECS["cifar10-jpeg"], {}, []
-    searches = {part: lambda part=part: find_set(getattr(cifar, part), root, 10) for part in ("train", "test")}
-    searches |= {name: lambda name=name: _images_in(root, (f"images_largescale/textures/{name}", f"dtd/dtd/images/{name}"), _GET["textures"])
-                 for name in ENVIRONMENTS + FAR_TEXTURES + VAL_TEXTURES}
-    searches["imagenet"] = lambda: _no_cat_or_dog(_images_in(root, ("images_largescale/imagenet_samples",), _GET["imagenet"]))
-    for name, search in searches.items():
+    cifar, found, faults = SPECS["cifar10-jpeg"], [], []
+    for find in (lambda: find_set(cifar.train, root, 10), lambda: find_set(cifar.test, root, 10), lambda: _find_textures(root),
+                 lambda: _find_imagenet(root)):
         try:
-            found[name] = search()
+            found.append(find())
         except DataError as error:
             faults.append(str(error))
     if faults:
         raise DataError(f"benchmark texture-animals cannot be loaded from {root}:\n  " + "\n  ".join(faults))
-    train, test, imagenet = (found.pop(name) for name in ("train", "test", "imagenet"))
-    return Sources(train, test, found, imagenet)
+    return Sources(*found)
 
-# %% ../nbs/05c_scenes.ipynb #a34bc669
+# %% ../nbs/05c_scenes.ipynb #167829d9
 def _rng(seed: int, name: str) -> np.random.RandomState:
     return np.random.RandomState([seed, zlib.crc32(name.encode())])
 
@@ -96,7 +104,7 @@ def deal(
     order = iter(_rng(seed, what).permutation(len(items)))
     return {share: [items[next(order)] for _ in range(n)] for share, n in sizes.items()}
 
-
+# %% ../nbs/05c_scenes.ipynb #56e7905e
 def environments_of(
     labels: np.ndarray,  # int64 [N] of 0 and 1
     correlation: float,  # Share of each class whose surroundings go with it, in [0, 1]
@@ -110,7 +118,7 @@ def environments_of(
             environments[index] = 2 * own + np.arange(len(index)) % 2
     return environments
 
-# %% ../nbs/05c_scenes.ipynb #a9fc7106
+# %% ../nbs/05c_scenes.ipynb #d4b865b4
 _SHARES = {"id/train": 0.4, "id/val": 0.1, "id/test": 1 / 6, "near/surroundings": 1 / 6, "animals/other-animal": 1 / 6}
 
 
@@ -135,7 +143,7 @@ def _behind(environments: np.ndarray, share: str, textures: dict[str, list[Path]
         photographs[index] = [own[i % len(own)] for i in _rng(seed, f"{share} on {name}").permutation(len(index))]
     return photographs.tolist()
 
-# %% ../nbs/05c_scenes.ipynb #8846f019
+# %% ../nbs/05c_scenes.ipynb #a9f49649
 def _animals(found: Found, name: str, sizes: dict[str, int], seed: int) -> dict[str, list[Path]]:
     "Pictures of one animal, dealt."
     paths = [path for path, label in zip(found.paths, found.labels) if label == _CIFAR_LABELS[name]]
@@ -160,7 +168,7 @@ def _known(sources: Sources, sizes: Sizes, correlation: float, seed: int) -> lis
             parts.append(_scenes(f"id/{share}", animals, labels, environments, sources, seed))
     return parts
 
-# %% ../nbs/05c_scenes.ipynb #da4d0ec7
+# %% ../nbs/05c_scenes.ipynb #8100d551
 def _outliers(sources: Sources, sizes: Sizes, seed: int) -> list[pd.DataFrame]:
     "Rows of the sets without a known animal."
     n, parts = sizes.ood, []
@@ -185,7 +193,7 @@ def plan(
     "Which files each image is made of. Raises DataError if there are not enough."
     return pd.concat([*_known(sources, sizes, correlation, seed), *_outliers(sources, sizes, seed)], ignore_index=True)
 
-# %% ../nbs/05c_scenes.ipynb #7e27394e
+# %% ../nbs/05c_scenes.ipynb #a255b4b7
 def _square(photograph: Image.Image, pixels: int, rng: np.random.RandomState | None) -> np.ndarray:
     "A random square, at least `pixels` wide where the photograph is, or the middle one without `rng`: uint8 [pixels,pixels,3]."
     shorter = min(photograph.size)
@@ -195,7 +203,7 @@ def _square(photograph: Image.Image, pixels: int, rng: np.random.RandomState | N
     box = (left, top, left + side, top + side)
     return np.array(photograph.resize((pixels, pixels), Image.Resampling.BILINEAR, box))
 
-# %% ../nbs/05c_scenes.ipynb #d33df6b4
+# %% ../nbs/05c_scenes.ipynb #fb2f60d9
 def soft_ellipse(side: int, rng: np.random.RandomState) -> np.ndarray:  # float64 [side,side] in [0, 1]
     "Opacity: 1 inside, 0 outside an ellipse whose axes are 80 to 100 % of the square; the outer fifth fades."
     tall, wide = rng.uniform(0.8, 1, 2)
@@ -220,7 +228,7 @@ def paste_animal(
     mask[where] = opacity >= 0.5
     return composed, mask
 
-# %% ../nbs/05c_scenes.ipynb #48badbb7
+# %% ../nbs/05c_scenes.ipynb #fc5f2693
 class _Photographs:
     "Photographs by path, decoded once, the shorter side at most twice the canvas."
 
@@ -234,7 +242,7 @@ class _Photographs:
             self.known[path] = image if scale >= 1 else image.resize([max(self.most, round(scale * s)) for s in image.size], Image.Resampling.BOX)
         return self.known[path]
 
-
+# %% ../nbs/05c_scenes.ipynb #22536076
 def compose(
     rows: pd.DataFrame,  # Of `plan`: one set
     pixels: int,  # Side of the canvas
@@ -251,7 +259,7 @@ def compose(
         images.append(scene), masks.append(mask)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.stack(masks))
 
-# %% ../nbs/05c_scenes.ipynb #b1b68a38
+# %% ../nbs/05c_scenes.ipynb #09728545
 _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 _SHIFT = 4
 
@@ -273,7 +281,7 @@ def _origin(rows: pd.DataFrame, sources: Sources, root: Path) -> str:
     animals = "" if rows["animal"].isna().all() else (sources.train if share in ("id/train", "id/val") else sources.test).source + "; "
     return f"{animals}{len(rows)} images, {rows['photograph'].nunique()} photographs, sha256 of their names {digest}"
 
-# %% ../nbs/05c_scenes.ipynb #8639f737
+# %% ../nbs/05c_scenes.ipynb #41fd4c32
 def _image_set(rows: pd.DataFrame, pixels: int, object_pixels: int, seed: int) -> ImageSet:
     share = rows["set"].iloc[0]
     images, masks = compose(rows, pixels, object_pixels, _rng(seed, f"pixels of {share}"))
@@ -282,7 +290,7 @@ def _image_set(rows: pd.DataFrame, pixels: int, object_pixels: int, seed: int) -
     return ImageSet(images, labels, _normalize(_MEAN, _STD, *augmentation), None if environments.min() < 0 else environments,
                     None if rows["animal"].isna().all() else masks)
 
-
+# %% ../nbs/05c_scenes.ipynb #26cdfb7c
 def build_texture_animals(
     root: str | Path | None = None,  # See `ascood.disk.data_root`
     seed: int = 0,  # Decides which file goes into which set, and where every animal stands
