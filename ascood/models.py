@@ -151,6 +151,8 @@ def _packaged_lite0(name: str) -> dict[str, Tensor]:
 # %% ../nbs/04_models.ipynb #e7ab4168
 def _efficientnet_lite0(weights: dict[str, Tensor] | None) -> Backbone:
     net = _filled(_lite0_package("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0"), weights)
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 0.1
     scales = [list(net._blocks[a:b]) for a, b in pairwise((0, 3, 5, 11, 16))]
     scales[-1] += [net._conv_head, net._bn1, nn.ReLU6()]
     stem = [("conv1", net._conv_stem), ("bn1", net._bn0), ("relu", nn.ReLU6())]
