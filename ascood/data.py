@@ -144,16 +144,24 @@ class LazyImages(Dataset):
 
 # %% ../nbs/05_data.ipynb #ba959166
 class _WholeBatches(Dataset):
-    "An ImageSet as PyTorch's loader asks for it when it wants a whole batch at once."
+    "An ImageSet as PyTorch's loader asks for it when it wants a whole batch at once, each image `views` times."
 
-    def __init__(self, images: ImageSet):
-        self.images = images
+    def __init__(self, images: ImageSet | LazyImages, views: int = 1):
+        self.images, self.views = images, views
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.images[indices]
+        return self.images[indices * self.views]
+
+
+class _LazyViews(_WholeBatches):
+    "The same for LazyImages, image by image; each view of an image has a seed of its own."
+
+    def __getitems__(self, indices: list[int | _Seeded]) -> list[tuple[Tensor, int]]:
+        return [self.images[i._replace(seed=i.seed + view) if isinstance(i, _Seeded) else i]
+                for view in range(self.views) for i in indices]
 
 
 def _as_is(batch):
@@ -166,13 +174,14 @@ def batches(
     shuffle: bool = False,
     generator: torch.Generator | None = None,  # Order when shuffling
     drop_last: bool = False,  # Leave out a last batch that is not full
-) -> DataLoader:  # of (images, labels)
+    views: int = 1,  # How often each image of a batch is transformed
+) -> DataLoader:  # of (images, labels), [views*B,3,H,W] and [views*B]: first views, then second ones
     "A DataLoader that transforms whole batches of an ImageSet and copies nothing; LazyImages are decoded by their workers."
     if isinstance(dataset, LazyImages):
         order = _SeededOrder(len(dataset), generator) if shuffle else None
-        return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last, num_workers=dataset.workers,
+        return DataLoader(_LazyViews(dataset, views), batch_size, sampler=order, drop_last=drop_last, num_workers=dataset.workers,
                           pin_memory=torch.cuda.is_available())
-    return DataLoader(_WholeBatches(dataset), batch_size, shuffle, generator=generator, drop_last=drop_last, collate_fn=_as_is)
+    return DataLoader(_WholeBatches(dataset, views), batch_size, shuffle, generator=generator, drop_last=drop_last, collate_fn=_as_is)
 
 # %% ../nbs/05_data.ipynb #7368db01
 class RandomShift(nn.Module):

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -101,6 +101,7 @@ class CrossEntropy(Settings):
     name: ClassVar[str] = "cross_entropy"
     own_score: ClassVar[str | None] = None  # the detector that the method's paper scores it by; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
+    views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first
     normalization: str = "none"
     sigma: float = Field(0.5, gt=0)
 
@@ -117,6 +118,9 @@ class CrossEntropy(Settings):
 
     def create_model(self, config: TrainConfig, num_classes: int) -> Classifier:
         return Classifier(create_backbone(config.backbone, config.pretrained), num_classes, self.normalization, self.sigma)
+
+    def prepare(self, model: Classifier, known: Iterable[tuple[Tensor, Tensor]]):
+        "Called once, before the first step of a new run; `known` are the training images in batches, without augmentation."
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         "The scalar loss of a batch, and the logits [B,C] of its images."
@@ -176,11 +180,13 @@ def create_method(kind: str, **settings) -> CrossEntropy:
 
 # %% ../nbs/06_training.ipynb #fbc2d0e0
 def create_optimizer(model: Classifier, config: TrainConfig, steps: int):
-    "SGD with a learning-rate factor for the head, and its cosine schedule over `steps` steps."
-    head = list(model.head.parameters())
-    ids = {id(p) for p in head}
-    rest = [p for p in model.parameters() if id(p) not in ids]
-    groups = [{"params": rest}] + [{"params": head, "lr": config.lr * config.head_lr_factor}] * bool(head)
+    "SGD with a learning-rate factor for the head, no decay for what the head spares, and a cosine schedule over `steps` steps."
+    head, spared = dict(model.head.named_parameters()), getattr(model.head, "no_weight_decay", ())
+    ids, lr = {id(p) for p in head.values()}, config.lr * config.head_lr_factor
+    groups = [{"params": [p for p in model.parameters() if id(p) not in ids]},
+              {"params": [p for name, p in head.items() if name not in spared], "lr": lr},
+              {"params": [p for name, p in head.items() if name in spared], "lr": lr, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay,
                                 nesterov=config.momentum > 0)
     floor = config.min_lr / config.lr
@@ -284,9 +290,9 @@ def _train_epoch(method, model, loader, outliers, optimizer, schedule, accelerat
         seconds = time.perf_counter() - start
         bar.update()
         bar.set_postfix(loss=f"{total_loss / seen:.3f}", accuracy=f"{100 * int(correct) / seen:.1f}",
-                        images_per_s=f"{seen / seconds:.0f}", refresh=False)
+                        images_per_s=f"{seen / method.views / seconds:.0f}", refresh=False)
     return {"loss": total_loss / seen, "accuracy": 100 * int(correct) / seen, "seconds": seconds,
-            "images_per_second": seen / seconds}
+            "images_per_second": seen / method.views / seconds}
 
 
 def _endless(loader):
@@ -355,7 +361,8 @@ def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_
     if config.channels_last:
         bare = bare.to(memory_format=torch.channels_last)
     order = torch.Generator()
-    loader = batches(benchmark.train.to(accelerator.device), config.batch_size, shuffle=True, generator=order, drop_last=True)
+    images = benchmark.train.to(accelerator.device)
+    loader = batches(images, config.batch_size, shuffle=True, generator=order, drop_last=True, views=method.views)
     loader = accelerator.prepare(loader)  # with several processes, each takes its share of the steps
     outliers = None
     if method.needs_outliers:
@@ -368,6 +375,9 @@ def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_
     _resume(accelerator, out_dir)
 
     first = len(done.history)
+    if not first:
+        with accelerator.autocast():
+            method.prepare(bare, batches(images.with_transform(benchmark.val.transform), images.scoring_batch))
     with tqdm(total=config.epochs * len(loader), initial=first * len(loader), desc=f"{method.name} on {benchmark.name}",
               unit="step", disable=not (progress and accelerator.is_main_process), leave=False) as bar:
         for epoch in range(first, config.epochs):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ascood import embedded
-from ascood.data import ImageSet, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark
+from ascood import data, embedded
+from ascood.data import ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark
 
 EMBEDDED = list_benchmarks(on_disk=False)
 
@@ -173,6 +173,28 @@ def test_batches_cover_the_set_once_and_in_a_repeatable_order(digits):
     assert torch.equal(order(0), order(0)) and not torch.equal(order(0), order(1))
     assert sorted(order(0).tolist()) == sorted(digits.val.labels.tolist())
     assert torch.equal(torch.cat([x for x, _ in batches(digits.val, 64)]), digits.val[range(len(digits.val))][0])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_views_are_the_same_images_augmented_anew(digits, lazy):
+    pixels, labels = digits.train.images[:10], torch.arange(10)
+    images = LazyImages(pixels, labels, digits.train.transform) if lazy else ImageSet(pixels, labels, digits.train.transform)
+
+    def rounds(views, workers=0):
+        torch.manual_seed(0)
+        images.workers = workers
+        loader = batches(images, 4, shuffle=True, generator=torch.Generator().manual_seed(1), drop_last=True, views=views)
+        return list(loader)
+
+    once, twice = rounds(1), rounds(2)
+    for (x, y), (both, labels) in zip(once, twice, strict=True):
+        assert torch.equal(labels, y.repeat(2)) and both.shape == (8, 3, 32, 32)
+        first, second = both.split(4)
+        assert not torch.equal(first, second)
+        if lazy:  # the first view does not depend on the number of views or workers
+            assert torch.equal(first, x)
+    if lazy:
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(twice, rounds(2, workers=1)))
 
 
 def test_a_plain_data_loader_works_too(digits):
