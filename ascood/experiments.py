@@ -251,7 +251,7 @@ def _check_parameters(profile: Profile):
     model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
     for name, params in map(json.loads, sorted(given)):
         try:
-            create_detector(name, model, **params)
+            create_detector(name, model, **{k: v[0] if isinstance(v, list) and v else v for k, v in params.items()})
         except ValueError as error:
             if "no such parameter" in str(error):  # other complaints may be of this model alone
                 raise ValueError(f"profile {profile.name}: {error}") from None
