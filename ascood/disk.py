@@ -384,6 +384,17 @@ def _large(name: str, setting: str, num_classes: int, pixels: int, own: SetSpec 
 def _own(benchmark: str, name: str, file: str) -> SetSpec:
     return SetSpec(name, (f"{benchmark}/{file}.txt",), f"build it: python -m ascood.builders {benchmark} --help")
 
+# %% ../nbs/05a_disk.ipynb #e70c2094
+from .models import IMAGENET_SCALING
+
+
+def _imagenet_samples(name: str = "imagenet-samples") -> BenchmarkSpec:
+    get = f"build it: python -m ascood.builders {name} --help"
+    val, test, ood_val, ood = (SetSpec(part, (f"{name}/{file}.txt",), get) for part, file in (
+        ("val", f"val_{name}"), ("test", f"test_{name}"), ("textures", "val_textures"), ("textures", "test_textures")))
+    return BenchmarkSpec(name, "conventional", 1000, 128, *IMAGENET_SCALING["efficientnet_lite0"], replace(val, name="train"), val, test,
+                         (ood_val,), (), (ood,))
+
 # %% ../nbs/05a_disk.ipynb #3cc253ca
 _LITE_STATISTICS = ((127 / 255,) * 3, (128 / 255,) * 3)
 
@@ -410,6 +421,7 @@ SPECS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (
     _large("imagenet100", "conventional", 100, 224, None, ("inaturalist", "textures", "openimage_o"), ("ssb_hard",)),
     _cifar10_jpeg("cifar10-jpeg", hold_out=0),
     _cifar10_jpeg("cifar10-jpeg-holdout", hold_out=2),
+    _imagenet_samples(),
 )}
 
 # %% ../nbs/05a_disk.ipynb #66d196f8
@@ -574,7 +586,7 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
     if not faults and len({found["id", part].paths is None for part in ("val", "test")}) == 2:
         faults.append("id: validation from a list and test from torchvision, or the reverse, share images; have lists for both, or for none")
     for group in ("val", "near", "far"):
-        if not faults and not any(g == group for g, _ in found):
+        if not faults and any(g == group for g, _ in spec.sets()) and not any(g == group for g, _ in found):
             faults.append(f"{group}: no OOD set of this group is there (it would be {', '.join(n for g, n in spec.sets() if g == group)})")
     if faults:
         raise DataError(f"benchmark {spec.name} cannot be loaded from {root}:\n  " + "\n  ".join(faults) +

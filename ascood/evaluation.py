@@ -201,9 +201,9 @@ def _predict(detector: Detector, reads: str, found: Activations, device, chunk: 
 
 # %% ../nbs/09_evaluation.ipynb #f7883853
 def candidates(name: str, model: Classifier, given: dict) -> list[dict]:
-    "Hyperparameters to try: the detector's grid, where `given` does not fix them already."
-    grid = {key: values for key, values in recipe(name).grid(model).items() if key not in given}
-    return [given | dict(zip(grid, values)) for values in product(*grid.values())]
+    "Hyperparameters to try: the detector's grid, where `given` does not fix them already, or has a list to try instead."
+    grid = recipe(name).grid(model) | given
+    return [given | dict(zip(grid, values)) for values in product(*(v if isinstance(v, list) else [v] for v in grid.values()))]
 
 
 def validation_auroc(scores: dict[Key, np.ndarray]) -> float:

@@ -6,13 +6,14 @@
 __all__ = ['RowName', 'project_root', 'under_root', 'BenchmarkPlan', 'Study', 'StudyPoint', 'Profile', 'RunSpec', 'check_names',
            'profiles_dir', 'list_profiles', 'load_profile', 'find_run', 'code_version', 'provenance', 'check_data',
            'train_run', 'write_text', 'evaluate_run', 'is_evaluated', 'save_scores', 'load_scores', 'load_correct',
-           'collect', 'compare', 'read_collected', 'describe_runs', 'missing_runs']
+           'collect', 'one_element', 'compare', 'read_collected', 'describe_runs', 'missing_runs']
 
 # %% ../nbs/11_experiments.ipynb #417cffa5
 import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -250,8 +251,10 @@ def _check_parameters(profile: Profile):
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
     model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
     for name, params in map(json.loads, sorted(given)):
+        if [] in params.values():
+            raise ValueError(f"profile {profile.name}: detector {name} has a hyperparameter without any value to try")
         try:
-            create_detector(name, model, **params)
+            create_detector(name, model, **{k: v[0] if isinstance(v, list) and v else v for k, v in params.items()})  # a list: each is tried
         except ValueError as error:
             if "no such parameter" in str(error):  # other complaints may be of this model alone
                 raise ValueError(f"profile {profile.name}: {error}") from None
@@ -515,6 +518,11 @@ def _rows_of(profile: Profile, benchmark: str, names: list[RowName], results: st
     return {name: row for name, row in found.items() if len(row.scores) == len(profile.seeds)}
 
 
+def one_element(detector: str) -> str:
+    "The i-ODIN of one element beside a row of more: of 'i-ODIN@k=10' 'i-ODIN', of 'i-ODIN@T=1000,k=10' 'i-ODIN@T=1000'."
+    return re.sub(r"[@,]k=\d+$", "", detector)
+
+
 def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName]) -> list[tuple[RowName, RowName]]:
     "The best row of each table and each ASCOOD row against all others, and i-ODIN against ODIN; `chosen` names a row a method."
     rows = [name for name in drawn if "@" not in name[1]]
@@ -525,10 +533,9 @@ def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName]) -> li
     best = (min if key[1] == "fpr95" else max)
     firsts = [best(among, key=lambda name: drawn[name][key][:, 0].mean()) for among in (rows, of_methods, exposed) if among]
     firsts += [name for name in rows if reporting.method_kind(name[0]) == "ASCOOD"]
-    odin = ("cross_entropy", "ODIN")
-    single = ("cross_entropy", "i-ODIN")
-    perturbed = [pair for name in drawn if name[1].startswith("i-ODIN") and {odin, single} <= set(drawn) and key[1] != "accuracy"
-                 for pair in ((name, odin), (single, name)) if pair[0] != pair[1]]
+    perturbed = [pair for name in drawn if name[1].startswith("i-ODIN") and key[1] != "accuracy"
+                 for single in [(name[0], one_element(name[1]))] for odin in [(name[0], single[1].removeprefix("i-"))]
+                 if {odin, single} <= set(drawn) for pair in ((name, odin), (single, name)) if pair[0] != pair[1]]
     return list(dict.fromkeys([(a, b) for a in firsts for b in rows if a != b] + perturbed))
 
 

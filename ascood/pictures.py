@@ -407,6 +407,10 @@ def _has_snapshots(profile: Profile, benchmark: str) -> bool:
     return bool(profile.snapshots) and _makes_outliers(profile, benchmark)
 
 
+def _trains(profile: Profile, benchmark: str) -> bool:
+    return any(run.config.epochs for run in profile.runs if run.benchmark == benchmark)
+
+
 def _standardises(profile: Profile, benchmark: str) -> bool:
     return any(run.settings.get("normalization", "zscore") == "zscore" for run in _ours(profile, benchmark))
 
@@ -438,7 +442,7 @@ FIGURES = {
     "figure_sensitivity": FigureOf(_draw_sensitivity, _varies_settings, whole=True),
     "figure_correlation": FigureOf(_draw_correlation, _varies_correlation, whole=True),
     "figure_spurious": FigureOf(_draw_spurious, _is_spurious),
-    "figure_training": FigureOf(_draw_training),
+    "figure_training": FigureOf(_draw_training, _trains),
 }
 
 

@@ -201,13 +201,13 @@ def plot_gallery_training(
 
 # %% ../nbs/10a_plots.ipynb #d3e183ee
 def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
-    "One detector's scores on ID test, near and far OOD, the sets of a group together."
+    "One detector's scores on ID test, near and far OOD, the sets of a group together; none where there is no set."
     parts = {"ID": [], "near OOD": [], "far OOD": []}
     for (group, name), values in scores[detector].items():
         label = {"near": "near OOD", "far": "far OOD"}.get(group, "ID" if (group, name) == ("id", "test") else None)
         if label:
             parts[label].append(values)
-    return {label: np.concatenate(values) for label, values in parts.items()}
+    return {label: np.concatenate(values or [np.empty(0)]) for label, values in parts.items()}
 
 # %% ../nbs/10a_plots.ipynb #e10fffca
 def _span(groups: dict[str, np.ndarray], reach: float = 1.0) -> tuple[float, float]:
@@ -275,8 +275,9 @@ def plot_roc(
     if not found:
         return plot_nothing(f"{title}: no score could be computed")
     with plt.rc_context(FIGURE_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(5.2, 2.6), sharey=True, layout="constrained")
-        for axis, group in zip(axes, ("near OOD", "far OOD")):
+        groups = [g for g in ("near OOD", "far OOD") if any(len(by_group(scores, detector)[g]) for detector, scores in found.values())]
+        figure, axes = plt.subplots(1, len(groups), figsize=(2.6 * len(groups), 2.6), sharey=True, squeeze=False, layout="constrained")
+        for axis, group in zip(axes[0], groups):
             axis.axhline(95, color="0.6", lw=0.7, ls=":")
             for method, (detector, scores) in found.items():
                 parts = by_group(scores, detector)
@@ -286,8 +287,8 @@ def plot_roc(
                 axis.plot(100 * np.r_[0, fpr], 100 * np.r_[0, tpr], color=method_color(method), lw=1.2,
                           label=f"{method_label(method)}, {detector}")
             axis.set(title=group, xlabel="OOD images accepted (%)", xlim=(0, 100), ylim=(0, 101))
-        axes[0].set_ylabel("ID images accepted (%)")
-        axes[1].legend(loc="lower right")
+        axes[0, 0].set_ylabel("ID images accepted (%)")
+        axes[0, -1].legend(loc="lower right")
         figure.suptitle(title, fontsize=9)
     return figure
 

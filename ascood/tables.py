@@ -23,7 +23,7 @@ import pandas as pd
 from . import reporting
 from .data import list_benchmarks
 from .detectors import IODIN
-from .experiments import Profile, check_names, describe_runs, read_collected, under_root
+from .experiments import Profile, check_names, describe_runs, one_element, read_collected, under_root
 from .reporting import METHOD_STYLE, SETTING_GROUP, Block, method_kind
 
 # %% ../nbs/11a_tables.ipynb #5eef9638
@@ -287,13 +287,13 @@ def report_table_synthesis(profile: Profile, results: str | Path = "results") ->
 # %% ../nbs/11a_tables.ipynb #14f4ce48
 def _elements(detector: str, params: dict) -> str:
     "How many elements of an image the detector moves."
-    return "all (3·H·W)" if detector == "ODIN" else str(params.get("k", inspect.signature(IODIN).parameters["k"].default))
+    return "all (3·H·W)" if detector.partition("@")[0] == "ODIN" else str(params.get("k", inspect.signature(IODIN).parameters["k"].default))
 
 
 def iodin_rows(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:  # As `with_gaps`, with `elements` and `name`
     "ODIN and every i-ODIN on the cross-entropy model, by how much they move."
     params = {run.benchmark: run.detectors for run in profile.runs if run.method == "cross_entropy"}
-    wanted = [row | {"detector": d, "name": d.partition("@")[0], "elements": _elements(d, given)}
+    wanted = [row | {"detector": d, "name": one_element(d), "elements": _elements(d, given)}
               for row in planned(profile, metrics) if row["method"] == "cross_entropy"
               for d, given in params[row["benchmark"]].items() if d.partition("@")[0] in ("ODIN", "i-ODIN")]
     places = {row["benchmark"]: i for i, row in reversed([*enumerate(wanted)])}
@@ -309,7 +309,7 @@ def report_table_iodin(profile: Profile, results: str | Path = "results") -> str
         published = published.assign(quantity=published["ood_group"] + "_" + published["quantity"], name=published["method"],
                                      method="cross_entropy", detector=published["method"])
     caption = ("ODIN and i-ODIN on the cross-entropy model: how many elements of each image move, near and far. Temperature and step are "
-               "chosen on validation for each row. Best per benchmark in bold, second underlined.")
+               "chosen on validation for each row that does not name them. Best per benchmark in bold, second underlined.")
     blocks = [_block(profile, table, ["benchmark", "name", "elements"], ["quantity"]),
               *_published(published, ["id", "name"], ["quantity"], "Published, on the paper's ID data (i-ODIN with k = 1):")]
     return _write(profile, results, "table_iodin", blocks, caption)

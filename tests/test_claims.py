@@ -52,6 +52,15 @@ def test_feature_space_claims_read_the_study():
     assert [e.says for e in found("better than the energy", *lines)] == ["undecided"]
 
 
+def test_iodin_is_compared_with_rows_of_the_same_temperature():
+    fixed, one = "i-ODIN@T=1000,eps=0.0014", dict(a="cross_entropy", setting="conventional", group="far")
+    lines = [line(**one, a_detector=a, b_detector=b, difference=d, low=d - 0.5, high=d + 0.5) for a, b, d in (
+        ("i-ODIN", "ODIN", 1), (fixed, "ODIN@T=1000,eps=0.0014", 2), ("i-ODIN@k=10", "ODIN", 3), (fixed, "ODIN", 4), ("i-ODIN", "i-ODIN@k=10", 5),
+        (fixed, f"{fixed},k=10", 6), ("i-ODIN", fixed, 7), ("i-ODIN", f"{fixed},k=10", 8))]
+    assert [e.difference for e in found("better than ODIN", *lines)] == [1, 2]
+    assert [e.difference for e in found("best with one element", *lines)] == [5, 6]
+
+
 def test_what_was_not_run_is_not_tested(tmp_path):
     profile = load_profile("smoke")
     with pytest.raises(FileNotFoundError, match="collect smoke"):

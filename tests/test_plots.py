@@ -88,8 +88,9 @@ def test_stems_follow_from_the_profile_alone(name):
         return
     paths = [path for by_name in stems.values() for path in by_name.values()]
     assert len(set(paths)) == len(paths)
-    for figure in ("figure_compared", "figure_gallery", "figure_roc", "figure_scores", "figure_training"):
+    for figure in ("figure_compared", "figure_gallery", "figure_roc", "figure_scores"):
         assert [*stems[figure]] == profile.chosen
+    assert [*stems["figure_training"]] == [name for name in profile.chosen if any(run.benchmark == name and run.config.epochs for run in profile.runs)]
     assert [*stems["figure_problem"]] == [profile.name]
     assert bool(stems["figure_sensitivity"]) == any({"alpha_factor", "fraction", "sigma"} & {*s.vary} for s in profile.studies.values())
     assert bool(stems["figure_gallery_training"]) == bool(profile.snapshots)
@@ -249,6 +250,19 @@ def test_a_far_outlier_does_not_squeeze_a_histogram():
     assert axis.get_xlim()[1] < 5 and axis.texts[0].get_text() == "10 % of far →"
     inside = [stairs for stairs in axis.patches if stairs.get_label() == "ID"][0].get_data().values
     assert inside.sum() == pytest.approx(1, abs=0.02)  # shares
+
+
+def test_scores_without_near_ood_are_drawn_without_it():
+    scores = {"MSP": {("id", "test"): np.linspace(0, 1, 50), ("far", "textures"): np.linspace(0.5, 2, 50)}}
+    assert len(plots.by_group(scores, "MSP")["near OOD"]) == 0
+    assert [axis.get_title() for axis in plots.plot_roc({"cross_entropy": ("MSP", scores)}, "t").axes] == ["far OOD"]
+    assert legend(plots.plot_score_histograms({"cross_entropy": ("MSP", scores)}, "t")) == ["ID", "far OOD"]
+
+
+def test_a_run_without_epochs_has_no_figure_of_training(tmp_path):
+    path = tmp_path / "none.yaml"
+    path.write_text("description: d\nseeds: [0]\ntrain: {epochs: 0}\nmethods: {cross_entropy: {}}\nbenchmarks: {mnist: {}, mnist-holdout: {train: {epochs: 1}}}\n")
+    assert [*pictures.figure_stems(load_profile(str(path)), "figure_training")] == ["mnist-holdout"]
 
 
 def test_every_method_has_a_name():

@@ -66,6 +66,8 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(tmp_path):
     ({"studies": {"a": {"benchmarks": ["cifar"], "vary": {"sigma": [1]}}}}, "unknown benchmark of a study 'cifar'"),
     ({"studies": {"a": {"vary": {"sigma": [1]}, "detectors": ["MPS"]}}}, "unknown detector 'MPS'"),
     ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"kk": 2}}}}, "no such parameter"),
+    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"kk": [1, 2]}}}}, "no such parameter"),
+    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"eps": []}}}}, "without any value to try"),
     ({"more_detectors": {"ce": {}}}, "unknown method in `more_detectors` 'ce'"),
 ])
 def test_wrong_studies_are_one_line_before_any_work(tmp_path, capsys, changes, words):

@@ -151,6 +151,16 @@ def test_iodin_by_how_much_it_moves(tmp_path):
     assert {row["elements"] for row in cell(tmp_path, "table_iodin", detector="i-ODIN@k=10")} == {"10"}
 
 
+def test_iodin_of_fixed_temperature_is_named(tmp_path):
+    more = {"ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1,k=10": {"temperature": 1, "k": 10}}
+    profile = a_profile(detectors=["MSP", "ODIN", "i-ODIN"], more_detectors={"cross_entropy": more})
+    written(profile, tmp_path, by_seed)
+    tables.report_table_iodin(profile, tmp_path)
+    rows = {(row["detector"], row["name"], row["elements"]) for row in cell(tmp_path, "table_iodin", source="here")}
+    assert rows == {("ODIN", "ODIN", "all (3·H·W)"), ("i-ODIN", "i-ODIN", "1"), ("ODIN@T=1", "ODIN@T=1", "all (3·H·W)"), ("i-ODIN@T=1", "i-ODIN@T=1", "1"),
+                    ("i-ODIN@T=1,k=10", "i-ODIN@T=1", "10")}
+
+
 def test_cost_by_hand_and_gaps_where_older_runs_say_nothing(tmp_path):
     profile = a_profile(detectors=["MSP", "KNN", "ODIN"])
     written(profile, tmp_path, by_seed)

@@ -4,12 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
 import pytest
 import torch
+import torchvision
+from accelerate.utils import set_seed
 
 from ascood.baselines import CIDER
 from ascood.models import load_classifier
@@ -196,7 +199,8 @@ def test_energy_variant_and_ablations_train(tmp_path, digits):
         (lambda: create_method("ascood", fraction=1.5), "fraction: .* not 1.5"),
         (lambda: create_method("ascood", synthesis="swap"), "unknown synthesis 'swap'"),
         (lambda: create_method("cross_entropy", normalization="z"), "unknown normalization"),
-        (lambda: checked(TrainConfig, "training", epochs=0), "epochs: .* not 0"),
+        (lambda: create_method("pretrained", normalization="zscore"), "normalization: .* not 'zscore'"),
+        (lambda: checked(TrainConfig, "training", epochs=-1), "epochs: .* not -1"),
         (lambda: checked(TrainConfig, "training", backbone="resnet"), "unknown backbone"),
         (lambda: checked(TrainConfig, "training", mixed_precision="half"), "mixed_precision"),
     ],
@@ -204,4 +208,46 @@ def test_energy_variant_and_ablations_train(tmp_path, digits):
 def test_impossible_settings_are_one_line(call, words):
     with pytest.raises(ValueError, match=words) as caught:
         call()
+    assert "\n" not in str(caught.value)
+
+
+def test_no_epochs_keep_the_model_as_it_was_created(tmp_path, digits):
+    config = TrainConfig(epochs=0, seed=3)
+    run = train(CrossEntropy(), digits, config, tmp_path / "none", progress=False)
+    one = train(CrossEntropy(), digits, TrainConfig(epochs=1), tmp_path / "one", progress=False)
+    assert len(run.history) == 0 and list(run.history) == list(one.history)
+    again = train(CrossEntropy(), digits, config, tmp_path / "none", progress=False)
+    assert len(again.history) == 0 and list(again.history) == list(one.history) and float(again.history["seconds"].sum()) == 0
+    set_seed(3)
+    created = CrossEntropy().create_model(config, digits.num_classes)
+    assert all(torch.equal(a, b) for a, b in zip(created.parameters(), load_classifier(run.checkpoint).parameters()))
+
+
+def imagenet_file(folder) -> str:
+    torch.manual_seed(0)
+    path = folder / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return str(path)
+
+
+def test_pretrained_goes_to_a_checkpoint_untrained(tmp_path, digits):
+    weights = imagenet_file(tmp_path)
+    known = replace(digits, num_classes=1000)
+    config = TrainConfig(epochs=0, backbone="resnet18", pretrained=weights)
+    run = train(create_method("pretrained"), known, config, tmp_path / "run", progress=False)
+    model, file = load_classifier(run.checkpoint), torch.load(weights, weights_only=True)
+    assert torch.equal(model.head.weight, file["fc.weight"]) and torch.equal(model.head.bias, file["fc.bias"])
+    assert torch.equal(model.backbone.conv1.weight, file["conv1.weight"]) and model.normalization == "none" and len(run.history) == 0
+
+
+@pytest.mark.parametrize("changes, classes, words", [
+    ({}, 10, "knows ImageNet's 1000 classes, and the benchmark has 10"),
+    ({"epochs": 2}, 1000, "set epochs to 0, not 2"),
+    ({"pretrained": False}, 1000, "takes its head from ImageNet weights"),
+    ({"backbone": "tiny_resnet"}, 1000, "tiny_resnet has no ImageNet weights"),
+])
+def test_pretrained_refuses_what_it_cannot_be(tmp_path, changes, classes, words):
+    config = TrainConfig(**{"epochs": 0, "backbone": "resnet18", "pretrained": imagenet_file(tmp_path)} | changes)
+    with pytest.raises(ValueError, match=words) as caught:
+        create_method("pretrained").create_model(config, classes)
     assert "\n" not in str(caught.value)
