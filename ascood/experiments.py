@@ -97,7 +97,7 @@ class Profile(Settings):
     methods: dict[str, dict]  # {name: {"kind": "ascood", "train": {overrides}, "detectors": [...], ...settings of the method}}
     more_detectors: dict[str, dict[str, dict]] = {}  # {method: {"i-ODIN@k=10": {"k": 10}}}: beside its others, for a table of their own
     studies: dict[str, Study] = {}
-    snapshots: list[int] = []  # epochs after which ASCOOD's first seed is kept, to look back at the synthesis
+    snapshots: list[int] = []  # epochs after which the first seed of cross-entropy and ASCOOD is kept, to look back at the synthesis
     shown: list[str] = []  # methods in the figures of scores and of training; all if empty
     benchmarks: dict[str, BenchmarkPlan]
     only: list[str] = []  # benchmarks that are run now; all if empty
@@ -171,7 +171,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
     detectors |= {} if point else profile.more_detectors.get(method, {})
     for name in detectors:
         recipe(name)
-    snapshots = profile.snapshots if kind == "ascood" and seed == profile.seeds[0] and not point else []
+    snapshots = profile.snapshots if kind in ("cross_entropy", "ascood") and seed == profile.seeds[0] and not point else []
     return RunSpec(profile=profile.name, benchmark=benchmark, options=options, data_seed=profile.data_seed,
                    method=point.variant if point else method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors,
                    validation_only=profile.validation_only, memory=profile.memory, snapshots=snapshots)

@@ -24,6 +24,7 @@ from .data import Benchmark, ImageSet, LazyImages, list_benchmarks
 from .evaluation import Scores
 from .experiments import Profile, RunSpec, find_run, load_scores, read_collected, under_root
 from .models import Classifier, load_classifier
+from .premises import draw_premises
 from .synthesis import OutlierSynthesizer
 
 # %% ../nbs/11b_pictures.ipynb #586d7b12
@@ -443,6 +444,7 @@ FIGURES = {
     "figure_correlation": FigureOf(_draw_correlation, _varies_correlation, whole=True),
     "figure_spurious": FigureOf(_draw_spurious, _is_spurious),
     "figure_training": FigureOf(_draw_training, _trains),
+    "figure_premises": FigureOf(draw_premises, _makes_outliers, whole=True),
 }
 
 

@@ -25,6 +25,7 @@ from ascood.experiments import (
     train_run, under_root, write_text,
 )
 from .pictures import FIGURES, figure_stems, report_figure
+from .premises import has_synthesis, measure_premises
 from .tables import TABLES, tables_of, trace
 
 ALL_TABLES = TABLES | {"table_claims": report_table_claims}
@@ -132,6 +133,8 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
             print(f"[{i}/{len(runs)}] {run.run_id}: evaluating", flush=True)
             evaluate_run(run, results, progress)
     collect(profile, results)
+    if has_synthesis(profile) and not profile.validation_only:
+        measure_premises(profile, results)
     for table in all_tables_of(profile):
         ALL_TABLES[table](profile, results)
     for figure in FIGURES:
@@ -159,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (("run", "everything that is not there yet, then tables and figures"), ("status", "the runs and their state"),
                           ("train", "one run"), ("evaluate", "one trained run"), ("collect", "gather finished runs into CSV files"),
+                          ("premises", "measure the premises of the method on all trained models that are here"),
                           ("report", "tables and figures from the collected files"),
                           ("trace", "from a cell of a table back to the runs that made it"),
                           ("page", "all tables and figures that are there, as one HTML page")):
@@ -188,6 +192,8 @@ def _command(args: argparse.Namespace):
         print(evaluate_run(find_run(profile, args.benchmark, args.method, args.seed), args.results).to_string())
     elif args.command == "collect":
         collect(profile, args.results)
+    elif args.command == "premises":
+        print(f"{len(measure_premises(profile, args.results, anew=True))} rows: {under_root(args.results) / profile.name / 'premises.csv'}")
     elif args.command == "report":
         check_names("report", args.only, [*ALL_TABLES, *FIGURES])
         for name in args.only or [*all_tables_of(profile), *FIGURES]:

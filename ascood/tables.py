@@ -24,6 +24,7 @@ from . import reporting
 from .data import list_benchmarks
 from .detectors import IODIN
 from .experiments import Profile, check_names, describe_runs, one_element, read_collected, under_root
+from .premises import has_synthesis, report_table_premises
 from .reporting import METHOD_STYLE, SETTING_GROUP, Block, method_kind
 
 # %% ../nbs/11a_tables.ipynb #5eef9638
@@ -551,16 +552,16 @@ _TEST_TABLES = {"table_compared": report_table_compared, "table_main": report_ta
                 "table_feature_space": report_table_feature_space, "table_normalization": report_table_normalization,
                 "table_accuracy": report_table_accuracy, "table_imagenet100": report_table_imagenet100, "table_studies": report_table_studies,
                 "table_cost": report_table_cost, "table_hyperparameters": report_table_hyperparameters,
-                "table_spurious": report_table_spurious}
+                "table_spurious": report_table_spurious, "table_premises": report_table_premises}
 TABLES = _TEST_TABLES | {"table_tuning": report_table_tuning}
 
 
 def tables_of(profile: Profile) -> list[str]:
-    "Names of a profile's tables: all but that of spurious benchmarks where it has none; of a validation profile its own."
+    "Names of a profile's tables: all but those of spurious benchmarks and of synthesis where it has none; of a validation profile its own."
     if profile.validation_only:
         return ["table_tuning"]
-    spurious = set(profile.chosen) & set(list_benchmarks("spurious"))
-    return [name for name in _TEST_TABLES if spurious or name != "table_spurious"]
+    only_if = {"table_spurious": set(profile.chosen) & set(list_benchmarks("spurious")), "table_premises": has_synthesis(profile)}
+    return [name for name in _TEST_TABLES if only_if.get(name, True)]
 
 # %% ../nbs/11a_tables.ipynb #d9c2a51b
 def _matching(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
