@@ -19,7 +19,7 @@ import sys, torch
 torch.set_num_threads(1)
 from ascood.data import load_benchmark
 from ascood.training import ASCOOD, TrainConfig, train
-train(ASCOOD(alpha_max=3.0, alpha_min=0.3, weight=0.1), load_benchmark("colored-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
+train(ASCOOD(alpha_max=3.0, alpha_min=0.3, weight=0.1), load_benchmark("scene-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
 """
 
 
