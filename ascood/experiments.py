@@ -238,7 +238,7 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     out = content.pop("leave_out", [])
     check_names("method in `leave_out`", out, content.get("methods", {}))
     for part in (content, *dict(content.get("benchmarks") or {}).values()) if out else ():
-        part |= {key: _without(part[key], out) for key in ("methods", "shown") if key in part}
+        part |= {key: _without(part[key], out) for key in ("methods", "shown", "leave_out") if key in part}
     return content
 
 

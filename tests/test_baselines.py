@@ -111,7 +111,7 @@ def test_every_parameter_has_a_gradient_before_and_after_the_start(tiny, batch, 
 @pytest.mark.parametrize("name", ["oe", "mixoe"])
 def test_without_auxiliary_outliers_there_is_no_training(tmp_path, tiny, name):
     for auxiliary in (None, some(tiny.auxiliary, 10)):
-        with pytest.raises(ValueError, match=f"{name} learns from auxiliary outliers.*mnist-holdout has {len(auxiliary or ())}"):
+        with pytest.raises(ValueError, match=f"{name} learns from auxiliary outliers.*scene-digits-holdout has {len(auxiliary or ())}"):
             train(create_method(name), replace(tiny, auxiliary=auxiliary), CONFIG, tmp_path, progress=False)
     assert not list(tmp_path.glob("state*")) and not (tmp_path / "history.csv").exists()
 

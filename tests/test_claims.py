@@ -95,7 +95,7 @@ def test_what_was_not_run_is_not_tested(tmp_path):
 def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
     profile, folder = load_profile("smoke"), tmp_path / "smoke"
     folder.mkdir()
-    here = dict(setting="fine-grained", benchmark="mnist-holdout")
+    here = dict(setting="fine-grained", benchmark="scene-digits-holdout")
     pd.DataFrame([line() | here]).to_csv(folder / "differences.csv", index=False)
     metrics, runs = [], []
     for method in ("ascood", "cross_entropy"):
@@ -131,7 +131,7 @@ def test_a_missing_rival_leaves_a_claim_open(tmp_path):
     "Ours beats all that is there, but one planned rival lacks a seed: that must not read as support."
     profile, folder = load_profile("smoke"), tmp_path / "smoke"
     folder.mkdir()
-    here = dict(benchmark="mnist-holdout", setting="fine-grained")
+    here = dict(benchmark="scene-digits-holdout", setting="fine-grained")
     rivals = [m for m in profile.methods if m != "ascood"]
     metrics = dict(run_id="r", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1, aupr_in=1, aupr_out=1, accuracy=90)
     pd.DataFrame([metrics | here | {"method": m} for m in ("cross_entropy", "ascood")]).to_csv(folder / "metrics.csv", index=False)

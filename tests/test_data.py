@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ from ascood import data, embedded
 from ascood.data import ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark
 
 EMBEDDED = list_benchmarks(on_disk=False)
+built = functools.cache(load_benchmark)  # building takes seconds; nothing here changes what was built
 
 
 def fingerprints(images: torch.Tensor) -> set[bytes]:
@@ -36,7 +38,7 @@ def test_no_digit_or_glyph_serves_two_sets(name, only_ink):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_no_image_serves_two_sets(name):
-    found = {key: fingerprints(images.images) for key, images in all_sets(load_benchmark(name)).items()}
+    found = {key: fingerprints(images.images) for key, images in all_sets(built(name)).items()}
     for first, second in itertools.combinations(found, 2):
         assert not found[first] & found[second], f"{first} and {second} share images"
 
@@ -74,14 +76,14 @@ def test_validation_outliers_are_of_kinds_that_no_test_uses():
     kinds = embedded._SYMBOLS, embedded._LETTERS, embedded._OTHER_SCRIPTS
     assert all(not set(a) & set(b) for a, b in itertools.combinations(kinds, 2))
     for name in EMBEDDED:
-        benchmark = load_benchmark(name)
+        benchmark = built(name)
         tests = {which for group in benchmark.ood.values() for which in group}
         assert not tests & set(benchmark.ood_val)
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_benchmark_is_deterministic_and_well_formed(name):
-    first, again, other = load_benchmark(name), load_benchmark(name), load_benchmark(name, seed=1)
+    first, again, other = built(name), load_benchmark(name), load_benchmark(name, seed=1)
     for key, images in first.sets().items():
         assert torch.equal(images.images, again.sets()[key].images) and len(images) > 0
         assert images.images.shape[1:] == (3, 64, 64)
@@ -93,7 +95,7 @@ def test_benchmark_is_deterministic_and_well_formed(name):
 
 
 def test_masks_lie_where_the_ink_is():
-    test = load_benchmark("scene-digits-all").test
+    test = built("scene-digits-all").test
     luminance = test.images.float().mean(1)
     assert test.masks.dtype == torch.bool and test.masks.shape == luminance.shape
     on, off = luminance[test.masks].mean(), luminance[~test.masks].mean()
@@ -103,7 +105,7 @@ def test_masks_lie_where_the_ink_is():
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_far_outliers_have_the_statistics_of_known_images(name):
     "Each channel's mean over a set lies where the known ones' does, but for what clipping to 0..255 takes."
-    benchmark = load_benchmark(name)
+    benchmark = built(name)
     known = benchmark.test.images.float()
     for images in benchmark.ood["far"].values():
         for statistic in (lambda x: x.mean((2, 3)), lambda x: x.std((2, 3))):
@@ -138,7 +140,7 @@ def test_holdout_rule_is_the_one_of_the_paper():
 
 @pytest.mark.parametrize("correlation", [0.5, 0.9, 1.0])
 def test_correlation_of_digits_and_backgrounds(correlation):
-    benchmark = load_benchmark("scene-digits", correlation=correlation)
+    benchmark = built("scene-digits", correlation=correlation)
 
     def share(images: ImageSet) -> float:
         return np.mean([e in benchmark.majority[y] for y, e in zip(images.labels.tolist(), images.environments.tolist())])
@@ -149,7 +151,7 @@ def test_correlation_of_digits_and_backgrounds(correlation):
 
 def test_backgrounds_on_screen_are_the_environments():
     "Tissue is brown, the three others are grey."
-    test = load_benchmark("scene-digits").test
+    test = built("scene-digits").test
     colour = (test.images[:, 0].float() - test.images[:, 2].float()).abs().mean((1, 2))
     assert torch.equal(colour > 3, test.environments == embedded.ENVIRONMENTS.index("tissue"))
 

@@ -22,12 +22,12 @@ methods:
   cross_entropy: {}
   vos: {}
   ascood: {kind: ascood, alpha_max: 4, alpha_min: 2}
-benchmarks: {mnist-holdout: {}, colored-digits: {}}
+benchmarks: {scene-digits-holdout: {}, scene-digits: {}}
 studies:
-  feature_space: {benchmarks: [mnist-holdout], vary: {normalization: [none, zscore]}}
-  alpha: {benchmarks: [mnist-holdout], vary: {alpha_factor: [0.5, 1]}, detectors: [EBO]}
-  sigma: {benchmarks: [mnist-holdout], vary: {sigma: [0.5, 2]}, detectors: [EBO]}
-  correlation: {benchmarks: [colored-digits], methods: [cross_entropy, ascood], vary: {correlation: [0.5, 0.9]}}
+  feature_space: {benchmarks: [scene-digits-holdout], vary: {normalization: [none, zscore]}}
+  alpha: {benchmarks: [scene-digits-holdout], vary: {alpha_factor: [0.5, 1]}, detectors: [EBO]}
+  sigma: {benchmarks: [scene-digits-holdout], vary: {sigma: [0.5, 2]}, detectors: [EBO]}
+  correlation: {benchmarks: [scene-digits], methods: [cross_entropy, ascood], vary: {correlation: [0.5, 0.9]}}
 """
 
 
@@ -102,14 +102,14 @@ def test_a_profile_without_studies_expects_no_figure_of_one():
 
 
 def test_a_part_of_a_profile_expects_the_studies_of_its_benchmarks_only():
-    part = load_profile("embedded:mnist")
+    part = load_profile("embedded:scene-digits-all")
     assert pictures.figure_stems(part, "figure_sensitivity") == {} == pictures.figure_stems(part, "figure_correlation")
-    assert [*pictures.figure_stems(load_profile("embedded:mnist-holdout"), "figure_sensitivity")] == ["embedded"]
+    assert [*pictures.figure_stems(load_profile("embedded:scene-digits-holdout"), "figure_sensitivity")] == ["embedded"]
 
 
 def test_studies_of_one_number_are_found(studies):
     assert pictures.one_setting_studies(studies) == {"alpha": "alpha_factor", "sigma": "sigma", "correlation": "correlation"}
-    assert pictures.one_setting_studies(studies, "colored-digits") == {"correlation": "correlation"}
+    assert pictures.one_setting_studies(studies, "scene-digits") == {"correlation": "correlation"}
 
 
 # studies
@@ -166,7 +166,7 @@ def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
 
 
 def test_a_factor_stays_a_factor_where_benchmarks_start_from_different_values(studies):
-    points = pd.DataFrame([("mnist-holdout", "ascood", 1.0), ("mnist-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
+    points = pd.DataFrame([("scene-digits-holdout", "ascood", 1.0), ("scene-digits-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
     x, label = pictures._actual(studies, points, "alpha_factor")
     assert x.tolist() == [1, 1] and "times" in label
 
@@ -182,30 +182,30 @@ def saved(run, results, file="model.safetensors"):
 
 
 def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
-    draw, run = pictures.FIGURES["figure_gallery_training"].draw, pictures._ours(studies, "mnist-holdout")[0]
-    assert "make reproduce PROFILE=studies" in words(draw(studies, "mnist-holdout", tmp_path))
+    draw, run = pictures.FIGURES["figure_gallery_training"].draw, pictures._ours(studies, "scene-digits-holdout")[0]
+    assert "make reproduce PROFILE=studies" in words(draw(studies, "scene-digits-holdout", tmp_path))
     saved(run, tmp_path)
-    text = words(draw(studies, "mnist-holdout", tmp_path))
+    text = words(draw(studies, "scene-digits-holdout", tmp_path))
     assert "epoch 2 of 2" in text and "epoch 1" not in text and "1 of 2 models are missing" in text
     assert r"$\alpha$ = 3" in text  # 2 + (4 - 2) / 2 in the second of two epochs
     saved(run, tmp_path, "snapshot-0001.safetensors")
-    text = words(draw(studies, "mnist-holdout", tmp_path))
+    text = words(draw(studies, "scene-digits-holdout", tmp_path))
     assert "epoch 1 of 2" in text and "missing" not in text
 
 
 def test_features_compare_with_the_same_method_not_standardised(studies, tmp_path):
-    runs = pictures._feature_runs(studies, "mnist-holdout")
+    runs = pictures._feature_runs(studies, "scene-digits-holdout")
     assert [run.method for run in runs.values()] == ["cross_entropy", "ascood@normalization=none", "ascood"]
-    assert [*pictures._feature_runs(studies, "colored-digits")] == ["Cross-entropy", "ASCOOD"]
+    assert [*pictures._feature_runs(studies, "scene-digits")] == ["Cross-entropy", "ASCOOD"]
     saved(runs["ASCOOD"], tmp_path)
-    figure = pictures._draw_features(studies, "mnist-holdout", tmp_path, images=20)
+    figure = pictures._draw_features(studies, "scene-digits-holdout", tmp_path, images=20)
     assert "2 of 3 runs are missing" in figure.get_suptitle() and len(figure.axes) == 3
     line = next(line for axis in figure.axes for line in axis.get_lines() if line.get_linestyle() == "--")
     assert line.get_xdata()[0] == pytest.approx(0.5 * (create_backbone("tiny_resnet").num_features - 1) ** 0.5)
 
 
 def test_gaussian_outliers_have_no_mask():
-    benchmark = load_benchmark("mnist-holdout")
+    benchmark = load_benchmark("scene-digits-holdout")
     model = Classifier(create_backbone("tiny_resnet"), 8).eval()
     figure = plots.plot_gallery_training({1: model}, *benchmark.test[[0, 300]], benchmark, OutlierSynthesizer("gaussian"), 2)
     assert "$G_{inv}$" not in words(figure) and len(figure.axes[0].images) == 4
@@ -215,10 +215,10 @@ def test_gaussian_outliers_have_no_mask():
 
 
 def test_problem_shows_majority_and_minority_where_they_are_known():
-    rows = pictures._problem_rows(load_benchmark("colored-digits"))
+    rows = pictures._problem_rows(load_benchmark("scene-digits"))
     assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD"]
     assert all(0 <= image.min() and image.max() <= 1 for row in rows.values() for images in row.values() for image in images)
-    assert [*pictures._problem_rows(load_benchmark("mnist"))] == ["in-distribution", "near OOD", "far OOD"]
+    assert [*pictures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
 
 
 def test_summary_marks_what_validation_chose_not_what_the_test_likes():

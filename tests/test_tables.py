@@ -10,13 +10,13 @@ from ascood import reporting, tables
 from ascood.experiments import Profile
 from ascood.training import checked
 
-STUDY = {"methods": ["ascood"], "benchmarks": ["mnist"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
+STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
 SPACE = STUDY | {"vary": {"normalization": ["l2", "zscore"], "uncertainty": ["kl", "energy"]}}
 
 
 def a_profile(**more):
     "Two seeds of cross-entropy and ASCOOD, scored by two detectors."
-    settings = dict(name="t", description="for tests", seeds=[0, 1], detectors=["MSP", "KNN"], benchmarks={"mnist": {}},
+    settings = dict(name="t", description="for tests", seeds=[0, 1], detectors=["MSP", "KNN"], benchmarks={"scene-digits-all": {}},
                     methods={"cross_entropy": {}, "ascood": {}})
     return checked(Profile, "t", **(settings | more))
 
@@ -71,11 +71,11 @@ def test_main_table_by_hand_and_its_gaps(tmp_path):
     assert lines["Cross-entropy"] == ["KNN", "29.00 ± 1.00", "71.00 ± 1.00", "24.00 ± 1.00", "76.00 ± 1.00", "90.00 ± 0.00"]
     assert lines["ASCOOD (gradient)"][1] == "8.00 (1 of 2 seeds)", "a mean of fewer seeds is not ranked"
     assert lines["VOS"] == ["–"] * 6
-    assert "vos on mnist" in text and "make reproduce PROFILE=t" in text and "collect t" in text
+    assert "vos on scene-digits-all" in text and "make reproduce PROFILE=t" in text and "collect t" in text
 
 
 def difference(a, b, metric, survives, group="near"):
-    values = dict(study="", benchmark="mnist", setting="conventional", group=group, metric=metric, a_method=a[0], a_detector=a[1], b_method=b[0],
+    values = dict(study="", benchmark="scene-digits-all", setting="conventional", group=group, metric=metric, a_method=a[0], a_detector=a[1], b_method=b[0],
                   b_detector=b[1], difference=1.0, low=0.0, high=2.0, seeds=2, n_id=10, n_ood=10, survives=survives)
     return values
 
@@ -116,9 +116,9 @@ def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
 
 
 def test_of_a_nearly_equal_benchmark_the_label_says_so_and_others_have_none():
-    both = tables.published_main(["cifar10-jpeg", "cifar10-jpeg-holdout", "mnist"])
+    both = tables.published_main(["cifar10-jpeg", "cifar10-jpeg-holdout", "scene-digits-all"])
     assert set(both["benchmark"]) == {"cifar10-jpeg"} and set(both["published_on"]) == {"original CIFAR-10"}
-    assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["mnist"]).empty
+    assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["scene-digits-all"]).empty
 
 
 def test_accuracy_is_compared_seed_by_seed():
@@ -204,7 +204,7 @@ def test_a_cell_is_traced_to_the_numbers_whose_mean_it_is(tmp_path):
     assert numbers == [90, 100, 92, 102] and np.mean(numbers) == float(cell(tmp_path, "table_main", **where)[0]["mean"])
     for run in runs:
         assert (run.run_id in text) == (run.method == "ascood")
-    assert "train t mnist ascood 1" in text and "evaluate t mnist ascood 0" in text and 'hyperparameters of KNN: {"k": 50}' in text
+    assert "train t scene-digits-all ascood 1" in text and "evaluate t scene-digits-all ascood 0" in text and 'hyperparameters of KNN: {"k": 50}' in text
     assert "code: c1; evaluation_code: c2" in text and "torch 9" in text and "a machine" in text and "finished: today" in text
 
 

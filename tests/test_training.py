@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 from ascood.baselines import CIDER
 from ascood.data import load_benchmark
 from ascood.training import ASCOOD, TrainConfig, train
-train(eval(sys.argv[2]), load_benchmark("colored-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
+train(eval(sys.argv[2]), load_benchmark("scene-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
 """
 
 
