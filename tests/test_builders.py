@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_imagenet, make_places, save_image
+from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_imagenet, make_places, make_samples, make_textures, save_image
 
 from ascood import builders
-from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_celeba, build_imagenet100, build_imagenet_samples, build_waterbirds, exact_environments,
+from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_cars_small, build_celeba, build_imagenet100, build_imagenet_samples, build_waterbirds, exact_environments,
                              fit_background, image_fault, is_waterbird, list_folder, main, paste_bird, subsample)
 from ascood.data import holdout_split
 
@@ -436,6 +436,108 @@ def test_bad_cars_are_refused(tmp_path):
     shutil.move(tmp_path / "away", cars / "cars_test_annos_withlabels.mat")
     cut(cars / "devkit/cars_train_annos.mat")
     refuse(lambda: build_cars(tmp_path, **QUIET), "cars_train_annos.mat cannot be read")
+
+
+@pytest.fixture(scope="module")
+def small_cars(tmp_path_factory):
+    "Cars, samples and textures of another size each."
+    root = tmp_path_factory.mktemp("small_cars")
+    make_cars(root), make_samples(root, 30), make_textures(root)
+    return root
+
+
+DEAL = {"n_val": 5, "n_far": 14, **QUIET}
+
+
+def test_cars_small_is_cars_with_outliers_of_its_own(small_cars):
+    summary = build_cars_small(small_cars, **DEAL)
+    check_lists(small_cars, "cars-small")
+    build_cars(small_cars, **QUIET)
+    small, whole = lists(small_cars, "cars-small"), lists(small_cars, "cars")
+    for which, table in whole.items():
+        assert table.equals(small[which.replace("_cars", "_cars-small")])
+    assert {name: len(small[name]) for name in ("val_imagenet", "test_imagenet", "train_imagenet", "test_textures")} == {
+        "val_imagenet": 5, "test_imagenet": 14, "train_imagenet": 11, "test_textures": 6}
+    dealt = pd.concat([small[f"{part}_imagenet"] for part in ("val", "test", "train")])
+    names = sorted(path.split("_", 2)[-1] for path in dealt["path"])  # images_largescale/imagenet_samples/<wnid>_<class>.jpg
+    assert (dealt["label"] == -1).all() and dealt["path"].is_unique
+    assert names == sorted(f"samples/{p.name}" for p in (small_cars / "images_largescale/imagenet_samples").iterdir() if "_thing_" in p.name)
+    assert summary["images"].sum() == sum(map(len, small.values()))
+
+
+def test_no_class_that_shows_cars_is_an_outlier(small_cars):
+    build_cars_small(small_cars, **DEAL)
+    listed = " ".join(path for name, table in lists(small_cars, "cars-small").items() if "imagenet" in name for path in table["path"])
+    left_out = json.loads((small_cars / "benchmark_imglist/cars-small/build.json").read_text())["left_out"]
+    for name in "ambulance cab convertible grille jeep limousine minivan Model_T pickup racer sports_car tow_truck car_wheel parking_meter".split():
+        assert name in left_out and any((small_cars / "images_largescale/imagenet_samples").glob(f"n*_{name}.jpg"))
+    assert not [name for name in left_out if f"_{name}.jpg" in listed] and len(set(left_out)) == 46
+
+
+def test_the_deal_of_samples_is_fixed_by_the_seed(small_cars, tmp_path):
+    build_cars_small(small_cars, **DEAL)
+    before = lists(small_cars, "cars-small")
+    make_cars(tmp_path), make_samples(tmp_path, 30), make_textures(tmp_path)
+    build_cars_small(tmp_path, **DEAL)
+    assert all(table.equals(before[name]) for name, table in lists(tmp_path, "cars-small").items())
+    refuse(lambda: build_cars_small(tmp_path, **DEAL, seed=1), "seed 0, not 1")
+    build_cars_small(tmp_path, **DEAL, seed=1, overwrite=True)
+    other = lists(tmp_path, "cars-small")
+    assert not any(other[f"{part}_imagenet"].equals(before[f"{part}_imagenet"]) for part in ("val", "test", "train"))
+    assert other["test_textures"].equals(before["test_textures"]) and other["test_held_out"].equals(before["test_held_out"])
+
+
+def test_red_and_blue_are_exchanged_in_cars_alone(tmp_path):
+    cars = make_cars(tmp_path, train=2)
+    make_samples(tmp_path, 30), make_textures(tmp_path)
+    build_cars_small(tmp_path, **DEAL)
+    plain = lists(tmp_path, "cars-small")
+    refuse(lambda: build_cars_small(tmp_path, **DEAL, swap_red_blue=True), "swap_red_blue False, not True")
+    build_cars_small(tmp_path, **DEAL, swap_red_blue=True, overwrite=True)
+    check_lists(tmp_path, "cars-small")
+    for name, table in lists(tmp_path, "cars-small").items():
+        if "imagenet" in name or "textures" in name:
+            assert table.equals(plain[name])
+            continue
+        assert table["label"].equals(plain[name]["label"]) and len(table) > 0
+        for new, old in zip(table["path"], plain[name]["path"]):
+            new, old = (np.array(Image.open(tmp_path / path).convert("RGB")) for path in (new, old))
+            assert (new == old[..., ::-1]).all() and (new != old).any()
+    assert len(list(cars.rglob("*.jpg"))) == 196 * 3, "the source stays as it is"
+    image = tmp_path / "images_classic/cars_small_made/cars_train/00001.png"
+    before = image.read_bytes()
+    Image.new("RGB", Image.open(image).size).save(image)
+    refuse(lambda: build_cars_small(tmp_path, **DEAL, swap_red_blue=True), "00001.png is not as it was built")
+    build_cars_small(tmp_path, **DEAL, swap_red_blue=True, overwrite=True)
+    assert image.read_bytes() == before
+
+
+def test_bad_outliers_of_cars_small_are_refused(tmp_path):
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "images_largescale/textures is missing", "Describable Textures")
+    textures = make_textures(tmp_path)
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "imagenet_samples is missing", "<wnid>_<class>.jpg")
+    (tmp_path / "images_largescale/imagenet_samples").mkdir()
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "has no image of the class", "cars cannot be told by name")
+    samples = make_samples(tmp_path, 30)
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "cars_meta.mat is missing")
+    for n_val, n_far in ((5, 25), (30, 1), (1, 30)):
+        refuse(lambda: build_cars_small(tmp_path, n_val=n_val, n_far=n_far, **QUIET), f"of the 30 samples without cars for training, but are {n_val + n_far}")
+    refuse(lambda: build_cars_small(tmp_path, n_val=0, **QUIET), "n_val must be a whole number, 1 or more")
+    first = next(samples.glob("*_thing_0.jpg"))
+    first.rename(samples / "thing_0.jpg")
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "thing_0.jpg is not named <wnid>_<class>")
+    (samples / "thing_0.jpg").rename(first)
+    jeep = next(samples.glob("*_jeep.jpg"))
+    jeep.rename(samples / jeep.name.replace("jeep", "offroader"))
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "has no image of the class jeep")
+    (samples / jeep.name.replace("jeep", "offroader")).rename(jeep)
+    make_cars(tmp_path)
+    shutil.rmtree(textures), textures.mkdir()
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "test_textures would have no image")
+    make_textures(tmp_path)
+    cut(first)
+    refuse(lambda: build_cars_small(tmp_path, **DEAL), "thing_0.jpg is truncated")
+    assert not (tmp_path / "benchmark_imglist").exists()
 
 
 def test_bad_aircraft_are_refused(tmp_path):

@@ -350,9 +350,13 @@ def test_lists_of_ones_own(cifar_root):
 
 @pytest.mark.parametrize(("options", "complaint"), [
     ({"lists": {"near/tiny": "x"}}, "no set near/tiny"), ({"wokers": 1}, "no such option: wokers"), ({"std": (1, 1)}, "three numbers"),
-    ({"std": (1, 0, 1)}, "above 0"),
+    ({"std": (1, 0, 1)}, "above 0"), ({"pixels": 7}, "pixels of cifar10 must be a whole number from 8 to 1024, not 7"),
+    ({"pixels": 1025}, "from 8 to 1024"), ({"pixels": 96.0}, "not 96.0"), ({"pixels": "96"}, "not '96'"),
+    ({"known_classes": 1}, "from 2 to 10, not 1"), ({"known_classes": 11}, "not 11"), ({"known_classes": True}, "not True"),
+    ({"in_memory": "yes"}, "in_memory must be true or false"), ({"in_memory": 2}, "not 2"),
 ])
-def test_impossible_options(cifar_root, options, complaint):
+def test_impossible_options(cifar_root, monkeypatch, options, complaint):
+    monkeypatch.setattr(disk, "_read_image", lambda path: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=complaint):
         load_benchmark("cifar10", root=cifar_root, **options)
 
@@ -394,6 +398,155 @@ def test_what_a_builder_left_behind_decides(tmp_path):
     (file.parent / "build.unfinished").touch()
     with pytest.raises(DataError, match="interrupted; run the same command"):
         load_benchmark("celeba", root=tmp_path)
+
+
+# Pixels, classes and memory
+
+
+@pytest.fixture(scope="module")
+def cars_root(tmp_path_factory) -> Path:
+    "cars-small, and OOD sets for cars: photographs wider than high, and higher than wide."
+    root = tmp_path_factory.mktemp("cars")
+    trees.make_cars(root, size=(37, 26)), trees.make_samples(root, 12, size=(26, 41)), trees.make_textures(root, size=(33, 33))
+    builders.build_cars_small(root, n_val=3, n_far=4, progress=False)
+    builders.build_cars(root, progress=False)
+    fill_lists(root, "cars", n=3)
+    return root
+
+
+def all_sets(benchmark) -> dict:
+    return benchmark.sets() | {("id", "train"): benchmark.train, ("auxiliary", ""): benchmark.auxiliary}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(8, 70), st.integers(8, 90), st.integers(8, 90), st.booleans())
+def test_memory_and_files_give_the_same_pixels(pixels, width, height, shift):
+    photo = Image.fromarray(np.random.RandomState(0).randint(256, size=(height, width, 3), dtype=np.uint8))
+    spec = replace(SPECS["waterbirds"], pixels=pixels, shift=shift)
+    square = decode([photo], disk._side(spec))
+    assert square.shape[-1] == (pixels if shift else round(pixels * 8 / 7))
+    kept, fresh = disk._transforms(spec, in_memory=True), disk._transforms(spec)
+    assert torch.equal(kept[False](square)[0], fresh[False](photo)) and fresh[False](photo).shape == (3, pixels, pixels)
+    for x in (kept[True](square), fresh[True](photo)[None]):
+        assert x.shape == (1, 3, pixels, pixels) and x.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("cars-small", 24), ("cars", 40), ("waterbirds", 33)])
+def test_every_set_is_the_same_from_memory_and_from_files(cars_root, tmp_path, name, pixels):
+    root = cars_root
+    if name == "waterbirds":
+        build(root := tmp_path, name)
+        fill_lists(root, name, n=3)
+    options = {"root": root, "pixels": pixels, "any_count": True, "workers": 0}
+    kept, fresh, chosen = (load_benchmark(name, in_memory=choice, **options) for choice in (True, False, None))
+    assert all(isinstance(images, ImageSet) for images in [*all_sets(kept).values(), *all_sets(chosen).values()])
+    assert all(isinstance(images, LazyImages) for images in all_sets(fresh).values())
+    for key, images in kept.sets().items():
+        index = np.linspace(0, len(images) - 1, min(7, len(images))).astype(int)
+        (x, y), (again, labels) = images[index], fresh.sets()[key][index]
+        assert torch.equal(x, again) and torch.equal(y, labels) and x.shape[1:] == (3, pixels, pixels)
+        assert len(images) == len(fresh.sets()[key]) and torch.equal(images.images, chosen.sets()[key].images)
+        assert (images.environments is None) == (fresh.sets()[key].environments is None)
+    assert (kept.train.environments is None) == (name != "waterbirds") and kept.sources == fresh.sources
+
+
+def test_images_are_held_in_memory_only_if_they_fit(cars_root, monkeypatch):
+    load = disk.functools.partial(load_benchmark, "cars-small", root=cars_root, pixels=21)
+    total = sum(map(len, all_sets(load()).values())) * 3 * 24**2
+    monkeypatch.setattr(disk, "_MEMORY", total)
+    assert isinstance(load().train, ImageSet)
+    monkeypatch.setattr(disk, "_MEMORY", total - 1)
+    assert isinstance(load().train, LazyImages) and isinstance(load(in_memory=True).train, ImageSet)
+    assert isinstance(load(known_classes=149).train, ImageSet), "what is not kept needs no memory"
+
+
+def test_training_images_are_cropped_each_in_its_own_way(cars_root):
+    benchmark = load_benchmark("cars-small", root=cars_root)
+    torch.manual_seed(0)
+    for images in (benchmark.train, benchmark.auxiliary):
+        x, _ = images[[0] * 32]
+        assert x.shape == (32, 3, 96, 96) and len({one.numpy().tobytes() for one in x}) == 32
+    assert torch.equal(benchmark.val[[0, 1]][0], benchmark.val[[0, 1]][0])
+
+
+def test_larger_images_are_scored_fewer_at_a_time(cars_root):
+    for pixels, lazy in ((32, 3136), (96, 348), (224, 64), (448, 16)):
+        found = [load_benchmark("cars-small", root=cars_root, pixels=pixels, in_memory=held, known_classes=2).test for held in (True, False)]
+        assert [images.scoring_batch for images in found] == [min(256, lazy), lazy]
+        assert found[0].to("cpu").scoring_batch == found[0].with_transform(None).scoring_batch == min(256, lazy)
+
+
+def test_cars_small_is_normalised_as_its_network_expects(cars_root):
+    images = load_benchmark("cars-small", root=cars_root).test
+    inner = images.images[:5, :, 7:-7, 7:-7].float()
+    assert torch.allclose(images[range(5)][0], (inner - 127) / 128, atol=1e-6)
+
+
+def test_decoded_benchmark_is_kept_and_made_again_when_cut_off(cars_root, tmp_path, monkeypatch):
+    load = disk.functools.partial(load_benchmark, "cars-small", root=cars_root, pixels=24)
+
+    def use(**names):
+        monkeypatch.undo()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(disk, "_decode_once", disk.functools.partial(plain_decode_once, at_least=0))
+        for name, value in names.items():
+            monkeypatch.setattr(disk, name, value)
+
+    plain_decode_once = disk._decode_once
+    use()
+    first = all_sets(load())
+    kept = sorted((tmp_path / "ascood" / "decoded").iterdir())
+    assert len(kept) == len(first) == 8
+    use(decode=lambda *a: pytest.fail("decoded again"))
+    again = all_sets(load())
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:-100])
+    use()
+    mended = all_sets(load())
+    for key, images in first.items():
+        assert torch.equal(again[key].images, images.images) and torch.equal(mended[key].images, images.images)
+    use(decode=lambda *a: pytest.fail("decoded again"))
+    load()
+    with pytest.raises(pytest.fail.Exception):
+        load(pixels=25)  # other pixels are other files
+
+
+def test_little_is_not_kept(cars_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    benchmark = load_benchmark("cars-small", root=cars_root)
+    assert max(images.images.nbytes for images in all_sets(benchmark).values()) < 15_000_000 and not (tmp_path / "ascood").exists()
+
+
+@pytest.mark.parametrize(("name", "n"), [("cars-small", 20), ("cars-small", 150), ("cars", 7), ("cifar10-jpeg-holdout", 3), ("cifar10", 4)])
+def test_fewer_known_classes(cars_root, cifar_root, name, n):
+    root = cifar_root if name.startswith("cifar") else cars_root
+    options = {"root": root, "pixels": 16, "in_memory": True, "any_count": True}
+    full, part = load_benchmark(name, **options), load_benchmark(name, known_classes=n, **options)
+    kept, _ = data.holdout_split(full.num_classes, n)
+    assert part.num_classes == len(part.class_names) == n and part.class_names == tuple(full.class_names[c] for c in kept)
+    for which in ("train", "val", "test"):
+        every, some = getattr(full, which), getattr(part, which)
+        rows = [i for i, y in enumerate(every.labels.tolist()) if y in kept]
+        assert some.labels.tolist() == [kept.index(every.labels[i]) for i in rows] and set(some.labels.tolist()) == set(range(n))
+        assert torch.equal(some.images, every.images[rows])
+    for key, images in full.sets().items():
+        if key[0] != "id":
+            assert torch.equal(part.sets()[key].images, images.images) and set(part.sets()[key].labels.tolist()) == {-1}
+    assert "of which" in part.sources["id/train"] and part.sources["far/" + list(part.ood["far"])[0]] == full.sources["far/" + list(part.ood["far"])[0]]
+
+
+@pytest.mark.parametrize("pixels", [32, 48])
+def test_cifar_is_shifted_by_an_eighth_whatever_its_size(cifar_root, pixels):
+    load = disk.functools.partial(load_benchmark, "cifar10-jpeg", root=cifar_root, any_count=True, pixels=pixels)
+    kept, fresh = load(), load(in_memory=False, workers=0)
+    assert isinstance(kept.train, ImageSet) and kept.train.images.shape[-1] == pixels
+    assert torch.equal(kept.test[range(4)][0], fresh.test[range(4)][0]) and fresh.train[[0]][0].shape[-1] == pixels
+    shift = next(step for step in kept.train.transform.transforms if isinstance(step, data.RandomShift))
+    assert (shift.pixels, shift.black) == (pixels // 8, True)
+    white = torch.full((64, 3, pixels, pixels), 255, dtype=torch.uint8)
+    black = (kept.train.transform(white) < 0).all(1)  # where the image was moved away
+    for side in (1, 2):
+        assert black.all(side).sum(-1).max() == pixels // 8  # of 64 images, one at least is moved all the way
 
 
 # torchvision's layouts
@@ -450,6 +603,11 @@ def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
     assert benchmark.sources["far/svhn"] == "torchvision SVHN: 6 images"
     by_image = {np.ascontiguousarray(i.transpose(2, 0, 1)).tobytes(): y for i, y in zip(test.data, test.targets)}
     assert [by_image[i.numpy().tobytes()] for i in benchmark.test.images] == benchmark.test.labels.tolist()
+    few = load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, any_count=True, known_classes=4)
+    kept, _ = data.holdout_split(10, 4)
+    rows = [i for i, y in enumerate(benchmark.test.labels.tolist()) if y in kept]
+    assert torch.equal(few.test.images, benchmark.test.images[rows]) and len(rows) > 4
+    assert few.test.labels.tolist() == [kept.index(benchmark.test.labels[i]) for i in rows]
 
 
 # check
