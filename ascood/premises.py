@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 from torch import Tensor, nn
 
 from .attribution import submodule_modes, top_fraction_mask, true_class_gradient
@@ -165,7 +166,7 @@ def _up_to_date(rows: pd.DataFrame, run: RunSpec, synthesizer: OutlierSynthesize
     epochs = set(_files_by_epoch(run, results)) | {0}
     return run.config.epochs not in epochs or bool(len(rows)) and epochs <= {*rows["epoch"]} and {*rows["synthesizer"]} == {_described(synthesizer)}
 
-
+# %% ../nbs/09b_premises.ipynb #5f639c45
 def measure_premises(profile: Profile, results: str | Path = "results", anew: bool = False) -> pd.DataFrame:
     "Measure the profile's runs of cross-entropy and ASCOOD that are on this machine and not measured yet; writes results/<profile>/premises.csv."
     path, benchmarks = under_root(results) / profile.name / "premises.csv", {}
@@ -249,12 +250,13 @@ def premises_rows(rows: pd.DataFrame) -> pd.DataFrame:  # From `premises_with_ga
 
 
 def gain_correlations(rows: pd.DataFrame) -> pd.DataFrame:  # quantity, before training, after training, runs
-    "Spearman's rank correlation of each quantity with the gain over all ASCOOD runs, before and after training; NaN where fewer than three have it."
+    "Spearman's rank correlation of each quantity with the gain over all ASCOOD runs, before and after training; NaN where there are fewer than three different values."
     ours, found = rows[rows["gain"].notna()], []
     for name, heading in QUANTITIES.items():
         parts = {"before training": ours[ours["epoch"] == 0], "after training": ours[ours["last"]]}
         enough = {when: part.dropna(subset=[name]) for when, part in parts.items()}
-        rho = {when: part[name].corr(part["gain"], "spearman") if part[name].nunique() > 2 else np.nan for when, part in enough.items()}
+        rho = {when: part[name].corr(part["gain"], "spearman") if min(part[name].nunique(), part["gain"].nunique()) > 2 else np.nan
+               for when, part in enough.items()}
         found.append({"quantity": heading} | rho | {"runs": len(enough["after training"])})
     return pd.DataFrame(found)
 
@@ -268,7 +270,7 @@ _CAPTION = (
     "broken: object missed (G_inv inside / area at most 1), step too small (touched below 0.1), step too large (all at least 1), "
     "not learned (after training, max p(x') at least max p(x)).")
 
-
+# %% ../nbs/09b_premises.ipynb #9ad94d31
 def report_table_premises(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Premises and gains, by benchmark, method and epoch, and how they go together: table_premises.{csv,md,tex}."
     rows = premises_with_gain(profile, results)
@@ -296,20 +298,40 @@ _MARKERS = "osD^vPX*"
 def _draw_course(axis: Axes, rows: pd.DataFrame, name: str):
     "One quantity by epochs trained: a line for each method's first seed, dots for all seeds."
     rows = rows.dropna(subset=[name])
+    _scale(axis, name, rows[name], "y")
     for method, part in rows.groupby("method", sort=False):
         first = part[part["seed"] == part["seed"].min()].sort_values("epoch")
         axis.plot(first["epoch"], first[name], color=method_color(method), lw=1.1, ls="--" if method == "cross_entropy" else "-")
         axis.scatter(part["epoch"], part[name], s=7, color=method_color(method), zorder=3)
-    if rows.empty:
-        axis.text(0.5, 0.5, "no masks" if name.startswith("g_") else "no such step", ha="center", va="center", transform=axis.transAxes, color="0.4")
-        axis.set(xticks=[], yticks=[])
 
 
 def _draw_gain(axis: Axes, rows: pd.DataFrame, name: str, marker_of: dict[str, str]):
     "Gain in AUROC by one quantity of the trained model, a mark a run."
-    axis.axhline(0, color="0.6", lw=0.7)
-    for (benchmark, method), part in rows[rows["last"]].dropna(subset=[name, "gain"]).groupby(["benchmark", "method"], sort=False):
+    rows = rows[rows["last"]].dropna(subset=[name, "gain"])
+    _scale(axis, name, rows[name], "x")
+    for (benchmark, method), part in rows.groupby(["benchmark", "method"], sort=False):
         axis.scatter(part[name], part["gain"], s=14, marker=marker_of[benchmark], color=method_color(method), alpha=0.85)
+    if len(rows):
+        axis.axhline(0, color="0.6", lw=0.7, zorder=0)
+
+# %% ../nbs/09b_premises.ipynb #48b98d6f
+def _scale(axis: Axes, name: str, values: pd.Series, side: str):
+    "The scale of a quantity's axis and the limit of its premise, dotted; or why there is nothing to see."
+    if values.empty:
+        axis.text(0.5, 0.5, "no masks" if name.startswith("g_") else "nothing measured", ha="center", va="center", transform=axis.transAxes, color="0.4")
+        axis.set(xticks=[], yticks=[])
+        return
+    along = {"x": axis.xaxis, "y": axis.yaxis}[side]
+    if side == "y":
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    if name == "step_touched" or name == "outlier_kl" and values.max() > 5:
+        axis.set(**{f"{side}scale": "log" if name == "step_touched" else "symlog"})  # symlog: linear up to 2
+        along.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6) if name == "step_touched" else FixedLocator([0, 1, 2, 5, 10, 20, 50, 100]))
+        along.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+    limit = {"g_inv_inside_ratio": LIMITS["chance"], "step_touched": LIMITS["too small"]}.get(name)
+    if limit:
+        (axis.axhline if side == "y" else axis.axvline)(limit, color="0.4", lw=0.8, ls=":", zorder=0)
 
 # %% ../nbs/09b_premises.ipynb #57d1a90a
 def plot_premises(
@@ -325,25 +347,15 @@ def plot_premises(
                 _draw_course(axis, rows[rows["benchmark"] == benchmark], name)
             _draw_gain(axes[-1, column], rows, name, marker_of)
             axes[0, column].set_title(label)
-            axes[-1, column].set_xlabel(f"{label}, trained")
-            for axis in axes[:, column]:
-                _mark_limit(axis, name, across=axis is not axes[-1, column])
+            axes[-2, column].set_xlabel("epochs trained")
+            axes[-1, column].set_xlabel(label)
         for axis, benchmark in zip(axes[:, 0], names):
-            axis.set_ylabel(f"{benchmark}\nby epochs trained")
-        axes[-1, 0].set_ylabel("gain in AUROC\n(points)")
+            axis.set_ylabel(benchmark)
+        axes[-1, 0].set_ylabel("gain in AUROC (points)\nby trained model")
         figure.legend(handles=_premises_legend(methods, marker_of), loc="outside lower center", ncols=4)
     return figure
 
-# %% ../nbs/09b_premises.ipynb #740d2871
-def _mark_limit(axis: Axes, name: str, across: bool):
-    "The limit of a premise, dotted; steps on a logarithmic scale."
-    limit = {"g_inv_inside_ratio": LIMITS["chance"], "step_touched": LIMITS["too small"]}.get(name)
-    if limit and axis.has_data():
-        (axis.axhline if across else axis.axvline)(limit, color="0.4", lw=0.8, ls=":")
-    if name == "step_touched" and axis.has_data():
-        (axis.set_yscale if across else axis.set_xscale)("log")
-
-
+# %% ../nbs/09b_premises.ipynb #5f9cb861
 def _premises_legend(methods: list[str], marker_of: dict[str, str]) -> list:
     lines = [plt.Line2D([], [], color=method_color(m), lw=1.1, ls="--" if m == "cross_entropy" else "-", label=method_label(m)) for m in methods]
     marks = [plt.Line2D([], [], color="0.3", marker=marker, ls="", ms=4, label=name) for name, marker in marker_of.items()]
