@@ -158,7 +158,7 @@ def test_a_rival_that_did_not_learn_the_task_is_no_rival(tmp_path, accuracy, ver
     "LogitNorm beats ours; it counts if it lost at most three points of accuracy."
     profile, folder = load_profile("smoke"), tmp_path / "smoke"
     folder.mkdir()
-    here = dict(benchmark="mnist-holdout", setting="fine-grained")
+    here = dict(benchmark="scene-digits-holdout", setting="fine-grained")
     metrics = dict(run_id="r", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1, aupr_in=1, aupr_out=1)
     methods = {"cross_entropy": 90, "ascood": 90, "logit_norm": accuracy}
     pd.DataFrame([metrics | here | dict(method=m, accuracy=a) for m, a in methods.items()]).to_csv(folder / "metrics.csv", index=False)

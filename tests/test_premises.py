@@ -197,7 +197,7 @@ PROFILE = {
     "description": "for tests", "seeds": [0, 1], "train": {"epochs": 2, "batch_size": 64}, "detectors": ["MSP", "EBO"], "snapshots": [1],
     "methods": {"cross_entropy": {}, "vos": {}, "ascood_shuffle": {"kind": "ascood", "synthesis": "shuffle"},
                 "ascood": {"alpha_max": 30.0, "alpha_min": 3.0}},
-    "benchmarks": {"mnist-holdout": {}},
+    "benchmarks": {"scene-digits-holdout": {}},
 }
 
 
