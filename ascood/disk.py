@@ -500,7 +500,7 @@ class _Loader:
         environments = _environments(set_spec, self.root, found, group == "id") if self.spec.majority else None
         if self.spec.pixels == 32:  # else fewer images at a time, the larger they are
             return ImageSet(_decode_once(found.images, 32), labels, transform, environments)
-        return LazyImages(found.images, labels, transform, environments, self.workers, max(8, 64 * 224**2 // self.spec.pixels**2))
+        return LazyImages(found.images, labels, transform, environments, self.workers, min(64, max(8, 64 * 224**2 // self.spec.pixels**2)))
 
 # %% ../nbs/05a_disk.ipynb #01bd8275
 def _keep_classes(found: Found, classes: list[int], outliers: bool) -> Found:
