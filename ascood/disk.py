@@ -524,7 +524,7 @@ class _Loader:
         labels = -1 if found.labels is None else torch.from_numpy(found.labels)
         transform = _transforms(self.spec, self.in_memory)[(group, name) == ("id", "train") or group == "auxiliary"]
         environments = _environments(set_spec, self.root, found, group == "id") if self.spec.majority else None
-        batch = max(8, 64 * 224**2 // self.spec.pixels**2)  # fewer images at a time, the larger they are
+        batch = max(8, min(64 if self.spec.pixels > 32 else 256, 64 * 224**2 // self.spec.pixels**2))  # the larger, the fewer at a time
         if not self.in_memory:
             return LazyImages(found.images, labels, transform, environments, self.workers, batch)
         images = ImageSet(_decode_once(found.images, _side(self.spec)), labels, transform, environments)

@@ -78,7 +78,7 @@ def test_validation_only_reads_no_test_set(trained, holdout, monkeypatch):
 def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
     assert candidates("i-ODIN", trained, {"k": 3, "eps": [0.1, 0.2], "temperature": 5}) == [
         {"k": 3, "eps": 0.1, "temperature": 5}, {"k": 3, "eps": 0.2, "temperature": 5}]
-    assert len(candidates("ODIN", trained, {})) == 28 and candidates("MSP", trained, {}) == [{}]
+    assert len(candidates("i-ODIN", trained, {})) == 28 and candidates("MSP", trained, {}) == [{}]
     found = score_benchmark(trained, holdout, {"KNN": {"k": [1, 3]}}, validation_only=True)
     tried = {k: score_benchmark(trained, holdout, {"KNN": {"k": k}}, validation_only=True).scores["KNN"] for k in (1, 3)}
     best = max(tried, key=lambda k: validation_auroc(tried[k]))
