@@ -24,14 +24,14 @@ from .builders import _share, _whole, exact_environments
 from .data import Benchmark, ImageSet, RandomFlip, RandomShift, _normalize
 from .disk import SPECS, DataError, Found, _Listed, data_root, find_set
 
-# %% ../nbs/05c_scenes.ipynb #4fcd4afa
-ANIMALS = ("cat", "dog")  # labels 0 and 1
+# %% ../nbs/05c_scenes.ipynb #185d5a79
+ANIMALS = ("cat", "dog")  # labels 0 and 1, unless the option `animals` names others
 OTHER_ANIMAL = "deer"  # four legs and fur as well, but no class that the network knows
-ENVIRONMENTS = ("banded", "bubbly", "chequered", "cracked")  # in training the first two go with cats, the others with dogs
+ENVIRONMENTS = ("banded", "bubbly", "chequered", "cracked")  # in training the first two go with label 0, the others with label 1
 FAR_TEXTURES = ("braided", "cobwebbed", "crystalline")
 VAL_TEXTURES = ("blotchy", "bumpy", "crosshatched")
-_CIFAR_LABELS = {"cat": 3, "deer": 4, "dog": 5}
-_NOT_OUTLIERS = ("n02085620", "n02130308")  # WordNet ids: dogs, wild dogs, wolves, foxes, cats and big cats, all between these two
+_CIFAR_LABELS = {"cat": 3, "deer": 4, "dog": 5, "horse": 7}
+_NOT_OUTLIERS = (("n02085620", "n02130308"), ("n02389026", "n02391049"))  # WordNet ids, first and last: dogs to cheetah; sorrel and zebra
 
 
 class Sources(NamedTuple):
@@ -61,16 +61,15 @@ def _find_textures(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _no_cat_or_dog(paths: Sequence[Path]) -> list[Path]:
-    "ImageNet images, named by WordNet id, without those of the ID classes and their relatives."
-    first, last = _NOT_OUTLIERS
-    return [path for path in paths if not first <= path.name[:9] <= last]
+def _outliers_of_imagenet(paths: Sequence[Path]) -> list[Path]:
+    "ImageNet images, named by WordNet id, without those of the animals that may be ID classes, and their relatives."
+    return [path for path in paths if not any(first <= path.name[:9] <= last for first, last in _NOT_OUTLIERS)]
 
 # %% ../nbs/05c_scenes.ipynb #c9ceae90
 def _find_imagenet(root: Path) -> list[Path]:
     folder = "images_largescale/imagenet_samples"
     if found := _images_in(root / folder):
-        return _no_cat_or_dog(found)
+        return _outliers_of_imagenet(found)
     raise DataError(f"imagenet: no images in {folder}; {_GET['imagenet']}")
 
 
@@ -156,11 +155,11 @@ def _scenes(share: str, animals: Sequence[Path] | None, labels: np.ndarray, envi
                          "photograph": _behind(environments, share, sources.textures, seed)})
 
 
-def _known(sources: Sources, sizes: Sizes, correlation: float, seed: int) -> list[pd.DataFrame]:
+def _known(sources: Sources, sizes: Sizes, correlation: float, seed: int, names: Sequence[str]) -> list[pd.DataFrame]:
     "Rows of the three ID sets. Validation has pictures of CIFAR's training half that training does not use."
     parts = []
     for found, shares in ((sources.train, {"val": sizes.val, "train": sizes.train}), (sources.test, {"test": sizes.test})):
-        pools = [_animals(found, name, {share: -(-n // 2) for share, n in shares.items()}, seed) for name in ANIMALS]
+        pools = [_animals(found, name, {share: -(-n // 2) for share, n in shares.items()}, seed) for name in names]
         for share, n in shares.items():
             labels = np.arange(n) % 2
             animals = [pools[label][share][i // 2] for i, label in enumerate(labels)]
@@ -189,9 +188,10 @@ def plan(
     sizes: Sizes = Sizes(),
     correlation: float = 0.9,  # In training, in [0, 1]
     seed: int = 0,
+    animals: Sequence[str] = ANIMALS,
 ) -> pd.DataFrame:  # A row for each image: set ("group/name"), label, environment (-1: none), animal (a path or None), photograph (a path)
     "Which files each image is made of. Raises DataError if there are not enough."
-    return pd.concat([*_known(sources, sizes, correlation, seed), *_outliers(sources, sizes, seed)], ignore_index=True)
+    return pd.concat([*_known(sources, sizes, correlation, seed, animals), *_outliers(sources, sizes, seed)], ignore_index=True)
 
 # %% ../nbs/05c_scenes.ipynb #a255b4b7
 def _square(photograph: Image.Image, pixels: int, rng: np.random.RandomState | None) -> np.ndarray:
@@ -264,9 +264,12 @@ _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 _SHIFT = 4
 
 
-def _checked(seed: int, correlation: float, pixels: int, object_pixels: int, **sizes: int) -> Sizes:
+def _checked(seed: int, animals: Sequence[str], correlation: float, pixels: int, object_pixels: int, **sizes: int) -> Sizes:
     "Raises ValueError for the first option that is out of range."
     _whole("seed", seed), _share("correlation", correlation)
+    known = sorted(_CIFAR_LABELS.keys() - {OTHER_ANIMAL})
+    if isinstance(animals, str) or len(set(animals)) != 2 or len(animals) != 2 or not set(animals) <= set(known):
+        raise ValueError(f"animals must be two of {', '.join(known)}, not {animals}")
     if not 32 <= _whole("pixels", pixels) <= 256:
         raise ValueError(f"pixels must lie in [32, 256], not {pixels}")
     if not 8 <= _whole("object_pixels", object_pixels) <= pixels:
@@ -294,6 +297,7 @@ def _image_set(rows: pd.DataFrame, pixels: int, object_pixels: int, seed: int) -
 def build_texture_animals(
     root: str | Path | None = None,  # See `ascood.disk.data_root`
     seed: int = 0,  # Decides which file goes into which set, and where every animal stands
+    animals: Sequence[str] = ANIMALS,  # Labels 0 and 1: two of cat, dog, horse
     correlation: float = 0.9,  # Share of each class whose surroundings go with it in training, in [0, 1]; elsewhere it is 0.5
     pixels: int = 64,  # Side of an image; 64 to 96 is what the photographs carry
     object_pixels: int = 40,  # Side of the square that an animal is enlarged to
@@ -304,16 +308,16 @@ def build_texture_animals(
     n_ood_val: int = Sizes().ood_val,  # And of each OOD validation set
     n_auxiliary: int = Sizes().auxiliary,
 ) -> Benchmark:
-    "Cats and dogs on textured surroundings. Raises ValueError for an option out of range, DataError for what is missing or broken."
-    sizes = _checked(seed, correlation, pixels, object_pixels, n_train=n_train, n_val=n_val, n_test=n_test, n_ood=n_ood, n_ood_val=n_ood_val,
+    "Animals on textured surroundings. Raises ValueError for an option out of range, DataError for what is missing or broken."
+    sizes = _checked(seed, animals, correlation, pixels, object_pixels, n_train=n_train, n_val=n_val, n_test=n_test, n_ood=n_ood, n_ood_val=n_ood_val,
                      n_auxiliary=n_auxiliary)
     root = data_root(root)
     sources = find_sources(root)
-    parts = dict(list(plan(sources, sizes, correlation, seed).groupby("set", sort=False)))
+    parts = dict(list(plan(sources, sizes, correlation, seed, animals).groupby("set", sort=False)))
     sets = {tuple(share.split("/")): _image_set(rows, pixels, object_pixels, seed) for share, rows in parts.items()}
     groups = {group: {name: images for (g, name), images in sets.items() if g == group} for group in ("val", "near", "animals", "far")}
-    return Benchmark("texture-animals", "spurious", len(ANIMALS), *(sets["id", part] for part in ("train", "val", "test")), groups.pop("val"), groups,
-                     _MEAN, _STD, sets["auxiliary", "imagenet"], ANIMALS, {0: {0, 1}, 1: {2, 3}},
+    return Benchmark("texture-animals", "spurious", len(animals), *(sets["id", part] for part in ("train", "val", "test")), groups.pop("val"), groups,
+                     _MEAN, _STD, sets["auxiliary", "imagenet"], tuple(animals), {0: {0, 1}, 1: {2, 3}},
                      {share: _origin(rows, sources, root) for share, rows in parts.items()})
 
 

@@ -27,7 +27,7 @@ def make_root(root: Path, photographs: int = 12) -> Path:
     "Black animals, bright textures and ImageNet images, in the layout of a real root."
     rng = np.random.RandomState(0)
     for part, n in (("train", 36), ("test", 16)):
-        lines = [f"cifar10/{part}/{name}/{i:02d}.png {label}" for name, label in (("cat", 3), ("deer", 4), ("dog", 5)) for i in range(n)]
+        lines = [f"cifar10/{part}/{name}/{i:02d}.png {label}" for name, label in (("cat", 3), ("deer", 4), ("dog", 5), ("horse", 7)) for i in range(n)]
         for line in lines:
             path = root / "images_classic" / line.split()[0]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,15 @@ def test_rows_name_the_files_that_their_labels_say(root):
     assert per_photograph.max() <= 1
 
 
+def test_the_pair_of_animals_is_an_option(root, benchmark):
+    other = load_benchmark("texture-animals", root=root, pixels=48, object_pixels=24, animals=["dog", "horse"], **SMALL)
+    assert other.class_names == ("dog", "horse") and other.test.labels.tolist() == benchmark.test.labels.tolist()
+    rows = plan(find_sources(root), SIZES, animals=("dog", "horse"))
+    assert {(r.label, r.animal.parent.name) for r in rows.itertuples() if r.set.startswith("id/")} == {(0, "dog"), (1, "horse")}
+    for key, images in benchmark.sets().items():  # outliers do not depend on it
+        assert key[0] == "id" or torch.equal(images.images, other.sets()[key].images)
+
+
 def test_evaluation_sets_do_not_depend_on_the_training_set(root):
     sources = find_sources(root)
     one, other, third = plan(sources, SIZES), plan(sources, SIZES._replace(train=30), correlation=0.5), plan(sources, SIZES, seed=1)
@@ -114,10 +123,10 @@ def test_evaluation_sets_do_not_depend_on_the_training_set(root):
 
 
 @pytest.mark.parametrize("wnid, stays", [("n02077923", True), ("n02085620", False), ("n02113978", False), ("n02119022", False), ("n02123045", False),
-                                         ("n02130308", False), ("n02132136", True), ("n07749582", True)])
-def test_dogs_cats_and_their_relatives_are_no_outliers(wnid, stays):
+                                         ("n02130308", False), ("n02132136", True), ("n02389026", False), ("n02391049", False), ("n02395406", True), ("n07749582", True)])
+def test_dogs_cats_horses_and_their_relatives_are_no_outliers(wnid, stays):
     path = Path(f"{wnid}_something.jpg")
-    assert scenes._no_cat_or_dog([path]) == ([path] if stays else [])
+    assert scenes._outliers_of_imagenet([path]) == ([path] if stays else [])
 
 
 @given(st.integers(8, 30), st.integers(0, 12), st.integers(0, 999))
@@ -199,6 +208,9 @@ def test_the_same_seed_gives_the_same_pixels_and_another_one_others(benchmark, r
 @pytest.mark.parametrize("options, message", [
     ({"correlation": -0.1}, r"correlation must be a number in \[0, 1\], not -0.1"),
     ({"correlation": "high"}, "correlation must be a number"),
+    ({"animals": ["cat", "deer"]}, "animals must be two of cat, dog, horse, not"),
+    ({"animals": ["cat", "cat"]}, "animals must be two of"),
+    ({"animals": "catdog"}, "animals must be two of"),
     ({"pixels": 20}, r"pixels must lie in \[32, 256\], not 20"),
     ({"pixels": 64.5}, "pixels must be a whole number"),
     ({"object_pixels": 65}, r"object_pixels must lie in \[8, pixels = 64\], not 65"),
@@ -248,7 +260,7 @@ def test_broken_and_few_photographs_are_named(root, tmp_path):
 
 
 def test_options_have_defaults_that_a_profile_may_change():
-    assert default_options("texture-animals") == {"correlation": 0.9, "pixels": 64, "object_pixels": scenes.build_texture_animals.__defaults__[4]} | {
+    assert default_options("texture-animals") == {"animals": ANIMALS, "correlation": 0.9, "pixels": 64, "object_pixels": scenes.build_texture_animals.__defaults__[5]} | {
         f"n_{name}": n for name, n in Sizes()._asdict().items()}
 
 
