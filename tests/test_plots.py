@@ -1,4 +1,6 @@
 """Figures: what is drawn is what was given, and what is missing is said."""
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -221,21 +223,50 @@ def test_problem_shows_majority_and_minority_where_they_are_known():
     assert [*pictures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
 
 
-def test_summary_marks_what_validation_chose_not_what_the_test_likes():
-    def row(method, detector, val, near):
-        return [dict(run_id="r", benchmark="b", setting="spurious", method=method, detector=detector, seed=0, ood_group=g, ood_set="o", fpr95=1,
-                     auroc=a, aupr_in=1, aupr_out=1, accuracy=9) for g, a in (("val", val), ("near", near))]
+def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
+    collected(studies, tmp_path)
+    rows = pictures.summary_rows(studies, tmp_path)
+    near = rows.query("group == 'near' and benchmark == 'mnist-holdout\\nfine-grained'").set_index("detector")
+    assert [*near.index] == ["MSP", "EBO"] and set(rows["method"]) == {"ascood"} and set(rows["decided"]) == {""}, "Relation was not asked for; no interval"
+    assert near.loc["MSP", ["plain", "plain_std", "mean", "std"]].tolist() == pytest.approx([83.3, 2, 82.6, 2])
+    figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    assert "make reproduce PROFILE=studies" in plots.what_lacks(figure), "no model, so an older picture is kept"
+    panel = figure.axes[-1]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["MSP", "EBO", "MSP", "EBO"] and "far OOD" in words(figure)
+    assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), no interval"]
+    saved(pictures._paper_run(studies, "colored-digits"), tmp_path)
+    figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    assert not plots.what_lacks(figure) and "colored-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
 
-    metrics = pd.DataFrame(row("cross_entropy", "MSP", 80, 70) + row("cross_entropy", "EBO", 70, 90) + row("vos", "EBO", 85, 60)
-                           + row("cider", "KNN", 60, 99) + row("oe", "MSP", 90, 91) + row("ascood", "MSP", 90, 40) + row("mixoe", "MSP", 99, 99))
-    rows = pictures.summary_rows(metrics)
-    chosen = rows[rows["chosen"]].set_index("row")["mean"].to_dict()
-    assert chosen == {"Cross-entropy, post-hoc": 70, "Other training method": 60, "OE (real outliers)": 91, "ASCOOD, gradient": 40}
-    figure = plots.plot_summary({}, rows)
-    axis = figure.axes[-1]
-    assert [label.get_text() for label in axis.get_yticklabels()] == [*chosen]
-    low, high = axis.get_xlim()
-    assert low < 40 and high > 91 and "VOS" in words(figure)
+
+def test_summary_says_what_is_missing(studies, tmp_path):
+    collected(studies, tmp_path, leave_out=["cross_entropy"])
+    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(pictures.FIGURES["figure_summary"].draw(studies, "studies", tmp_path))
+
+
+def test_summary_prefers_photographs(tmp_path):
+    names = ["mnist", "waterbirds", "cars", "colored-digits"]
+    (tmp_path / "p.yaml").write_text(f"{{seeds: [0], description: x, methods: {{ascood: {{}}}}, benchmarks: {dict.fromkeys(names, {})}}}")
+    assert pictures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "colored-digits", "mnist"]
+
+
+def test_other_groups_are_shown_as_images_and_left_out_of_scores():
+    scores = {"MSP": {("id", "test"): np.zeros(3), ("near", "a"): np.ones(2), ("animals", "b"): np.full(4, 9.0)}}
+    groups = plots.by_group(scores, "MSP")
+    assert {name: len(values) for name, values in groups.items()} == {"ID": 3, "near OOD": 2}
+    plots.plot_score_histograms({"ascood": ("MSP", scores)}, "t")
+    assert len(plots.plot_roc({"ascood": ("MSP", scores)}, "t").axes[0].get_legend().get_texts()) == 1
+    benchmark = load_benchmark("mnist")
+    more = dataclasses.replace(benchmark, ood=benchmark.ood | {"animals": benchmark.ood["near"]})
+    assert [*pictures._problem_rows(more)] == ["in-distribution", "near OOD", "far OOD", "OOD:\nanimals"]
+
+
+def test_a_method_that_did_not_learn_is_marked_in_the_figure_of_all_methods():
+    wide = pd.DataFrame([("ASCOOD", "ascood", q, 60, 1.0, "") for q in ("fpr95", "auroc")] + [("training", "vos", q, 80, 1.0, "yes") for q in ("fpr95", "auroc")],
+                        columns=["kind", "method", "quantity", "mean", "std", "left_out"])
+    figure = plots.plot_compared(wide, "t")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ASCOOD (gradient)", "VOS †"]
+    assert figure.axes[0].collections[-1].get_facecolors()[1].tolist() == [1, 1, 1, 1]
 
 
 def test_legend_of_compared_has_only_kinds_that_have_a_row():
