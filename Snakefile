@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ascood.experiments import check_data, load_profile
 from ascood.pictures import FIGURES, figure_stems
+from ascood.premises import has_synthesis
 from ascood.report import all_tables_of
 
 PROFILE_NAME = config.get("profile", "quick")
@@ -24,6 +25,7 @@ RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
 COLLECTED = [f"{OUT}/{name}{part}.csv" for name in ("metrics", "groups", "history", "runs") for part in ("", "_studies")[:1 + bool(PROFILE.studies)]]
 COLLECTED += [] if PROFILE.validation_only else [f"{OUT}/differences.csv"]
 TABLE_FILES = expand(f"{OUT}/{{table}}.{{kind}}", table=all_tables_of(PROFILE), kind=["csv", "md", "tex"])
+PREMISES = [f"{OUT}/premises.csv"] if has_synthesis(PROFILE) and not PROFILE.validation_only else []
 PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html"]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
@@ -57,6 +59,7 @@ rule all:
     input:
         RUN_FILES,
         COLLECTED,
+        PREMISES,
         TABLE_FILES,
         FIGURE_FILES.values(),
         PAGE,
@@ -114,11 +117,33 @@ rule collect:
         "{sys.executable} -m ascood.experiments --results {RESULTS} collect {PROFILE_NAME}"
 
 
+rule premises:
+    input:
+        RUN_FILES,
+        TRAINING,
+        code("premises"),
+        notebook=ancient("nbs/experiments/premises.ipynb"),
+    output:
+        PREMISES or [f"{OUT}/no-premises"],
+    log:
+        notebook=f"{OUT}/notebooks/premises.ipynb",
+    threads: int(config.get("threads", 1))
+    resources:
+        gpu=int(config.get("gpu", 0)),
+    shell:
+        PAPERMILL
+
+
+def premises_for(name):
+    return PREMISES + code("premises") if name.endswith("_premises") else []
+
+
 rule table:
     input:
         COLLECTED,
         code("experiments", "reporting", "tables", "claims"),
         PUBLISHED,
+        lambda wildcards: premises_for(wildcards.table),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
     output:
         multiext(f"{OUT}/{{table}}", ".csv", ".md", ".tex"),
@@ -135,6 +160,7 @@ for name in FIGURE_FILES:
         input:
             COLLECTED,
             code("reporting", "plots", "pictures"),
+            premises_for(name),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
             FIGURE_FILES[name],

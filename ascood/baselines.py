@@ -11,6 +11,7 @@ __all__ = ['hinted_loss', 'steered', 'ConfidenceClassifier', 'ConfBranch', 'rota
 
 # %% ../nbs/07_baselines.ipynb #1a14f745
 import math
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -117,6 +118,8 @@ class RotPred(CrossEntropy):
 # %% ../nbs/07_baselines.ipynb #69396ad3
 class DecomposedHead(nn.Module):
     "Features [B,m] -> h / g [B,C]; `numerator` gives h, the cosine similarities."
+
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("weight",)  # w_i, as its authors have it
 
     def __init__(self, num_features: int, num_classes: int):
         super().__init__()
@@ -331,11 +334,11 @@ class PrototypeClassifier(Classifier):
 # %% ../nbs/07_baselines.ipynb #aa03f24c
 class CIDER(CrossEntropy):
     """Ming, Sun, Dia & Li, How to Exploit Hyperspherical Embeddings for Out-of-Distribution Detection?, ICLR 2023,
-    arXiv 2203.04450. One augmented view of each image instead of the authors' two; prototypes start at random instead
-    of at the class means."""
+    arXiv 2203.04450."""
 
     name: ClassVar[str] = "cider"
     own_score: ClassVar[str] = "KNN"
+    views: ClassVar[int] = 2
     weight: float = Field(2.0, ge=0)  # lambda_c, of compactness; dispersion has weight 1
     tau: float = Field(0.1, gt=0)
     gamma: float = Field(0.95, ge=0, lt=1)  # the authors' for CIFAR-10; 0.5 for CIFAR-100
@@ -344,6 +347,16 @@ class CIDER(CrossEntropy):
     def create_model(self, config: TrainConfig, num_classes: int) -> PrototypeClassifier:
         backbone = create_backbone(config.backbone, config.pretrained)
         return PrototypeClassifier(backbone, num_classes, self.normalization, self.sigma, self.dim, self.tau)
+
+    @torch.no_grad()
+    def prepare(self, model: PrototypeClassifier, known: Iterable[tuple[Tensor, Tensor]]):
+        "Prototypes start at the class means of the embeddings, of length 1; a class without an image keeps its random one."
+        prototypes, model = model.head.prototypes, model.eval()
+        total = torch.zeros_like(prototypes)
+        for x, y in known:
+            z = model(x.to(total.device), embed=True)
+            total.index_add_(0, y.to(total.device), z.to(total.dtype))
+        prototypes.copy_(F.normalize(torch.where(total.any(1, keepdim=True), total, prototypes), dim=-1))
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         return self.closed_loss(model(x, embed=True), y, step.bare.head)

@@ -53,7 +53,7 @@ Key = tuple[str, str]  # (group, set)
 
 class Row(NamedTuple):
     "What one row of a table was computed from."
-    scores: list[dict[Key, np.ndarray]]  # for each seed, scores of id/test and of every near and far set
+    scores: list[dict[Key, np.ndarray]]  # for each seed, scores of id/test and of every OOD set
     correct: list[np.ndarray]  # for each seed, whether each ID test image got its class, bool [N]
 
 
@@ -62,7 +62,7 @@ def draw_rows(
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[Hashable, dict[Key, np.ndarray]]:  # {row: {(group, metric): percent [seeds, 1 + draws]}}; the first column is of the images as they are
-    """Every row's near and far AUROC and FPR@95, and its accuracy as ("id", "accuracy"), in every draw.
+    """Every row's AUROC and FPR@95 by OOD group, and its accuracy as ("id", "accuracy"), in every draw.
 
     Raises ValueError if two rows were scored on sets of different sizes: they are not pairs then.
     """
@@ -84,7 +84,7 @@ def _draw_row(row: Row, weights: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]
     for scores, correct in zip(row.scores, row.correct):
         parts = {("id", "accuracy"): [100 * (known @ correct.astype(np.float64)) / known.shape[1]]}
         for (group, name), values in scores.items():
-            if group in ("near", "far"):
+            if group not in ("id", "val"):
                 for metric, drawn in weighted_metrics(scores["id", "test"], values, known, weights[group, name]).items():
                     parts.setdefault((group, metric), []).append(drawn)
         seeds.append({key: np.mean(sets, axis=0) for key, sets in parts.items()})

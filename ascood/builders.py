@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'BUILDERS', 'exact_environments', 'largest_subset', 'subsample', 'image_fault', 'images_in',
            'is_waterbird', 'fit_background', 'paste_bird', 'build_waterbirds', 'build_celeba', 'build_cars',
-           'build_aircraft', 'build_cars_small', 'build_imagenet100', 'list_folder', 'main']
+           'build_aircraft', 'build_cars_small', 'build_imagenet100', 'build_imagenet_samples', 'list_folder', 'main']
 
 # %% ../nbs/05b_builders.ipynb #ff30936b
 import argparse
@@ -882,6 +882,61 @@ def build_imagenet100(
     return _build(root, "imagenet100", "build_imagenet100", {"imagenet": _inside(imagenet, root), "classes": [*wnids.items()]} | options,
                   lambda: _plan_imagenet(root, imagenet, wnids, options, progress), overwrite, progress)
 
+# %% ../nbs/05b_builders.ipynb #d7ca8d76
+_GET_SAMPLES = "one image of each of ImageNet's 1,000 classes, named n01440764_tench.jpg or alike, in images_largescale/imagenet_samples/ of the data root"
+_GET_DTD = "Describable Textures from https://www.robots.ox.ac.uk/~vgg/data/dtd/ with its folders of kinds as images_largescale/textures/"
+_ALSO_IMAGENET = ("bubbly", "cobwebbed", "honeycombed", "spiralled")  # kinds of texture
+
+
+class _SamplesPlan(_Plan):
+    def check(self):
+        _Plan(self.lists, []).check()  # all but that each list has every class
+
+
+def _plan_samples(root: Path, samples: Path, textures: Path, o: dict, progress: bool) -> _Plan:
+    rng, images = np.random.RandomState(o["seed"]), images_in(_need(samples, _GET_SAMPLES))
+    if odd := [path for path in images if not re.match(r"n\d{8}_.", path.name)]:
+        raise ValueError(f"{odd[0]} is not named by its WordNet ID, such as n01440764_tench.jpg; get {_GET_SAMPLES}")
+    names = {path.name[:9]: path.stem[10:].replace("_", " ") for path in images}
+    if len(names) != o["num_classes"] or len(images) != o["num_classes"]:
+        raise ValueError(f"{samples} has {len(images)} images of {len(names)} classes, not one of each of {o['num_classes']}; get {_GET_SAMPLES}")
+    label = {wnid: i for i, wnid in enumerate(sorted(names))}
+    known = pd.DataFrame([(_inside(path, root), label[path.name[:9]]) for path in images], columns=["path", "label"])
+    validates = np.isin(np.arange(len(known)), rng.permutation(len(known))[: o["val_images"]])
+    kinds = sorted(place.name for place in _need(textures, _GET_DTD).iterdir() if place.is_dir() and place.name not in _ALSO_IMAGENET)
+    if not 0 < o["val_textures"] < len(kinds):
+        raise ValueError(f"{textures} has {len(kinds)} kinds of texture, and val_textures must leave some of them, not be {o['val_textures']}; get {_GET_DTD}")
+    first = sorted(rng.permutation(kinds)[: o["val_textures"]].tolist())
+    parts = {"val": first, "test": [kind for kind in kinds if kind not in first]}
+    ood = {part: pd.DataFrame({"path": [_inside(path, root) for kind in of for path in images_in(textures / kind)], "label": -1}) for part, of in parts.items()}
+    _check_images((root / path for part in (known, *ood.values()) for path in part["path"]), f"{_GET_SAMPLES}; and {_GET_DTD}", progress)
+    lists = {"val_imagenet-samples": known[validates], "test_imagenet-samples": known[~validates]}
+    return _SamplesPlan(lists | {f"{part}_textures": table for part, table in ood.items()}, [names[wnid] for wnid in label],
+                        notes={"textures": parts})
+
+# %% ../nbs/05b_builders.ipynb #f781195e
+def build_imagenet_samples(
+    root: str | Path,  # Data root
+    samples: str | Path | None = None,  # Folder inside the root of the images; images_largescale/imagenet_samples if None
+    textures: str | Path | None = None,  # Folder inside the root with a folder for each kind; images_largescale/textures if None
+    num_classes: int = 1000,  # How many classes, and so images, there must be
+    val_images: int = 300,  # How many of them are for validation; the others are the test
+    val_textures: int = 3,  # How many kinds of texture are for validation; the others are the test
+    seed: int = 0,
+    overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
+    progress: bool = True,
+) -> pd.DataFrame:  # images of each list
+    "List one image of each ImageNet class, and textures as outliers. Raises ValueError or FileNotFoundError, in one line."
+    root = _root(root)
+    options = {"num_classes": _whole("num_classes", num_classes, 2), "val_images": _whole("val_images", val_images, 1),
+               "val_textures": _whole("val_textures", val_textures, 1), "seed": _whole("seed", seed)}
+    if val_images >= num_classes:
+        raise ValueError(f"val_images must leave images for the test: fewer than {num_classes}, not {val_images}")
+    samples, textures = _raw(root, samples, "images_largescale/imagenet_samples"), _raw(root, textures, "images_largescale/textures")
+    return _build(root, "imagenet-samples", "build_imagenet_samples",
+                  {"samples": _inside(samples, root), "textures": _inside(textures, root)} | options,
+                  lambda: _plan_samples(root, samples, textures, options, progress), overwrite, progress)
+
 # %% ../nbs/05b_builders.ipynb #15a81f57
 def list_folder(
     root: str | Path,  # Data root
@@ -918,6 +973,7 @@ def list_folder(
 BUILDERS: dict[str, Callable[..., pd.DataFrame]] = {
     "waterbirds": build_waterbirds, "celeba": build_celeba, "cars": build_cars, "aircraft": build_aircraft, "imagenet100": build_imagenet100,
     "cars-small": build_cars_small,
+    "imagenet-samples": build_imagenet_samples,
 }
 
 

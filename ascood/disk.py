@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from .data import (Benchmark, ImageSet, LazyImages, RandomCrops, RandomFlip, RandomShift, _normalize, holdout_split,
                          list_benchmarks)
+from .models import IMAGENET_SCALING
 
 # %% ../nbs/05a_disk.ipynb #cbeb2ee6
 def data_root(
@@ -384,17 +385,22 @@ def _large(name: str, setting: str, num_classes: int, pixels: int, own: SetSpec 
 def _own(benchmark: str, name: str, file: str) -> SetSpec:
     return SetSpec(name, (f"{benchmark}/{file}.txt",), f"build it: python -m ascood.builders {benchmark} --help")
 
+# %% ../nbs/05a_disk.ipynb #e70c2094
+def _imagenet_samples(name: str = "imagenet-samples") -> BenchmarkSpec:
+    get = f"build it: python -m ascood.builders {name} --help"
+    val, test, ood_val, ood = (SetSpec(part, (f"{name}/{file}.txt",), get) for part, file in (
+        ("val", f"val_{name}"), ("test", f"test_{name}"), ("textures", "val_textures"), ("textures", "test_textures")))
+    return BenchmarkSpec(name, "conventional", 1000, 128, *IMAGENET_SCALING["efficientnet_lite0"], replace(val, name="train"), val, test,
+                         (ood_val,), (), (ood,))
+
 # %% ../nbs/05a_disk.ipynb #3cc253ca
-_LITE_STATISTICS = ((127 / 255,) * 3, (128 / 255,) * 3)
-
-
 def _cars_small(name: str = "cars-small") -> BenchmarkSpec:
     def one(which: str, file: str) -> SetSpec:
         return _own(name, which, file)
 
     train, val, test = (one(part, f"{part}_{name}") for part in ("train", "val", "test"))
     far = one("imagenet", "test_imagenet"), one("textures", "test_textures")
-    return BenchmarkSpec(name, "fine-grained", 150, 96, *_LITE_STATISTICS, train, val, test, (one("imagenet", "val_imagenet"),),
+    return BenchmarkSpec(name, "fine-grained", 150, 96, *IMAGENET_SCALING["efficientnet_lite0"], train, val, test, (one("imagenet", "val_imagenet"),),
                          (one("held-out", "test_held_out"),), far, one("imagenet", "train_imagenet"))
 
 # %% ../nbs/05a_disk.ipynb #8fb1a1ca
@@ -410,6 +416,7 @@ SPECS: dict[str, BenchmarkSpec] = {spec.name: spec for spec in (
     _large("imagenet100", "conventional", 100, 224, None, ("inaturalist", "textures", "openimage_o"), ("ssb_hard",)),
     _cifar10_jpeg("cifar10-jpeg", hold_out=0),
     _cifar10_jpeg("cifar10-jpeg-holdout", hold_out=2),
+    _imagenet_samples(),
 )}
 
 # %% ../nbs/05a_disk.ipynb #66d196f8
@@ -512,7 +519,7 @@ class _Loader:
         labels = -1 if found.labels is None else torch.from_numpy(found.labels)
         transform = _transforms(self.spec, self.in_memory)[(group, name) == ("id", "train") or group == "auxiliary"]
         environments = _environments(set_spec, self.root, found, group == "id") if self.spec.majority else None
-        batch = max(8, 64 * 224**2 // self.spec.pixels**2)  # fewer images at a time, the larger they are
+        batch = max(8, min(64 if self.spec.pixels > 32 else 256, 64 * 224**2 // self.spec.pixels**2))  # the larger, the fewer at a time
         if not self.in_memory:
             return LazyImages(found.images, labels, transform, environments, self.workers, batch)
         images = ImageSet(_decode_once(found.images, _side(self.spec)), labels, transform, environments)
@@ -574,7 +581,7 @@ def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = No
     if not faults and len({found["id", part].paths is None for part in ("val", "test")}) == 2:
         faults.append("id: validation from a list and test from torchvision, or the reverse, share images; have lists for both, or for none")
     for group in ("val", "near", "far"):
-        if not faults and not any(g == group for g, _ in found):
+        if not faults and any(g == group for g, _ in spec.sets()) and not any(g == group for g, _ in found):
             faults.append(f"{group}: no OOD set of this group is there (it would be {', '.join(n for g, n in spec.sets() if g == group)})")
     if faults:
         raise DataError(f"benchmark {spec.name} cannot be loaded from {root}:\n  " + "\n  ".join(faults) +

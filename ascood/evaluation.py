@@ -47,19 +47,18 @@ class Activations(NamedTuple):
 # %% ../nbs/09_evaluation.ipynb #937a859b
 def _observe(model: Classifier, x: Tensor, also: set[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
     "One forward pass over a batch: logits, features, and what else is asked for."
-    if also & {"stages", "gram"}:
-        outputs, maps = [], x
-        for stage in model.backbone.stages():
-            maps = stage(maps)
-            outputs.append(maps)
-    else:
-        maps = model.feature_maps(x)
+    stages = model.backbone.stages() if also & {"stages", "gram"} or map_scores is not None else [model.feature_maps]
+    outputs = []
+    for stage in stages:
+        x = stage(x)
+        outputs.append(x)
+    maps = outputs[-1]
     features = model.pool(maps)
     found = {"logits": model.head(features), "features": features}
     if "maps" in also:
         found["maps"] = maps
     if map_scores is not None:
-        found |= {f"score {name}": scores for name, scores in map_scores(maps).items()}
+        found |= {f"score {name}": scores for name, scores in map_scores(outputs).items()}
     if "stages" in also:
         found |= {f"stage{i}": output.mean((-2, -1)) for i, output in enumerate(outputs)}
     if "gram" in also:
@@ -100,7 +99,7 @@ def extract(
     batch_size: int | None = None,  # Images a forward pass; the set's own `scoring_batch` if None
     also: set[str] = frozenset(),  # Any of "maps", "stages", "gram"
     shelf: Shelf | None = None,  # Where arrays are kept; in memory if None
-    map_scores: Callable[[Tensor], dict[str, Tensor]] | None = None,  # Scores [B] by name, of a batch's maps [B,m,H',W']
+    map_scores: Callable[[list[Tensor]], dict[str, Tensor]] | None = None,  # Scores [B] by name, of the maps after each stage
 ) -> Activations:
     "Logits, features and more of a whole data set, in its order, in eval mode, from one forward pass an image."
     if len(dataset) == 0:
@@ -202,9 +201,9 @@ def _predict(detector: Detector, reads: str, found: Activations, device, chunk: 
 
 # %% ../nbs/09_evaluation.ipynb #f7883853
 def candidates(name: str, model: Classifier, given: dict) -> list[dict]:
-    "Hyperparameters to try: the detector's grid, where `given` does not fix them already."
-    grid = {key: values for key, values in recipe(name).grid(model).items() if key not in given}
-    return [given | dict(zip(grid, values)) for values in product(*grid.values())]
+    "Hyperparameters to try: the detector's grid, where `given` does not fix them already, or has a list to try instead."
+    grid = recipe(name).grid(model) | given
+    return [given | dict(zip(grid, values)) for values in product(*(v if isinstance(v, list) else [v] for v in grid.values()))]
 
 
 def validation_auroc(scores: dict[Key, np.ndarray]) -> float:
@@ -337,17 +336,28 @@ def score_benchmark(
 
 # %% ../nbs/09_evaluation.ipynb #77667f00
 class _MapScores:
-    "Detectors that score a batch's maps within the pass: those that read maps, fit nothing and have no choice of hyperparameters."
+    """Detectors that score a batch's maps within the pass: those that read maps, fit nothing and have no choice of
+    hyperparameters, and all that read blocks. One that reads blocks and needs more than that is a gap.
+    """
 
     def __init__(self, model: Classifier, benchmark: Benchmark, wanted: dict[str, dict]):
         self.params, self.detectors, self.failed, self.seconds = {}, {}, {}, {}
         for name, given in wanted.items():
-            if recipe(name).reads == "maps" and not recipe(name).fits and len(tried := candidates(name, model, given)) == 1:
-                self.params[name], self.seconds[name] = tried[0], 0.0
-                self._attempt(name, lambda: self.detectors.update({name: create_detector(name, model, list(benchmark.std), **tried[0])}))
+            how = recipe(name)
+            if how.reads in ("maps", "blocks"):
+                tried = candidates(name, model, given)
+                simple = not how.fits and len(tried) == 1
+                if simple or how.reads == "blocks":
+                    self.params[name], self.seconds[name] = tried[0], 0.0
+                    self._attempt(name, lambda: self._make(name, model, benchmark, simple))
 
     def __contains__(self, name: str) -> bool:
         return name in self.params
+
+    def _make(self, name: str, model: Classifier, benchmark: Benchmark, simple: bool):
+        if not simple:
+            raise ValueError(f"{name} reads blocks, which are not kept: it can neither be fitted nor have hyperparameters chosen")
+        self.detectors[name] = create_detector(name, model, list(benchmark.std), **self.params[name])
 
     def _attempt(self, name: str, work: Callable):
         start = time.perf_counter()
@@ -362,8 +372,11 @@ class _MapScores:
         finally:
             self.seconds[name] += time.perf_counter() - start
 
-    def __call__(self, maps: Tensor) -> dict[str, Tensor]:
-        found = {name: self._attempt(name, lambda: detector.predict_feature_maps(maps)) for name, detector in [*self.detectors.items()]}
+    def __call__(self, outputs: list[Tensor]) -> dict[str, Tensor]:  # Maps after each stage -> scores [B] by name
+        def score(name: str, detector: Detector) -> Tensor:
+            return detector.predict_structured(outputs[-2:]) if recipe(name).reads == "blocks" else detector.predict_feature_maps(outputs[-1])
+
+        found = {name: self._attempt(name, lambda: score(name, detector)) for name, detector in [*self.detectors.items()]}
         return {name: scores for name, scores in found.items() if scores is not None}
 
     def collected(self, name: str, activations: dict[Key, Activations]) -> dict[Key, np.ndarray]:

@@ -6,13 +6,14 @@
 __all__ = ['RowName', 'project_root', 'under_root', 'BenchmarkPlan', 'Study', 'StudyPoint', 'Profile', 'RunSpec', 'check_names',
            'profiles_dir', 'list_profiles', 'load_profile', 'find_run', 'code_version', 'provenance', 'check_data',
            'train_run', 'write_text', 'evaluate_run', 'is_evaluated', 'save_scores', 'load_scores', 'load_correct',
-           'collect', 'compare', 'read_collected', 'describe_runs', 'missing_runs']
+           'collect', 'one_element', 'compare', 'read_collected', 'describe_runs', 'protocol_file', 'missing_runs']
 
 # %% ../nbs/11_experiments.ipynb #417cffa5
 import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class Profile(Settings):
     methods: dict[str, dict]  # {name: {"kind": "ascood", "train": {overrides}, "detectors": [...], ...settings of the method}}
     more_detectors: dict[str, dict[str, dict]] = {}  # {method: {"i-ODIN@k=10": {"k": 10}}}: beside its others, for a table of their own
     studies: dict[str, Study] = {}
-    snapshots: list[int] = []  # epochs after which ASCOOD's first seed is kept, to look back at the synthesis
+    snapshots: list[int] = []  # epochs after which the first seed of cross-entropy and ASCOOD is kept, to look back at the synthesis
     shown: list[str] = []  # methods in the figures of scores and of training; all if empty
     benchmarks: dict[str, BenchmarkPlan]
     only: list[str] = []  # benchmarks that are run now; all if empty
@@ -170,7 +171,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
     detectors |= {} if point else profile.more_detectors.get(method, {})
     for name in detectors:
         recipe(name)
-    snapshots = profile.snapshots if kind == "ascood" and seed == profile.seeds[0] and not point else []
+    snapshots = profile.snapshots if kind in ("cross_entropy", "ascood") and seed == profile.seeds[0] and not point else []
     return RunSpec(profile=profile.name, benchmark=benchmark, options=options, data_seed=profile.data_seed,
                    method=point.variant if point else method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors,
                    validation_only=profile.validation_only, memory=profile.memory, snapshots=snapshots)
@@ -237,7 +238,7 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     out = content.pop("leave_out", [])
     check_names("method in `leave_out`", out, content.get("methods", {}))
     for part in (content, *dict(content.get("benchmarks") or {}).values()) if out else ():
-        part |= {key: _without(part[key], out) for key in ("methods", "shown") if key in part}
+        part |= {key: _without(part[key], out) for key in ("methods", "shown", "leave_out") if key in part}
     return content
 
 
@@ -250,8 +251,10 @@ def _check_parameters(profile: Profile):
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
     model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
     for name, params in map(json.loads, sorted(given)):
+        if [] in params.values():
+            raise ValueError(f"profile {profile.name}: detector {name} has a hyperparameter without any value to try")
         try:
-            create_detector(name, model, **params)
+            create_detector(name, model, **{k: v[0] if isinstance(v, list) and v else v for k, v in params.items()})  # a list: each is tried
         except ValueError as error:
             if "no such parameter" in str(error):  # other complaints may be of this model alone
                 raise ValueError(f"profile {profile.name}: {error}") from None
@@ -515,21 +518,35 @@ def _rows_of(profile: Profile, benchmark: str, names: list[RowName], results: st
     return {name: row for name, row in found.items() if len(row.scores) == len(profile.seeds)}
 
 
-def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName]) -> list[tuple[RowName, RowName]]:
-    "The best row of each table and each ASCOOD row against all others, and i-ODIN against ODIN; `chosen` names a row a method."
-    rows = [name for name in drawn if "@" not in name[1]]
-    if key[1] == "accuracy":  # of the model, whatever the score
-        rows = [name for name in rows if name in chosen]
+def one_element(detector: str) -> str:
+    "The i-ODIN of one element beside a row of more: of 'i-ODIN@k=10' 'i-ODIN', of 'i-ODIN@T=1000,k=10' 'i-ODIN@T=1000'."
+    return re.sub(r"[@,]k=\d+$", "", detector)
+
+
+def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], plain: str, left_out: set[str]) -> list[tuple[RowName, RowName]]:
+    "The best row of each table and each ASCOOD row against all others; `chosen` names a row a method, `left_out` methods that are never best."
+    score_matters = key[1] != "accuracy"  # which is the model's
+    rows = [name for name in drawn if "@" not in name[1] and (name in chosen or name[0] == plain and score_matters)]
     of_methods = [name for name in rows if name in chosen]
     exposed = [name for name in of_methods if reporting.method_kind(name[0]) in ("post-hoc", "with outlier data", "ASCOOD")]
+    groups = [[name for name in among if name[0] not in left_out] for among in (rows, of_methods, exposed)]
     best = (min if key[1] == "fpr95" else max)
-    firsts = [best(among, key=lambda name: drawn[name][key][:, 0].mean()) for among in (rows, of_methods, exposed) if among]
+    firsts = [best(among, key=lambda name: drawn[name][key][:, 0].mean()) for among in groups if among]
     firsts += [name for name in rows if reporting.method_kind(name[0]) == "ASCOOD"]
-    odin = ("cross_entropy", "ODIN")
-    single = ("cross_entropy", "i-ODIN")
-    perturbed = [pair for name in drawn if name[1].startswith("i-ODIN") and {odin, single} <= set(drawn) and key[1] != "accuracy"
-                 for pair in ((name, odin), (single, name)) if pair[0] != pair[1]]
-    return list(dict.fromkeys([(a, b) for a in firsts for b in rows if a != b] + perturbed))
+    pairs = [(a, b) for a in firsts for b in rows if a != b] + (_same_score(drawn, plain) + _perturbed(drawn, plain) if score_matters else [])
+    return list(dict.fromkeys(pairs))
+
+
+def _same_score(drawn: dict, plain: str) -> list[tuple[RowName, RowName]]:
+    "Every ASCOOD model against the plain model by the same detector."
+    return [(name, (plain, name[1])) for name in drawn if reporting.method_kind(name[0]) == "ASCOOD" and (plain, name[1]) in drawn]
+
+
+def _perturbed(drawn: dict, plain: str) -> list[tuple[RowName, RowName]]:
+    "i-ODIN with any number of elements against ODIN, and with one element against more, on the plain model, by equal settings."
+    return [pair for name in drawn if name[1].startswith("i-ODIN") and name[0] == plain
+            for single in [(plain, one_element(name[1]))] for odin in [(plain, single[1].removeprefix("i-"))]
+            if {odin, single} <= set(drawn) for pair in ((name, odin), (single, name)) if pair[0] != pair[1]]
 
 
 def _differences(drawn: dict, pairs_of: Callable) -> list[dict]:
@@ -549,7 +566,7 @@ def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.Data
 
     def pairs(drawn: dict, key: tuple[str, str]) -> list[tuple[RowName, RowName]]:
         base = {points[name[0]].method: name for name in drawn if points[name[0]].method == name[0]}
-        plain = {str(points[name[0]].values): name for name in drawn if points[name[0]].method == "cross_entropy"}
+        plain = {str(points[name[0]].values): name for name in drawn if points[name[0]].method == reporting.plain_method(profile)}
         steps = [(base[points[name[0]].method], name) for name in drawn if points[name[0]].method in base]
         methods = [(name, plain[str(points[name[0]].values)]) for name in drawn if str(points[name[0]].values) in plain]
         return [(a, b) for a, b in dict.fromkeys(steps + methods) if a != b]
@@ -557,23 +574,30 @@ def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.Data
     return rows, drawn, pairs
 
 
+def _table_rows_drawn(profile: Profile, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
+    "The rows of the tables on one benchmark: the plain model by every detector, each method by its chosen one, ASCOOD by those of the pairs; and their pairs."
+    own = metrics[metrics["method"].isin(list(profile.methods)) & ~metrics["detector"].str.contains("@")]
+    plain, left_out = reporting.plain_method(own), {method for _, method in reporting.did_not_learn(own)}
+    chosen = [(method, detector) for (_, method), detector in reporting.choose_detectors(own).items()]
+    names = [(plain, d) for d in metrics.loc[metrics["method"] == plain, "detector"].unique()] + [name for name in chosen if name[0] != plain]
+    names += [(method, d) for method, _ in chosen if reporting.method_kind(method) == "ASCOOD"
+              for d in reporting.paired_scores(benchmark, metrics["setting"].iloc[0])]
+    rows = _rows_of(profile, benchmark, names, results)
+    return rows, draw_rows(rows, draws), partial(_table_pairs, chosen=chosen, plain=plain, left_out=left_out)
+
+
 def compare(profile: Profile, results: str | Path = "results", draws: int = 1000) -> pd.DataFrame:
     "Paired differences with 95 % intervals, a row each; see `paired_difference`. Reads scores.npz of finished runs."
     metrics = read_collected(profile, "metrics", results, variants=True)
     tables = []
     for benchmark, found in metrics.groupby("benchmark", sort=False):
-        own = found[found["method"].isin(list(profile.methods)) & ~found["detector"].str.contains("@")]
-        chosen = [(method, detector) for (_, method), detector in reporting.choose_detectors(own).items()]
-        names = [("cross_entropy", d) for d in found.loc[found["method"] == "cross_entropy", "detector"].unique()]
-        names += [name for name in chosen if name[0] != "cross_entropy"]
-        rows = _rows_of(profile, benchmark, names, results)
-        parts = [("", rows, draw_rows(rows, draws), partial(_table_pairs, chosen=chosen))]
+        parts = [("", *_table_rows_drawn(profile, benchmark, found, results, draws))]
         parts += [(study, *_points_drawn(profile, study, benchmark, found, results, draws)) for study in profile.studies
                   if any((p.study, p.benchmark) == (study, benchmark) for p in profile.points)]
         for study, rows, drawn, pairs in parts:
             if found_here := _differences(drawn, pairs):
-                sizes = {group: sum(len(v) for k, v in next(iter(rows.values())).scores[0].items() if k[0] == group) for group in ("id", "near", "far")}
-                lines = pd.DataFrame(found_here)
+                lines, scores = pd.DataFrame(found_here), next(iter(rows.values())).scores[0]
+                sizes = {group: sum(len(v) for k, v in scores.items() if k[0] == group) for group, _ in scores}
                 tables.append(lines.assign(study=study, benchmark=benchmark, setting=found["setting"].iloc[0], seeds=len(profile.seeds),
                                            n_id=sizes["id"], n_ood=lines["group"].map(sizes | {"id": 0})))
     return pd.concat(tables)[_DIFFERENCE] if tables else pd.DataFrame(columns=_DIFFERENCE)
@@ -600,7 +624,16 @@ def describe_runs(profile: Profile, results: str | Path = "results") -> str:
     return (f"Profile `{profile.name}`: {len(runs)} of {len(profile.runs)} runs, seeds {profile.seeds}, mean ± population standard "
             f"deviation over seeds, in percent unless said otherwise. Code {', '.join(sorted(code))}; torch {libraries['torch']}, "
             f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
-            f"Per run: `results/{profile.name}/runs.csv`." + missing_runs(profile, results))
+            f"Per run: `results/{profile.name}/runs.csv`." + _protocol(profile, results) + missing_runs(profile, results))
+
+
+def protocol_file(profile: Profile, results: str | Path = "results") -> Path:
+    "Where a profile's protocol is, if it has one: hypotheses, grid, seeds, and what counts, written before its runs."
+    return under_root(results) / profile.name / "protocol.md"
+
+
+def _protocol(profile: Profile, results: str | Path) -> str:
+    return f" What is tested was written down before the runs: `results/{profile.name}/protocol.md`." if protocol_file(profile, results).is_file() else ""
 
 
 def missing_runs(profile: Profile, results: str | Path = "results") -> str:

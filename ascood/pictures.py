@@ -24,7 +24,9 @@ from .data import Benchmark, ImageSet, LazyImages, list_benchmarks
 from .evaluation import Scores
 from .experiments import Profile, RunSpec, find_run, load_scores, read_collected, under_root
 from .models import Classifier, load_classifier
+from .premises import draw_premises
 from .synthesis import OutlierSynthesizer
+from .tables import paired_rows
 
 # %% ../nbs/11b_pictures.ipynb #586d7b12
 def _show_run(profile: Profile, benchmark: str, method: str) -> RunSpec:
@@ -82,8 +84,8 @@ def _problem_rows(benchmark: Benchmark, columns: int = 12) -> dict[str, dict[str
     "{row: {set: images in [0, 1]}} for `plot_problem`."
     rows = _id_rows(benchmark, columns)
     kinds = {"near": {"spurious": "near OOD:\nspurious", "fine-grained": "near OOD:\nheld out"}.get(benchmark.setting, "near OOD"), "far": "far OOD"}
-    for group, row in kinds.items():
-        sets = dict(list(benchmark.ood.get(group, {}).items())[:columns])
+    for group in [*kinds, *(group for group in benchmark.ood if group not in kinds)]:
+        row, sets = kinds.get(group, f"OOD:\n{group}"), dict(list(benchmark.ood.get(group, {}).items())[:columns])
         if sets:
             rows[row] = {name.replace("-", " "): benchmark.pixels(_evenly(images, columns // len(sets))[0]) for name, images in sets.items()}
     return rows
@@ -151,7 +153,8 @@ def _feature_runs(profile: Profile, benchmark: str) -> dict[str, RunSpec]:
     "{what it is called: run} for cross-entropy, ASCOOD without standardisation if a study has it, and ASCOOD."
     base = next(run for run in _ours(profile, benchmark) if run.settings.get("normalization", "zscore") == "zscore")
     without = _not_standardised(profile, benchmark, base)
-    plain = {"Cross-entropy": _show_run(profile, benchmark, "cross_entropy")} if _has(profile, benchmark, "cross_entropy") else {}
+    name = reporting.plain_method(profile)
+    plain = {reporting.method_label(name): _show_run(profile, benchmark, name)} if _has(profile, benchmark, name) else {}
     return plain | ({"ASCOOD, not\nstandardised": without} if without else {}) | {"ASCOOD": base}
 
 
@@ -229,7 +232,8 @@ def _draw_compared(profile: Profile, name: str, results: str | Path) -> Figure:
     if rows.empty:
         return plots.plot_nothing(f"{name}: {note}")
     group = reporting.SETTING_GROUP[rows["setting"].iloc[0]]
-    return plots.add_note(plots.plot_compared(reporting.compared(rows), f"{name}, {group} OOD"), note)
+    wide = reporting.mark_left_out(reporting.compared(rows), rows)
+    return plots.add_note(plots.plot_compared(wide, f"{name}, {group} OOD"), note)
 
 # %% ../nbs/11b_pictures.ipynb #2900b725
 _CORRELATION = "correlation"
@@ -284,7 +288,7 @@ def study_points(
     variants = set(asked["variant"])
     found = pd.concat([_of_study(metrics, profile, study, variants), _minority(groups, variants)])
     shown = asked.merge(found.rename(columns={"method": "variant"}), on=["benchmark", "variant"])
-    plain = _of_study(metrics[metrics["benchmark"].isin(asked["benchmark"])], profile, study, {"cross_entropy"})
+    plain = _of_study(metrics[metrics["benchmark"].isin(asked["benchmark"])], profile, study, {reporting.plain_method(profile)})
     return shown, plain
 
 
@@ -340,55 +344,72 @@ def _draw_correlation(profile: Profile, name: str, results: str | Path) -> Figur
     return plots.add_note(plots.plot_correlation(points.assign(x=points["value"], row=points["benchmark"])), _study_note(profile, studies, results))
 
 # %% ../nbs/11b_pictures.ipynb #607b01aa
-_SUMMARY_METHODS = {"oe": "OE (real outliers)", "ascood": "ASCOOD, gradient", "ascood_subtract": "ASCOOD, subtract",
-                    "ascood_shuffle": "ASCOOD, shuffle", "ascood_gaussian": "ASCOOD, gaussian"}
-
-
-def summary_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # For `plot_summary`
-    """AUROC of the OOD group of each benchmark's setting; in each row, `chosen` marks what OOD validation chose.
-
-    Rows: all scores of cross-entropy; all other training methods, each by its score; OE; ASCOOD's syntheses, each by its score.
-    """
-    detectors, summary = reporting.choose_detectors(metrics), reporting.summarize(metrics)
-    wanted = summary["setting"].map(reporting.SETTING_GROUP) + "_auroc"
-    validation = reporting.group_means(metrics).query("ood_group == 'val'").groupby(["benchmark", "method", "detector"])["auroc"].mean()
-    rows = []
-    for r in summary[summary["quantity"] == wanted].dropna(subset=["mean"]).itertuples():
-        kind, best = reporting.method_kind(r.method), detectors.get((r.benchmark, r.method)) == r.detector
-        row = {"post-hoc": "Cross-entropy, post-hoc", "training": "Other training method"}.get(kind, _SUMMARY_METHODS.get(r.method))
-        if row and (best or kind == "post-hoc"):
-            note = {"post-hoc": r.detector, "training": reporting.method_label(r.method)}.get(kind, "")
-            rows.append(dict(benchmark=f"{r.benchmark}\n{r.setting}\n{wanted[r.Index].split('_')[0]} OOD", row=row, mean=r.mean, std=r.std, note=note,
-                             validation=validation.get((r.benchmark, r.method, r.detector), -np.inf)))
-    table = pd.DataFrame(rows)
-    first = table.sort_values("validation", ascending=False, kind="stable").drop_duplicates(["benchmark", "row"]).index
-    return table.assign(chosen=table.index.isin(first))
+def summary_rows(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # For `plot_summary`
+    "AUROC on near and far OOD sets of the plain model and of the ASCOOD model, by the same detectors."
+    rows = paired_rows(profile, results)
+    rows = rows[(rows["quantity"] == "auroc") & rows["ood_group"].isin(["near", "far"])]
+    keys = ["benchmark", "setting", "ood_group", "detector", "method"]
+    plain, ours, change = (rows[rows["model"] == model].set_index(keys) for model in ("plain", "ASCOOD", "difference"))
+    table = ours[["mean", "std"]].join(plain[["mean", "std"]].rename(columns={"mean": "plain", "std": "plain_std"}))
+    table = table.join(change["decided"].astype(object).fillna("")).dropna(subset=["mean", "plain"]).reset_index().rename(columns={"ood_group": "group"})
+    table = table.sort_values("group", key=lambda group: group == "far", kind="stable")
+    return table.assign(benchmark=table["benchmark"] + "\n" + table["setting"])
 
 # %% ../nbs/11b_pictures.ipynb #68e196ce
-def _synthesis_shown(profile: Profile, results: str | Path, images: int = 4) -> dict[str, Tensor]:
-    "Image, attribution, G_inv and outlier, by the earliest model that is there; of the benchmark where the outlier differs most from the image."
-    best, shown = -1.0, {}
-    for name in profile.chosen:
-        run = next((run for run in _ours(profile, name) if run.settings["synthesis"] == "gradient"), None)
-        if run is None or not (models := _models_by_epoch(run, results)):
+def _best_to_look_at(profile: Profile) -> list[str]:
+    "Benchmarks, those first whose images show the synthesis best: fine-grained photographs, spurious ones, others."
+    wanted = [*list_benchmarks("fine-grained", on_disk=True), *list_benchmarks("spurious", on_disk=True), *list_benchmarks("spurious")]
+    return sorted(profile.chosen, key=lambda name: wanted.index(name) if name in wanted else len(wanted))
+
+
+def _paper_run(profile: Profile, benchmark: str) -> RunSpec | None:
+    "The first seed's run with the paper's synthesis, or with the first that the profile has."
+    ours = _ours(profile, benchmark)
+    choice = reporting.paper_choice(benchmark, next((s for s in reporting.SETTING_GROUP if benchmark in list_benchmarks(s)), ""))
+    return next((run for run in ours if run.method == choice), ours[0] if ours else None)
+
+
+def _synthesis_of(run: RunSpec, model: Classifier, done: int, benchmark: Benchmark, images: int) -> dict[str, Tensor]:
+    "Image, attribution, G_inv where that is what is added, and outlier, by a model that was trained `done` epochs."
+    kind = run.settings["synthesis"]
+    x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), images)
+    outliers = _synthesizer(run)(model, x, y, done - 1, run.config.epochs, torch.Generator().manual_seed(0))
+    g = None if kind == "gaussian" else true_class_gradient(model, x, y)
+    return ({"image $x$": benchmark.pixels(x)} | ({} if g is None else {"$|G|$": plots.heat(g.abs().sum(1))})
+            | ({"$G_{inv}$": plots.signed_mask(g, run.settings["fraction"])} if kind in ("gradient", "subtract") else {})
+            | {"outlier $x'$": benchmark.pixels(outliers)})
+
+
+def _synthesis_shown(profile: Profile, results: str | Path, images: int = 6) -> tuple[dict[str, Tensor], str]:
+    "Columns of images and their title, of the first benchmark whose model and images are there; else none, and what is missing."
+    lacking = []
+    for name in _best_to_look_at(profile):
+        run = _paper_run(profile, name)
+        models = _models_by_epoch(run, results) if run else {}
+        if not models:
+            lacking.append(f"no model of ASCOOD on {name} is there; {_remedy(profile)}")
             continue
-        benchmark, (done, model) = run.load_benchmark(), min(models.items())
-        x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), images)
-        g, outliers = true_class_gradient(model, x, y), _synthesizer(run)(model, x, y, done - 1, run.config.epochs)
-        pixels, made = benchmark.pixels(x), benchmark.pixels(outliers)
-        if (change := (made - pixels).abs().mean().item()) > best:
-            best, shown = change, {"image $x$": pixels, "$|G|$": plots.heat(g.abs().sum(1)),
-                                   "$G_{inv}$": plots.signed_mask(g, run.settings["fraction"]), "outlier $x'$": made}
-    return shown
+        try:
+            done, model = min(models.items())
+            title = f"{name}: {reporting.method_label(run.method)}, epoch {done} of {run.config.epochs}"
+            return _synthesis_of(run, model, done, run.load_benchmark(), images), title
+        except (FileNotFoundError, ValueError) as error:
+            lacking.append(f"{name}: {str(error).splitlines()[0][:200]}")
+    return {}, lacking[0] if lacking else "no benchmark has an ASCOOD method"
 
-
+# %% ../nbs/11b_pictures.ipynb #ed106816
 def _draw_summary(profile: Profile, name: str, results: str | Path) -> Figure:
-    "How an outlier is made, and the AUROC of the OOD group of each benchmark's setting."
-    metrics = read_collected(profile, "metrics", results)
+    "How an outlier is made, and whether the same detectors find OOD images better on the ASCOOD model than on the plain one."
+    metrics, rows = read_collected(profile, "metrics", results), summary_rows(profile, results)
+    plain = reporting.plain_method(profile)
+    if rows.empty:
+        return plots.plot_nothing(f"{profile.name}: no benchmark has runs of {plain} and of ASCOOD with a common detector of "
+                                  f"table_paired; {_remedy(profile)}")
     wanted = {run.run_id for run in profile.runs if run.method in profile.methods and run.benchmark in profile.chosen}
-    shown = _synthesis_shown(profile, results)
-    figure = plots.plot_summary(shown, summary_rows(metrics), _note(profile, len(wanted & {*metrics["run_id"]}), len(wanted)))
-    return figure if shown else plots.lacking(figure, f"no model is there to show the synthesis; {_remedy(profile)}")
+    shown, said = _synthesis_shown(profile, results)
+    note = _note(profile, len(wanted & {*metrics["run_id"]}), len(wanted))
+    figure = plots.plot_summary(shown, rows, said if shown else "", note, plain)
+    return figure if shown else plots.lacking(figure, said)
 
 # %% ../nbs/11b_pictures.ipynb #d05d93ad
 def _any(profile: Profile, benchmark: str) -> bool:
@@ -405,6 +426,10 @@ def _makes_outliers(profile: Profile, benchmark: str) -> bool:
 
 def _has_snapshots(profile: Profile, benchmark: str) -> bool:
     return bool(profile.snapshots) and _makes_outliers(profile, benchmark)
+
+
+def _trains(profile: Profile, benchmark: str) -> bool:
+    return any(run.config.epochs for run in profile.runs if run.benchmark == benchmark)
 
 
 def _standardises(profile: Profile, benchmark: str) -> bool:
@@ -438,7 +463,8 @@ FIGURES = {
     "figure_sensitivity": FigureOf(_draw_sensitivity, _varies_settings, whole=True),
     "figure_correlation": FigureOf(_draw_correlation, _varies_correlation, whole=True),
     "figure_spurious": FigureOf(_draw_spurious, _is_spurious),
-    "figure_training": FigureOf(_draw_training),
+    "figure_training": FigureOf(_draw_training, _trains),
+    "figure_premises": FigureOf(draw_premises, _makes_outliers, whole=True),
 }
 
 

@@ -21,10 +21,11 @@ from PIL import Image
 
 from .claims import report_table_claims
 from ascood.experiments import (
-    Profile, check_data, check_names, collect, describe_runs, evaluate_run, find_run, is_evaluated, load_profile, project_root, read_collected,
-    train_run, under_root, write_text,
+    Profile, check_data, check_names, collect, describe_runs, evaluate_run, find_run, is_evaluated, load_profile, project_root, protocol_file,
+    read_collected, train_run, under_root, write_text,
 )
 from .pictures import FIGURES, figure_stems, report_figure
+from .premises import has_synthesis, measure_premises
 from .tables import TABLES, tables_of, trace
 
 ALL_TABLES = TABLES | {"table_claims": report_table_claims}
@@ -56,6 +57,15 @@ def _table_part(name: str, folder: Path) -> _Part:
     text = (folder / f"{name}.md").read_text()
     html = mistune.create_markdown(plugins=["table"], escape=False)(text)
     return _Part(name, *_heading(name), html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>"))
+
+
+def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:
+    "The protocol of a profile, if it has one."
+    path = protocol_file(profile, results)
+    if not path.is_file():
+        return []
+    html = mistune.create_markdown(plugins=["table"])(path.read_text()).replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    return [_Part("protocol", "Protocol", "<p>Written before the runs: what is tested, with which settings, and what counts as decided.</p>", html)]
 
 
 def _figure_part(name: str, stems: dict[str, Path]) -> _Part:
@@ -101,9 +111,12 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 <div class="summary">{{ part.summary | safe }}</div>
 {{ part.body | safe }}
 <p class="from">{% if part.name.startswith("table_") %}Files: <a href="{{ part.name }}.csv">CSV</a>, <a href="{{ part.name }}.md">Markdown</a>,
-<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}{% if part.notebook %}Notebook: <a href="notebooks/{{ part.name }}.ipynb">executed</a>.{% endif %}</p></section>
+<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}{% if part.name == "protocol" %}File: <a href="protocol.md">protocol.md</a>. {% endif %}{% if part.notebook %}Notebook: <a href="notebooks/{{ part.name }}.ipynb">executed</a>.{% endif %}</p></section>
 {% endfor %}{% endfor %}</main></body></html>
 """, autoescape=True)
+
+
+_FIRST = ("table_paired", "table_claims")
 
 
 def report_page(profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> Path:
@@ -112,8 +125,8 @@ def report_page(profile: Profile, results: str | Path = "results", figures: str 
     tables = [_table_part(name, folder) for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     pictures = [_figure_part(name, stems) for name in FIGURES if (stems := figure_stems(profile, name, figures))]
     tables, pictures = ([part._replace(notebook=(folder / "notebooks" / f"{part.name}.ipynb").is_file()) for part in parts] for parts in (tables, pictures))
-    claims = [part for part in tables if part.name == "table_claims"]
-    sections = [("What it says", claims), ("Tables", [part for part in tables if part not in claims]), ("Figures", pictures)]
+    first = [part for name in _FIRST for part in tables if part.name == name]
+    sections = [("Results", first), ("Protocol", _protocol_part(profile, results)), ("Tables", [part for part in tables if part not in first]), ("Figures", pictures)]
     page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(profile, results).replace("`", ""), sections=[s for s in sections if s[1]])
     path = folder / "report.html"
     write_text(path, page)
@@ -132,6 +145,8 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
             print(f"[{i}/{len(runs)}] {run.run_id}: evaluating", flush=True)
             evaluate_run(run, results, progress)
     collect(profile, results)
+    if has_synthesis(profile) and not profile.validation_only:
+        measure_premises(profile, results)
     for table in all_tables_of(profile):
         ALL_TABLES[table](profile, results)
     for figure in FIGURES:
@@ -159,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in (("run", "everything that is not there yet, then tables and figures"), ("status", "the runs and their state"),
                           ("train", "one run"), ("evaluate", "one trained run"), ("collect", "gather finished runs into CSV files"),
+                          ("premises", "measure the premises of the method on all trained models that are here"),
                           ("report", "tables and figures from the collected files"),
                           ("trace", "from a cell of a table back to the runs that made it"),
                           ("page", "all tables and figures that are there, as one HTML page")):
@@ -188,6 +204,8 @@ def _command(args: argparse.Namespace):
         print(evaluate_run(find_run(profile, args.benchmark, args.method, args.seed), args.results).to_string())
     elif args.command == "collect":
         collect(profile, args.results)
+    elif args.command == "premises":
+        print(f"{len(measure_premises(profile, args.results, anew=True))} rows: {under_root(args.results) / profile.name / 'premises.csv'}")
     elif args.command == "report":
         check_names("report", args.only, [*ALL_TABLES, *FIGURES])
         for name in args.only or [*all_tables_of(profile), *FIGURES]:

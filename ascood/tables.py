@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'read_published', 'same_images', 'ours', 'published_main', 'planned', 'with_gaps', 'summary_of',
-           'read_differences', 'marked', 'report_table_compared', 'report_table_hyperparameters', 'training_methods',
-           'report_table_main', 'report_table_scores', 'report_table_imagenet100', 'report_table_outlier_exposure',
-           'report_table_synthesis', 'iodin_rows', 'report_table_iodin', 'study_rows', 'report_table_feature_space',
-           'report_table_normalization', 'accuracy_rows', 'report_table_accuracy', 'set_rows', 'report_table_sets',
-           'training_costs', 'scoring_costs', 'report_table_cost', 'report_table_studies', 'spurious_summary',
-           'report_table_spurious', 'report_table_tuning', 'tables_of', 'trace']
+           'not_as_openood', 'read_differences', 'marked', 'paired_rows', 'report_table_paired',
+           'report_table_compared', 'report_table_hyperparameters', 'training_methods', 'report_table_main',
+           'report_table_scores', 'report_table_imagenet100', 'report_table_outlier_exposure', 'report_table_synthesis',
+           'iodin_rows', 'report_table_iodin', 'study_rows', 'report_table_feature_space', 'report_table_normalization',
+           'accuracy_rows', 'report_table_accuracy', 'set_rows', 'report_table_sets', 'training_costs', 'scoring_costs',
+           'report_table_cost', 'report_table_studies', 'spurious_summary', 'report_table_spurious',
+           'report_table_tuning', 'tables_of', 'trace']
 
 # %% ../nbs/11a_tables.ipynb #b06cb2d1
 import inspect
@@ -20,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import reporting
+from . import detectors, reporting
 from .data import list_benchmarks
 from .detectors import IODIN
-from .experiments import Profile, check_names, describe_runs, read_collected, under_root
-from .reporting import METHOD_STYLE, SETTING_GROUP, Block, method_kind
+from .experiments import Profile, check_names, describe_runs, one_element, read_collected, under_root
+from .premises import has_synthesis, report_table_premises
+from .reporting import METHOD_STYLE, SETTING_GROUP, Block, method_kind, paired_scores, paper_choice, plain_method
 
 # %% ../nbs/11a_tables.ipynb #5eef9638
 _SUMMARY = ["benchmark", "setting", "method", "detector", "quantity", "mean", "std", "seeds", "gaps", "runs"]
 _ORIGIN = ["source", "published_on", "file"]
 _SETTINGS = {name: setting for setting in SETTING_GROUP for name in list_benchmarks(setting)}
 _PUBLISHED_AS = {"cifar10-jpeg": ("cifar10", "original CIFAR-10")}  # our name: (the paper's, what to say of it)
-_PAPER_ASCOOD = {"celeba": "ascood_gaussian", "cifar10": "ascood_shuffle", "cifar100": "ascood_shuffle"}  # elsewhere: ascood
 
 
 def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity, mean, std (NaN if not printed), seeds, gaps, runs, source, ...
@@ -69,7 +70,7 @@ def published_main(benchmarks: list[str]) -> pd.DataFrame:  # As `reporting.comp
     "The paper's Table 1 with the ODIN rows of Table 2, for those of our benchmarks that it has."
     rows = same_images(pd.concat([read_published("table1_main.csv"), read_published("table2_odin_rows.csv")]), benchmarks)
     theirs = [_PUBLISHED_AS.get(name, (name,))[0] for name in rows["benchmark"]]
-    keys = [_PAPER_ASCOOD.get(b, "ascood") if m == "ASCOOD" else _KEYS.get(m, m) for m, b in zip(rows["method"], theirs)]
+    keys = [paper_choice(b, _SETTINGS[b]) if m == "ASCOOD" else _KEYS.get(m, m) for m, b in zip(rows["method"], theirs)]
     post_hoc = rows["kind"].fillna("post-hoc") == "post-hoc"
     kinds = ["post-hoc" if plain else method_kind(key) for plain, key in zip(post_hoc, keys)]
     return rows.assign(method=keys, kind=kinds, setting=rows["benchmark"].map(_SETTINGS), detector=rows["method"].where(post_hoc, "–"))
@@ -93,6 +94,8 @@ def with_gaps(
         return ours(pd.DataFrame(columns=dict.fromkeys([*_SUMMARY, *summary.columns])))
     rows = pd.DataFrame(wanted).merge(pd.DataFrame({"quantity": quantities}), how="cross")
     rows = rows.merge(summary.astype({"benchmark": object}), how="left", on=[c for c in rows if c in summary])
+    if "detector" in rows and "detector" not in wanted[0]:  # a quantity that a benchmark has not, such as near OOD, is of the same row
+        rows["detector"] = rows["detector"].fillna(rows.groupby([*wanted[0]], sort=False)["detector"].transform("first"))
     filled = {"detector": "–", "runs": "", "seeds": 0} | ({"kind": ""} if "kind" not in wanted[0] else {})
     rows = rows.fillna({k: v for k, v in filled.items() if k in rows}).astype({"seeds": int, "mean": float, "std": float})
     rows["gaps"] = seeds - rows["seeds"]
@@ -107,6 +110,13 @@ def summary_of(metrics: pd.DataFrame, chosen: dict | None = None) -> pd.DataFram
 def _write(profile: Profile, results: str | Path, name: str, blocks: list[Block], caption: str, *notes: str) -> str:
     note = "\n\n".join(filter(None, [*notes, describe_runs(profile, results)]))
     return reporting.write_blocks(blocks, under_root(results) / profile.name / name, caption, note)
+
+
+def not_as_openood(names) -> str:
+    "A sentence that names those of these detectors which rank images otherwise than OpenOOD's code; empty if there are none."
+    known = getattr(detectors, "NOT_AS_OPENOOD", {})
+    found = [f"{name} (rank correlation {known[name][0]:.3f}: {known[name][1]})" for name in dict.fromkeys(names) if name in known]
+    return " Not ranked as by OpenOOD's code: " + "; ".join(found) + "." if found else ""
 
 
 def _block(profile: Profile, summary: pd.DataFrame, rows: list[str], columns: list[str], has_them: str = "embedded", **more) -> Block:
@@ -136,6 +146,12 @@ _DIFFERENCES = ["study", "benchmark", "setting", "group", "metric", "a_method", 
 _CLOSE = " ≈, in columns of AUROC and FPR@95: not distinguishable from the best of its column by a paired bootstrap over test images, 95 %."
 
 
+def _marks_said(table: pd.DataFrame) -> str:
+    "What the marks of `marked` mean, and the detectors to be careful with, for a caption."
+    gone = table[table["left_out"] == "yes"]
+    return _CLOSE + reporting.say_left_out({*zip(gone["benchmark"], gone["method"])}) + not_as_openood(table["detector"])
+
+
 def read_differences(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "differences.csv of a profile; no rows if it has not been written."
     path = under_root(results) / profile.name / "differences.csv"
@@ -143,9 +159,9 @@ def read_differences(profile: Profile, results: str | Path = "results") -> pd.Da
 
 
 def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    "A summary with its marks of closeness, and a note where they are lacking."
+    "A summary with its marks (not told from the best; did not learn the task), and a note where the former are lacking."
     differences = read_differences(profile, results)
-    table = reporting.mark_close(summary, differences)
+    table = reporting.mark_close(reporting.mark_left_out(summary, read_collected(profile, "metrics", results)), differences)
     unknown, asked = (table["close"] == "unknown").sum(), table["close"].isin(["yes", "no", "unknown"]).sum()
     command = f"`python -m ascood.experiments collect {profile.name}`"
     if differences.empty:
@@ -154,12 +170,77 @@ def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tupl
             f"`make reproduce PROFILE={profile.name}` makes them.")
     return table, note if unknown else ""
 
+# %% ../nbs/11a_tables.ipynb #46409126
+_PAIRED = ["auroc", "fpr95"]
+
+
+def _paired_wanted(profile: Profile, metrics: pd.DataFrame) -> list[dict]:
+    "benchmark, setting, method (ASCOOD's), detector, ood_group and model of every number that there should be."
+    methods = {name: [row["method"] for row in planned(profile, metrics) if row["benchmark"] == name] for name in _SETTINGS}
+    scored = {(run.benchmark, run.method): run.detectors for run in profile.runs}
+    wanted = []
+    for name, here in methods.items():
+        plain, choice = plain_method(here), paper_choice(name, _SETTINGS[name])
+        ours_here = [choice] if choice in here else [method for method in here if method_kind(method) == "ASCOOD"][:1]
+        groups = metrics.loc[(metrics["benchmark"] == name) & (metrics["ood_group"] != "val"), "ood_group"].unique()
+        wanted += [dict(benchmark=name, setting=_SETTINGS[name], method=method, detector=detector, ood_group=group, model=model)
+                   for method in ours_here if plain in here
+                   for detector in paired_scores(name, _SETTINGS[name])
+                   if detector in scored[name, method] and detector in scored[name, plain]
+                   for group in (groups if len(groups) else ["near", "far"]) for model in ("plain", "ASCOOD", "difference")]
+    return wanted
+
+# %% ../nbs/11a_tables.ipynb #bc87a8e4
+def _paired_seeds(metrics: pd.DataFrame) -> pd.DataFrame:  # benchmark, method, detector, ood_group, seed, quantity, model, value, run_id
+    "Each seed's AUROC and FPR@95 of the plain model and of every ASCOOD model, and their difference; `method` is ASCOOD's."
+    names = ["benchmark", "detector", "ood_group", "seed"]
+    groups = reporting.group_means(metrics)
+    plain = groups[groups["method"] == groups["benchmark"].map(metrics.groupby("benchmark")["method"].agg(plain_method))]
+    both = groups[groups["method"].map(method_kind) == "ASCOOD"].merge(plain, on=names, how="left", suffixes=("", "_plain"))
+    parts = [both.assign(quantity=q, model=model, value=value, run_id=run) for q in _PAIRED for model, value, run in (
+        ("plain", both[f"{q}_plain"], both["run_id_plain"]), ("ASCOOD", both[q], both["run_id"]),
+        ("difference", both[q] - both[f"{q}_plain"], both["run_id"] + " " + both["run_id_plain"]))]
+    return pd.concat(parts)[[*names, "method", "quantity", "model", "value", "run_id"]].dropna(subset="value")
+
+
+def _intervals(differences: pd.DataFrame) -> pd.DataFrame:
+    "low, high and decided of the pairs that have the same detector on both sides."
+    same = differences[(differences["study"].isna() | (differences["study"] == "")) & (differences["a_detector"] == differences["b_detector"])]
+    same = same[same["b_method"].map(method_kind) == "post-hoc"]
+    decided = [("yes" if survives and agree else "no") for survives, agree in zip(same["survives"], same["seeds_agree"])]
+    named = same.rename(columns={"group": "ood_group", "metric": "quantity", "a_method": "method", "a_detector": "detector"})
+    return named.assign(model="difference", decided=decided)[["benchmark", "method", "detector", "ood_group", "quantity", "model", "low", "high", "decided"]]
+
+
+def paired_rows(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, low, high, decided
+    "The plain model, the ASCOOD model of the paper's synthesis, and their difference, by the same detectors."
+    metrics = read_collected(profile, "metrics", results)
+    by = ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
+    found = reporting.over_seeds(_paired_seeds(metrics), by) if len(metrics) else pd.DataFrame(columns=by)
+    found = found.merge(_intervals(read_differences(profile, results)), how="left", on=by)
+    return with_gaps(found, _paired_wanted(profile, metrics), _PAIRED, len(profile.seeds))
+
+# %% ../nbs/11a_tables.ipynb #63526ba7
+def report_table_paired(profile: Profile, results: str | Path = "results") -> str:  # Markdown
+    "The same detector on the plain and on the ASCOOD model: table_paired.{csv,md,tex}."
+    table = paired_rows(profile, results)
+    plain = reporting.method_label(plain_method(profile))
+    caption = (f"The same detector on the plain model ({plain}) and on the ASCOOD model, which was trained with the paper's synthesis for the setting. "
+               "Mean ± standard deviation over seeds, for each OOD group the mean over its sets; difference: ASCOOD minus plain, in points, with its "
+               "paired bootstrap 95 % interval over test images. Bold: decided, which means that the interval leaves out zero and all seeds agree in sign. "
+               "For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one." + not_as_openood(table["detector"]))
+    lacking = (table["model"] == "difference") & table["mean"].notna() & table["low"].isna() if len(table) else []
+    note = (f"{sum(lacking)} differences show the standard deviation over seeds in place of an interval, because the scores of their runs are missing; `make reproduce PROFILE={profile.name}` makes them."
+            if sum(lacking) else "")
+    blocks = [_block(profile, table, ["benchmark", "ood_group", "detector", "method"], ["quantity", "model"], rank_by=None)]
+    return _write(profile, results, "table_paired", blocks, caption, note)
+
 # %% ../nbs/11a_tables.ipynb #eb6f434e
 def _compared(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:
     "`reporting.compared` with the rows that the profile plans and does not have."
-    scores = {run.benchmark: [d for d in run.detectors if "@" not in d] for run in profile.runs if run.method == "cross_entropy"}
+    scores = {run.benchmark: [d for d in run.detectors if "@" not in d] for run in profile.runs if run.method == plain_method(profile)}
     wanted = [row | {"method": name, "kind": method_kind(row["method"])} for row in planned(profile, metrics)
-              for name in (scores[row["benchmark"]] if row["method"] == "cross_entropy" else [row["method"]])]
+              for name in (scores[row["benchmark"]] if row["method"] == plain_method(profile) else [row["method"]])]
     found = with_gaps(reporting.compared(metrics), wanted, ["fpr95", "auroc", "accuracy"], len(profile.seeds))
     return found.assign(detector=found["detector"].where(found["kind"] != "post-hoc", found["method"]))
 
@@ -167,19 +248,20 @@ def _compared(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:
 def _chosen_scores(chosen: dict[tuple[str, str], str]) -> str:
     names = [f"{reporting.method_label(method)} on {name} by {detector}" for (name, method), detector in chosen.items()
              if method_kind(method) in ("post-hoc", "ASCOOD")]
-    return "Scores chosen on validation: " + "; ".join(names) + "." if names else ""
+    return "Detectors chosen on validation: " + "; ".join(names) + "." if names else ""
 
 
 def report_table_compared(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Every post-hoc score and every training method on every benchmark: table_compared.{csv,md,tex}."
     metrics = read_collected(profile, "metrics", results)
     table, missing = marked(profile, results, _compared(profile, metrics))
-    table = reporting.in_order(pd.concat([table, published_main(list(table["benchmark"].unique()))]).fillna({"close": ""}))
+    table = reporting.in_order(pd.concat([table, published_main(list(table["benchmark"].unique()))]).fillna({"close": "", "left_out": ""}))
     shown = {name: SETTING_GROUP[setting] for name, setting in zip(table["benchmark"], table["setting"])}
-    caption = ("Every compared method. Post-hoc scores read one plain cross-entropy model; training methods are read out by their own "
-               "score; ASCOOD by the score of highest AUROC on validation outliers. Mean over the OOD sets that each setting is about: "
+    plain = reporting.method_label(plain_method(profile))
+    caption = (f"Every compared method. Post-hoc detectors read one plain model ({plain}); each training method is evaluated with the detector from "
+               "its own paper; ASCOOD with the detector of highest AUROC on validation outliers. Mean over the OOD sets that each setting is about: "
                + ", ".join(f"{group} on {name}" for name, group in shown.items())
-               + ". Methods with outlier data also train on auxiliary outliers. Best per column in bold, second underlined." + _CLOSE
+               + ". Methods with outlier data also train on auxiliary outliers. Best per column in bold, second underlined." + _marks_said(table)
                + (" Published: the paper's printed numbers, not ranked with ours." if (table["source"] == "published").any() else ""))
     gaps = reporting.gap_notes(metrics)
     notes = ["Gaps:\n\n" + "\n".join(gaps) if gaps else "", _chosen_scores(reporting.choose_detectors(metrics)), missing]
@@ -189,31 +271,31 @@ def report_table_compared(profile: Profile, results: str | Path = "results") -> 
 def report_table_hyperparameters(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "What validation chose for each detector: table_hyperparameters.{csv,md,tex}."
     table = reporting.hyperparameter_table(read_collected(profile, "metrics", results))
-    caption = ("Hyperparameters of the scores, chosen by AUROC of ID validation against OOD validation images; where the seeds differ, "
+    caption = ("Hyperparameters of the detectors, chosen by AUROC of ID validation against OOD validation images; where the seeds differ, "
                "one value for each seed.")
     return reporting.write_plain_table(table, under_root(results) / profile.name / "table_hyperparameters", caption,
                                        describe_runs(profile, results))
 
 # %% ../nbs/11a_tables.ipynb #7f5907df
 def training_methods(profile: Profile, metrics: pd.DataFrame, keep=lambda method: True) -> pd.DataFrame:
-    "Each planned training method by the score that validation chose, near and far, and its accuracy."
+    "Each planned training method with the detector that validation chose, near and far, and its accuracy."
     wanted = [row for row in planned(profile, metrics) if keep(row["method"])]
     return with_gaps(summary_of(metrics, reporting.choose_detectors(metrics)), wanted, [*_NEAR_FAR, "accuracy"], len(profile.seeds))
 
 
 def report_table_main(profile: Profile, results: str | Path = "results") -> str:  # Markdown
-    "Method by benchmark, each method by the score that validation chose: table_main.{csv,md,tex}."
+    "Method by benchmark, each method with the detector that validation chose: table_main.{csv,md,tex}."
     table, missing = marked(profile, results, training_methods(profile, read_collected(profile, "metrics", results)))
-    caption = ("OOD detection by training method, for each benchmark. The score (detector) of each method is the one of highest AUROC "
-               "on validation outliers. Best per benchmark in bold, second underlined." + _CLOSE)
+    caption = ("OOD detection by training method, for each benchmark. The detector of each method is the one of highest AUROC "
+               "on validation outliers. Best per benchmark in bold, second underlined." + _marks_said(table))
     return _write(profile, results, "table_main", [Block(table, ["benchmark", "method", "detector"], ["quantity"])], caption, missing)
 
 
 def report_table_scores(profile: Profile, results: str | Path = "results") -> str:  # Markdown
-    "Near-OOD AUROC of every method under every score: table_scores.{csv,md,tex}."
+    "Near-OOD AUROC of every method with every detector: table_scores.{csv,md,tex}."
     summary = reporting.summarize(read_collected(profile, "metrics", results)).query("quantity == 'near_auroc'")
-    caption = ("Near-OOD AUROC of every method under every score that it was read out by; compared methods by their own. "
-               "Best per benchmark in bold, second underlined.")
+    caption = ("Near-OOD AUROC of every method with every detector that it was evaluated with; compared methods with their own. "
+               "Best per benchmark in bold, second underlined." + not_as_openood(summary["detector"]))
     return reporting.write_table(summary, ["method", "detector"], ["benchmark"],
                                  under_root(results) / profile.name / "table_scores", caption, describe_runs(profile, results))
 
@@ -255,10 +337,10 @@ def report_table_outlier_exposure(profile: Profile, results: str | Path = "resul
     scores = {(row.benchmark, row.method): row.detector for row in table.itertuples()}
     published = published.assign(quantity=published["setting"].map(SETTING_GROUP) + "_" + published["quantity"],
                                  detector=[scores.get(pair, "–") for pair in zip(published["benchmark"], published["method"])])
-    both = pd.concat([table, published]).fillna({"close": ""})
+    both = pd.concat([table, published]).fillna({"close": "", "left_out": ""})
     both = both.assign(outliers=both["method"].map(method_kind).map(_LEARNS_FROM)).sort_values("outliers", kind="stable")
     caption = ("Training with real outliers (OE, MixOE) against outliers synthesized from the training images (ASCOOD) and none. "
-               "Best per benchmark in bold, second underlined." + _CLOSE
+               "Best per benchmark in bold, second underlined." + _marks_said(both)
                + (" Published: the paper's printed numbers, not ranked with ours." if len(published) else ""))
     blocks = _by_setting(both, ["benchmark", "outliers", "method", "detector"], ["quantity"])
     return _write(profile, results, "table_outlier_exposure", blocks, caption, missing)
@@ -279,7 +361,7 @@ def report_table_synthesis(profile: Profile, results: str | Path = "results") ->
         published = published.assign(quantity="near_" + published["quantity"], synthesis=published["synthesis"].replace(_SYNTHESES))
     caption = ("ASCOOD by the way in which its outliers are made: by adding the sparse gradient of the true class's logit to the image "
                "(the method), subtracting it, shuffling the most salient pixels, or Gaussian noise instead of the image. "
-               "Best per benchmark in bold, second underlined." + _CLOSE)
+               "Best per benchmark in bold, second underlined." + _marks_said(table))
     blocks = [_block(profile, table, ["benchmark", "synthesis", "detector"], ["quantity"]),
               *_published(published, ["benchmark", "synthesis"], ["quantity"])]
     return _write(profile, results, "table_synthesis", blocks, caption, missing)
@@ -287,18 +369,19 @@ def report_table_synthesis(profile: Profile, results: str | Path = "results") ->
 # %% ../nbs/11a_tables.ipynb #14f4ce48
 def _elements(detector: str, params: dict) -> str:
     "How many elements of an image the detector moves."
-    return "all (3·H·W)" if detector == "ODIN" else str(params.get("k", inspect.signature(IODIN).parameters["k"].default))
+    return "all (3·H·W)" if detector.partition("@")[0] == "ODIN" else str(params.get("k", inspect.signature(IODIN).parameters["k"].default))
 
 
 def iodin_rows(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:  # As `with_gaps`, with `elements` and `name`
-    "ODIN and every i-ODIN on the cross-entropy model, by how much they move."
-    params = {run.benchmark: run.detectors for run in profile.runs if run.method == "cross_entropy"}
-    wanted = [row | {"detector": d, "name": d.partition("@")[0], "elements": _elements(d, given)}
-              for row in planned(profile, metrics) if row["method"] == "cross_entropy"
+    "ODIN and every i-ODIN on the plain model, by how much they move."
+    plain = plain_method(profile)
+    params = {run.benchmark: run.detectors for run in profile.runs if run.method == plain}
+    wanted = [row | {"detector": d, "name": one_element(d), "elements": _elements(d, given)}
+              for row in planned(profile, metrics) if row["method"] == plain
               for d, given in params[row["benchmark"]].items() if d.partition("@")[0] in ("ODIN", "i-ODIN")]
     places = {row["benchmark"]: i for i, row in reversed([*enumerate(wanted)])}
     wanted.sort(key=lambda row: (places[row["benchmark"]], float(row["elements"]) if row["elements"].isdigit() else np.inf))
-    return with_gaps(summary_of(metrics[metrics["method"] == "cross_entropy"]), wanted, _NEAR_FAR, len(profile.seeds))
+    return with_gaps(summary_of(metrics[metrics["method"] == plain]), wanted, _NEAR_FAR, len(profile.seeds))
 
 
 def report_table_iodin(profile: Profile, results: str | Path = "results") -> str:  # Markdown
@@ -308,8 +391,8 @@ def report_table_iodin(profile: Profile, results: str | Path = "results") -> str
     if len(published):
         published = published.assign(quantity=published["ood_group"] + "_" + published["quantity"], name=published["method"],
                                      method="cross_entropy", detector=published["method"])
-    caption = ("ODIN and i-ODIN on the cross-entropy model: how many elements of each image move, near and far. Temperature and step are "
-               "chosen on validation for each row. Best per benchmark in bold, second underlined.")
+    caption = ("ODIN and i-ODIN on the plain model: how many elements of each image move, near and far. Temperature and step are "
+               "chosen on validation for each row that does not name them. Best per benchmark in bold, second underlined.")
     blocks = [_block(profile, table, ["benchmark", "name", "elements"], ["quantity"]),
               *_published(published, ["id", "name"], ["quantity"], "Published, on the paper's ID data (i-ODIN with k = 1):")]
     return _write(profile, results, "table_iodin", blocks, caption)
@@ -363,12 +446,12 @@ def report_table_normalization(profile: Profile, results: str | Path = "results"
     return _write(profile, results, "table_normalization", blocks, caption)
 
 # %% ../nbs/11a_tables.ipynb #fb2663c6
-def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_seeds`: accuracy, and its difference from cross-entropy's
-    "ID accuracy, and seed by seed what a method gains or loses against cross-entropy (points)."
+def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_seeds`: accuracy, and its difference from the plain model's
+    "ID accuracy, and seed by seed what a method gains or loses against the plain model (points)."
     names = ["benchmark", "setting", "method", "seed"]
     runs = metrics.drop_duplicates(names)[[*names, "accuracy", "run_id"]]
-    plain = runs.loc[runs["method"] == "cross_entropy", ["benchmark", "seed", "accuracy", "run_id"]]
-    both = runs[runs["method"] != "cross_entropy"].merge(plain, on=["benchmark", "seed"], suffixes=("", "_plain"))
+    plain = runs.loc[runs["method"] == plain_method(runs), ["benchmark", "seed", "accuracy", "run_id"]]
+    both = runs[runs["method"] != plain_method(runs)].merge(plain, on=["benchmark", "seed"], suffixes=("", "_plain"))
     lost = both.assign(quantity="difference", value=both["accuracy"] - both["accuracy_plain"], run_id=both["run_id"] + " " + both["run_id_plain"])
     long = pd.concat([runs.assign(quantity="accuracy", value=runs["accuracy"]), lost])
     return reporting.over_seeds(long, ["benchmark", "setting", "method", "quantity"])
@@ -383,12 +466,12 @@ def _published_accuracy() -> pd.DataFrame:
 
 
 def report_table_accuracy(profile: Profile, results: str | Path = "results") -> str:  # Markdown
-    "Accuracy of cross-entropy and of every ASCOOD synthesis: table_accuracy.{csv,md,tex}."
+    "Accuracy of the plain model and of every ASCOOD synthesis: table_accuracy.{csv,md,tex}."
     metrics = read_collected(profile, "metrics", results)
     wanted = [row for row in planned(profile, metrics) if method_kind(row["method"]) in ("post-hoc", "ASCOOD")]
     table = with_gaps(accuracy_rows(metrics), wanted, ["accuracy", "difference"], len(profile.seeds))
-    table = table[(table["quantity"] == "accuracy") | (table["method"] != "cross_entropy")]
-    caption = "ID test accuracy in percent; difference: in points from cross-entropy's with the same seed. Nothing is ranked."
+    table = table[(table["quantity"] == "accuracy") | (table["method"] != plain_method(profile))]
+    caption = "ID test accuracy in percent; difference: in points from the plain model's with the same seed. Nothing is ranked."
     blocks = [_block(profile, table, ["benchmark", "method"], ["quantity"], rank_by=None),
               *_published(_published_accuracy(), ["benchmark", "method"], ["quantity"])]
     return _write(profile, results, "table_accuracy", blocks, caption)
@@ -412,7 +495,7 @@ def _openood(benchmarks: list[str]) -> pd.DataFrame:
 
 
 def set_rows(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:  # As `with_gaps`, with ood_group, ood_set, ood
-    "Every planned method by the score that validation chose, on every OOD set that is known of its benchmark."
+    "Every planned method with the detector that validation chose, on every OOD set that is known of its benchmark."
     found = reporting.summarize_sets(metrics, reporting.choose_detectors(metrics))
     names = ["ood_group", "ood_set", "ood"]
     sets = {name: part[names].drop_duplicates().to_dict("records") for name, part in found.groupby("benchmark")}
@@ -425,8 +508,9 @@ def report_table_sets(profile: Profile, results: str | Path = "results") -> str:
     "Every method on every OOD set by every metric, as OpenOOD prints it: table_sets.{csv,md,tex}."
     table = set_rows(profile, read_collected(profile, "metrics", results))
     both = pd.concat([table, _openood(list(table["benchmark"].unique()))])
-    caption = ("Every OOD set, each method by the score of highest AUROC on validation outliers, and the means over near and far sets. "
-               "AUPR-in takes ID as positive, AUPR-out OOD. Best per OOD set in bold, second underlined, among our own rows only.")
+    caption = ("Every OOD set, each method with the detector of highest AUROC on validation outliers, and the mean over each group's sets. "
+               "AUPR-in takes ID as positive, AUPR-out OOD. Best per OOD set in bold, second underlined, among our own rows only."
+               + not_as_openood(table["detector"]))
     blocks = [Block(part, ["source", "method", "detector", "ood"], ["quantity"], f"{name}, {_SETTINGS[name]}:", ["ood", "quantity"])
               for name, part in both.groupby("benchmark", sort=False)]
     return _write(profile, results, "table_sets", blocks, caption)
@@ -455,12 +539,12 @@ def _parts(run, images: int) -> list[dict]:
 
 
 def scoring_costs(profile: Profile, runs: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:  # With `part`
-    "Seconds for 1,000 images of each detector on the cross-entropy model, and of the own scores of other methods that are not among them."
+    "Seconds for 1,000 images of each detector on the plain model, and of the own scores of other methods that are not among them."
     images = groups[groups["group"] == "all"].groupby("run_id")["n"].sum()
     timed = runs[runs["run_id"].isin(images.index) & runs["method"].isin(list(profile.methods))].dropna(subset="evaluation_seconds")
     rows = pd.DataFrame([row for run in timed.itertuples() for row in _parts(run, images[run.run_id])],
                         columns=["benchmark", "setting", "method", "run_id", "seed", "part", "quantity", "value"])
-    plain = rows["method"] == "cross_entropy"
+    plain = rows["method"] == plain_method(profile)
     other = ~plain & (rows["method"].map(method_kind) != "ASCOOD") & ~rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
     by = ["benchmark", "setting", "method", "part", "quantity"]
     found = reporting.over_seeds(rows[plain | other], by) if (plain | other).any() else summary_of(rows.iloc[:0])
@@ -469,10 +553,10 @@ def scoring_costs(profile: Profile, runs: pd.DataFrame, groups: pd.DataFrame) ->
 
 
 def _table_order(found: pd.DataFrame) -> list[tuple]:
-    "(benchmark, setting, method, part) with cross-entropy first and what is shared above the detectors."
+    "(benchmark, setting, method, part) with the plain model first and what is shared above the detectors."
     pairs = list(dict.fromkeys(found[["benchmark", "setting", "method", "part"]].itertuples(index=False, name=None)))
     shared = tuple(text.split(",")[0] for text in _SHARED.values())
-    return sorted(pairs, key=lambda p: (p[2] != "cross_entropy", not p[3].startswith(shared)))
+    return sorted(pairs, key=lambda p: (method_kind(p[2]) != "post-hoc", not p[3].startswith(shared)))
 
 # %% ../nbs/11a_tables.ipynb #d896faf4
 def report_table_cost(profile: Profile, results: str | Path = "results") -> str:  # Markdown
@@ -540,27 +624,27 @@ def report_table_tuning(profile: Profile, results: str | Path = "results") -> st
     table = reporting.tuning_table(read_collected(profile, "metrics", results))
     caption = ("Candidate settings on validation data only. OOD validation AUROC is the mean over the validation sets, by the score that "
                "is best there. Chosen: the highest among those of its method whose ID validation accuracy is at most five points below "
-               "cross-entropy's.")
+               "the plain model's.")
     return reporting.write_plain_table(table, under_root(results) / profile.name / "table_tuning", caption,
                                        describe_runs(profile, results))
 
 # %% ../nbs/11a_tables.ipynb #1f53aa04
-_TEST_TABLES = {"table_compared": report_table_compared, "table_main": report_table_main, "table_sets": report_table_sets,
+_TEST_TABLES = {"table_paired": report_table_paired, "table_compared": report_table_compared, "table_main": report_table_main, "table_sets": report_table_sets,
                 "table_scores": report_table_scores, "table_outlier_exposure": report_table_outlier_exposure,
                 "table_synthesis": report_table_synthesis, "table_iodin": report_table_iodin,
                 "table_feature_space": report_table_feature_space, "table_normalization": report_table_normalization,
                 "table_accuracy": report_table_accuracy, "table_imagenet100": report_table_imagenet100, "table_studies": report_table_studies,
                 "table_cost": report_table_cost, "table_hyperparameters": report_table_hyperparameters,
-                "table_spurious": report_table_spurious}
+                "table_spurious": report_table_spurious, "table_premises": report_table_premises}
 TABLES = _TEST_TABLES | {"table_tuning": report_table_tuning}
 
 
 def tables_of(profile: Profile) -> list[str]:
-    "Names of a profile's tables: all but that of spurious benchmarks where it has none; of a validation profile its own."
+    "Names of a profile's tables: all but those of spurious benchmarks and of synthesis where it has none; of a validation profile its own."
     if profile.validation_only:
         return ["table_tuning"]
-    spurious = set(profile.chosen) & set(list_benchmarks("spurious"))
-    return [name for name in _TEST_TABLES if spurious or name != "table_spurious"]
+    only_if = {"table_spurious": set(profile.chosen) & set(list_benchmarks("spurious")), "table_premises": has_synthesis(profile)}
+    return [name for name in _TEST_TABLES if only_if.get(name, True)]
 
 # %% ../nbs/11a_tables.ipynb #d9c2a51b
 def _matching(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:

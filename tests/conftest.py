@@ -14,12 +14,12 @@ from ascood.training import CrossEntropy, TrainConfig, train
 
 @pytest.fixture(scope="session")
 def digits():
-    return load_benchmark("colored-digits")
+    return load_benchmark("scene-digits")
 
 
 @pytest.fixture(scope="session")
 def holdout():
-    return load_benchmark("mnist-holdout")
+    return load_benchmark("scene-digits-holdout")
 
 
 @pytest.fixture(scope="session")

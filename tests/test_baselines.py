@@ -12,7 +12,7 @@ from ascood.baselines import (
     boundary_outliers, compactness, dispersion, hinted_loss, mix_outliers, moved_prototypes, open_loss, rotations,
     soft_targets, steered, virtual_outliers,
 )
-from ascood.data import ImageSet
+from ascood.data import ImageSet, batches
 from ascood.models import Backbone, load_classifier
 from ascood.training import CrossEntropy, Step, TrainConfig, create_method, create_optimizer, list_methods, train
 
@@ -111,7 +111,7 @@ def test_every_parameter_has_a_gradient_before_and_after_the_start(tiny, batch, 
 @pytest.mark.parametrize("name", ["oe", "mixoe"])
 def test_without_auxiliary_outliers_there_is_no_training(tmp_path, tiny, name):
     for auxiliary in (None, some(tiny.auxiliary, 10)):
-        with pytest.raises(ValueError, match=f"{name} learns from auxiliary outliers.*mnist-holdout has {len(auxiliary or ())}"):
+        with pytest.raises(ValueError, match=f"{name} learns from auxiliary outliers.*scene-digits-holdout has {len(auxiliary or ())}"):
             train(create_method(name), replace(tiny, auxiliary=auxiliary), CONFIG, tmp_path, progress=False)
     assert not list(tmp_path.glob("state*")) and not (tmp_path / "history.csv").exists()
 
@@ -402,6 +402,37 @@ def test_compactness_by_hand():
     z, prototypes = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.eye(2)
     by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-0.4))) / 2  # tau 0.5: gaps of 2 and 0.4
     assert compactness(z, torch.tensor([0, 1]), prototypes, 0.5).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cider", "npos"])
+def test_prototypes_start_at_the_class_means(tiny, name):
+    plain = tiny.train.with_transform(tiny.val.transform)
+    known = plain.labels != 3  # a class without an image keeps its prototype
+    plain = ImageSet(plain.images[known], plain.labels[known], plain.transform)
+    method = small(name)
+    model = method.create_model(TrainConfig(), 8)
+    random = model.head.prototypes.clone()
+    method.prepare(model, batches(plain, 32))
+    with torch.no_grad():
+        z = model.eval()(plain[range(len(plain))][0], embed=True)
+    for k, prototype in enumerate(model.head.prototypes):
+        mean = torch.stack([one for one, label in zip(z, plain.labels) if label == k] or [random[k]]).mean(0)
+        assert torch.allclose(prototype, mean / mean.norm(), atol=1e-5)
+
+
+def test_only_prototype_methods_look_twice():
+    assert {n: create_method(n).views for n in NAMES} == {n: 2 if n in ("cider", "npos") else 1 for n in NAMES}
+
+
+def test_weight_decay_spares_only_the_numerator_of_the_quotient():
+    model = GODIN().create_model(TrainConfig(), 8)
+    optimizer, _ = create_optimizer(model, TrainConfig(weight_decay=0.1), 1)
+    spared = [p for g in optimizer.param_groups if g["weight_decay"] == 0 for p in g["params"]]
+    assert len(spared) == 1 and spared[0] is model.head.weight
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+    for name in NAMES:
+        groups = create_optimizer(small(name).create_model(TrainConfig(), 8), TrainConfig(), 1)[0].param_groups
+        assert all(g["weight_decay"] for g in groups) == (name != "godin")
 
 
 def test_cider_weighs_compactness_and_sends_dispersion_through_the_prototypes(flat):

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_imagenet, make_places, make_samples, make_textures
+from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_imagenet, make_places, make_samples, make_textures, save_image
 
 from ascood import builders
-from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_cars_small, build_celeba, build_imagenet100, build_waterbirds, exact_environments,
+from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_cars_small, build_celeba, build_imagenet100, build_imagenet_samples, build_waterbirds, exact_environments,
                              fit_background, image_fault, is_waterbird, list_folder, main, paste_bird, subsample)
 from ascood.data import holdout_split
 
@@ -600,6 +600,49 @@ def test_imagenet_with_too_few_validation_images(tmp_path):
 def test_five_of_fifty_validate(tmp_path):
     make_imagenet(tmp_path, WNIDS[:2], val=50)
     assert build_imagenet100(tmp_path, WNIDS[:2], num_classes=2, **QUIET)["images"].tolist() == [12, 10, 90]
+
+
+def one_a_class(root, n: int = 12, kinds=("banded", "blotchy", "bubbly", "cracked")):
+    "An image for each of `n` WordNet IDs, written in no order, and four of each kind of texture."
+    for i in np.random.RandomState(1).permutation(n):
+        save_image(root / f"images_largescale/imagenet_samples/n{10_000_000 + 37 * i:08d}_thing_{i}.jpg", (90, 90, 90), (20, 16), np.random.RandomState(i))
+    for kind in kinds:
+        for i in range(4):
+            save_image(root / f"images_largescale/textures/{kind}/{kind}_{i}.jpg", (40, 90, 90), (20, 16), np.random.RandomState(i))
+
+
+def test_imagenet_samples(tmp_path):
+    one_a_class(tmp_path)
+    options = dict(num_classes=12, val_images=4, val_textures=1, **QUIET)
+    build_imagenet_samples(tmp_path, **options)
+    check_lists(tmp_path, "imagenet-samples")
+    found = lists(tmp_path, "imagenet-samples")
+    known = pd.concat([found["val_imagenet-samples"], found["test_imagenet-samples"]])
+    assert len(found["val_imagenet-samples"]) == 4 and sorted(known["label"]) == list(range(12))
+    assert all(f"_thing_{label}.jpg" in path for path, label in known.itertuples(index=False))  # the place among sorted WordNet IDs
+    kinds = {part: set(found[f"{part}_textures"]["path"].str.split("/").str[2]) for part in ("val", "test")}
+    assert len(kinds["val"]) == 1 and kinds["val"] | kinds["test"] == {"banded", "blotchy", "cracked"} and not kinds["val"] & kinds["test"]
+    assert (tmp_path / "benchmark_imglist/imagenet-samples/classes.txt").read_text().split("\n")[:2] == ["thing 0", "thing 1"]
+    before = bytes_of(tmp_path, "imagenet-samples")
+    build_imagenet_samples(tmp_path, **options)
+    assert bytes_of(tmp_path, "imagenet-samples") == before
+    build_imagenet_samples(tmp_path, **options | {"seed": 1, "overwrite": True})
+    assert bytes_of(tmp_path, "imagenet-samples") != before
+
+
+def test_bad_imagenet_samples_are_refused(tmp_path):
+    refuse(lambda: build_imagenet_samples(tmp_path, **QUIET), "images_largescale/imagenet_samples is missing")
+    one_a_class(tmp_path)
+    options = dict(num_classes=12, val_images=4, val_textures=1, **QUIET)
+    refuse(lambda: build_imagenet_samples(tmp_path, **QUIET), "12 images of 12 classes, not one of each of 1000")
+    refuse(lambda: build_imagenet_samples(tmp_path, **options | {"val_images": 12}), "fewer than 12")
+    refuse(lambda: build_imagenet_samples(tmp_path, **options | {"val_textures": 3}), "3 kinds of texture")
+    extra = tmp_path / "images_largescale/imagenet_samples/cat.jpg"
+    save_image(extra, (0, 0, 0), (20, 16), np.random.RandomState(0))
+    refuse(lambda: build_imagenet_samples(tmp_path, **options), "cat.jpg is not named by its WordNet ID")
+    extra.rename(extra.with_name("n10000000_again.jpg"))
+    refuse(lambda: build_imagenet_samples(tmp_path, **options), "13 images of 12 classes")
+    assert not (tmp_path / "benchmark_imglist").exists()
 
 
 # -- plain folders, files, command line

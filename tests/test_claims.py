@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ascood import claims
+from ascood import claims, reporting
 from ascood.experiments import load_profile
 from ascood.tables import trace
 
@@ -14,12 +14,15 @@ def line(setting="fine-grained", study="", group="near", metric="auroc", a="asco
                 b_detector=b_detector, difference=difference, low=low, high=high, survives=low > 0 or high < 0, seeds_agree=True, seeds=3, n_id=1, n_ood=1)
 
 
-def found(name, *lines, chosen={("x", "cross_entropy"): "MSP"}):
+CHOSEN = {("x", method): "MSP" for method in ("cross_entropy", "ascood", "ascood_gaussian")}
+
+
+def found(name, *lines, chosen=CHOSEN):
     claim = next(c for c in claims.CLAIMS if name in c)
     return claims.CLAIMS[claim].evidence(pd.DataFrame(list(lines)), chosen)
 
 
-def test_lower_fpr_speaks_for_a_claim():
+def test_lower_fpr_is_evidence_for_a_claim():
     evidence = found("Fine-grained OOD: ASCOOD detects it better than a plain", line(metric="fpr95", difference=-10, low=-12, high=-8))
     assert [(e.difference, e.low, e.high, e.says) for e in evidence] == [(10, 8, 12, "for")]
 
@@ -28,10 +31,24 @@ def test_only_the_group_the_setting_is_about_and_the_chosen_score_count():
     name = "Fine-grained OOD: ASCOOD detects it better than a plain"
     assert not found(name, line(group="far")) and not found(name, line(b_detector="EBO")) and not found(name, line(setting="spurious"))
     assert not found(name, line(a="ascood_shuffle")), "the paper adds the gradient in this setting"
+    assert not found(name, line(a_detector="EBO")), "a pair by the same detector is none of this claim"
+    assert found(name, line()) and found(name, line(b="pretrained"), chosen=CHOSEN | {("x", "pretrained"): "MSP"})
+
+
+def test_pairs_of_the_same_detector_by_group():
+    near, far = (f"Fine-grained OOD, {group} sets: the same score" for group in ("near", "far"))
+    same = [line(a_detector=d, b_detector=d) for d in ("MSP", "EBO", "Relation", "SCALE")]
+    assert len(found(near, *same)) == 3, "SCALE is not the paper's detector in this setting"
+    assert not found(near, line(b_detector="EBO"), line(group="far"), line(group="animals"), line(setting="spurious"), line(b="oe"))
+    lost = line(group="far", metric="fpr95", difference=4, low=3, high=5)
+    assert [(e.says, e.where) for e in found(far, lost)] == [("against", "x, far FPR@95, both models with MSP")]
+    assert [e.says for e in found("Spurious OOD, near sets: the same score", line(setting="spurious", a_detector="ODIN", b_detector="ODIN"))] == ["for"]
+    assert [e.says for e in found("Conventional OOD, far sets: the same score", line(setting="conventional", group="far", a="ascood_shuffle"))] == ["for"]
 
 
 def test_the_best_rival_is_the_one_that_counts():
     "Against two methods, one worse by 5 and one better by 2, the claim 'better than every method' is contradicted."
+    assert not found("Fine-grained OOD: ASCOOD is better than every method", line(b="vos", a_detector="EBO"))
     lines = line(b="vos", difference=5, low=4, high=6), line(b="cider", difference=-2, low=-3, high=-1), line(b="oe", difference=-9, low=-9, high=-9)
     evidence = found("Fine-grained OOD: ASCOOD is better than every method", *lines)
     assert [e.difference for e in evidence] == [-2] and claims.verdict(evidence) == "contradicted"
@@ -52,6 +69,15 @@ def test_feature_space_claims_read_the_study():
     assert [e.says for e in found("better than the energy", *lines)] == ["undecided"]
 
 
+def test_iodin_is_compared_with_rows_of_the_same_temperature():
+    fixed, one = "i-ODIN@T=1000,eps=0.0014", dict(a="cross_entropy", setting="conventional", group="far")
+    lines = [line(**one, a_detector=a, b_detector=b, difference=d, low=d - 0.5, high=d + 0.5) for a, b, d in (
+        ("i-ODIN", "ODIN", 1), (fixed, "ODIN@T=1000,eps=0.0014", 2), ("i-ODIN@k=10", "ODIN", 3), (fixed, "ODIN", 4), ("i-ODIN", "i-ODIN@k=10", 5),
+        (fixed, f"{fixed},k=10", 6), ("i-ODIN", fixed, 7), ("i-ODIN", f"{fixed},k=10", 8))]
+    assert [e.difference for e in found("better than ODIN", *lines)] == [1, 2]
+    assert [e.difference for e in found("best with one element", *lines)] == [5, 6]
+
+
 def test_what_was_not_run_is_not_tested(tmp_path):
     profile = load_profile("smoke")
     with pytest.raises(FileNotFoundError, match="collect smoke"):
@@ -69,7 +95,7 @@ def test_what_was_not_run_is_not_tested(tmp_path):
 def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
     profile, folder = load_profile("smoke"), tmp_path / "smoke"
     folder.mkdir()
-    here = dict(setting="fine-grained", benchmark="mnist-holdout")
+    here = dict(setting="fine-grained", benchmark="scene-digits-holdout")
     pd.DataFrame([line() | here]).to_csv(folder / "differences.csv", index=False)
     metrics, runs = [], []
     for method in ("ascood", "cross_entropy"):
@@ -81,7 +107,7 @@ def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
         pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
     claims.judge(profile, tmp_path).to_csv(folder / "table_claims.csv", index=False)
     text = trace(profile, "table_claims", {"quantity": "near_auroc", "a_method": "ascood"}, tmp_path)
-    assert "run ascood-run, seed 0" in text and "run cross_entropy-run, seed 0" in text and text.count("MSP near/o: auroc 77.25") == 4, "two claims"
+    assert "run ascood-run, seed 0" in text and "run cross_entropy-run, seed 0" in text and text.count("MSP near/o: auroc 77.25") == 6, "three claims"
 
 
 def test_much_evidence_is_printed_by_its_largest_on_either_side():
@@ -105,16 +131,16 @@ def test_a_missing_rival_leaves_a_claim_open(tmp_path):
     "Ours beats all that is there, but one planned rival lacks a seed: that must not read as support."
     profile, folder = load_profile("smoke"), tmp_path / "smoke"
     folder.mkdir()
-    here = dict(benchmark="mnist-holdout", setting="fine-grained")
+    here = dict(benchmark="scene-digits-holdout", setting="fine-grained")
     rivals = [m for m in profile.methods if m != "ascood"]
-    metrics = dict(run_id="r", method="cross_entropy", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1, aupr_in=1, aupr_out=1, accuracy=1)
-    pd.DataFrame([metrics | here]).to_csv(folder / "metrics.csv", index=False)
+    metrics = dict(run_id="r", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1, aupr_in=1, aupr_out=1, accuracy=90)
+    pd.DataFrame([metrics | here | {"method": m} for m in ("cross_entropy", "ascood")]).to_csv(folder / "metrics.csv", index=False)
     name = "Fine-grained OOD: ASCOOD is better than every method without outlier data"
 
     def judged(there):
-        pd.DataFrame([line(b=m, a_detector="MDS") | here for m in there]).to_csv(folder / "differences.csv", index=False)
+        pd.DataFrame([line(b=m) | here for m in there]).to_csv(folder / "differences.csv", index=False)
         table = claims.judge(profile, tmp_path)
-        return table[table["claim"] == name]
+        return table[table["claim"].str.startswith(name)]
 
     assert set(judged(rivals)["verdict"]) == {"supported"}
     lost = next(m for m in rivals if m != "cross_entropy" and claims.method_kind(m) in claims.NO_OUTLIERS)
@@ -125,3 +151,19 @@ def test_a_missing_rival_leaves_a_claim_open(tmp_path):
 def test_seeds_that_disagree_decide_nothing():
     name = "Fine-grained OOD: ASCOOD detects it better than a plain"
     assert [e.says for e in found(name, line() | dict(seeds_agree=False))] == ["undecided"]
+
+
+@pytest.mark.parametrize("accuracy, verdict", [(86.9, "supported"), (87.1, "contradicted")])
+def test_a_rival_that_did_not_learn_the_task_is_no_rival(tmp_path, accuracy, verdict):
+    "LogitNorm beats ours; it counts if it lost at most three points of accuracy."
+    profile, folder = load_profile("smoke"), tmp_path / "smoke"
+    folder.mkdir()
+    here = dict(benchmark="scene-digits-holdout", setting="fine-grained")
+    metrics = dict(run_id="r", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1, aupr_in=1, aupr_out=1)
+    methods = {"cross_entropy": 90, "ascood": 90, "logit_norm": accuracy}
+    pd.DataFrame([metrics | here | dict(method=m, accuracy=a) for m, a in methods.items()]).to_csv(folder / "metrics.csv", index=False)
+    lines = [line(), line(b="logit_norm", difference=-9, low=-10, high=-8)]
+    pd.DataFrame([row | here for row in lines]).to_csv(folder / "differences.csv", index=False)
+    table = claims.judge(profile, tmp_path)
+    assert set(table[table["claim"].str.startswith("Fine-grained OOD: ASCOOD is better than every method")]["verdict"]) == {verdict}
+    assert ("did not learn" in reporting.say_left_out(claims._left_out(profile, tmp_path))) == (verdict == "supported")

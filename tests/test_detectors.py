@@ -1,21 +1,33 @@
-"""Scores from the one pass against pytorch-ood's own, hyperparameters, gaps, memory."""
+"""Scores from the one pass against pytorch-ood's own and OpenOOD's, hyperparameters, gaps, memory."""
+import json
 import math
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_ood.detector as po
 import torch
-from pytorch_ood.api import FeaturesDetector, GradientDetector
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_ood.api import FeatureMapsDetector, FeaturesDetector, GradientDetector
+from pytorch_ood.detector.ash import ash_b
+from scipy.stats import spearmanr
+from torch import nn
 
 from ascood import detectors as ours
-from ascood.data import ImageSet, batches
-from ascood.detectors import DETECTORS, IODIN, OWN_SCORES, Recipe, Relation, create_detector, list_detectors, perturbation, recipe
+from ascood.data import Benchmark, ImageSet, batches
+from ascood.detectors import (
+    DETECTORS, IODIN, NOT_AS_OPENOOD, OWN_SCORES, Recipe, Relation, create_detector, list_detectors, perturbation, recipe,
+    without_first_component,
+)
 from ascood.evaluation import Shelf, _fitting_set, candidates, evaluate, extract, metrics_table, score_benchmark, validation_auroc
-from ascood.models import Classifier, create_backbone
+from ascood.models import Backbone, Classifier, create_backbone
 
 STD = [0.5, 0.5, 0.5]
 
@@ -43,6 +55,42 @@ def model(request, trained):
     return made.eval()
 
 
+class SlowRankFeat(FeatureMapsDetector):
+    "From images, by the whole SVD, one image and one block at a time."
+
+    def __init__(self, model):
+        self.model, (*earlier, self.block4) = model, model.backbone.stages()
+        self.block3 = nn.Sequential(*earlier)
+
+    def predict(self, x):
+        return torch.cat([self.one(image[None]) for image in x])
+
+    def one(self, x):
+        rests = []
+        for maps in (self.block3(x), self.block4(self.block3(x))):
+            u, s, v = torch.linalg.svd(maps[0].flatten(1), full_matrices=False)
+            rests.append((maps[0].flatten(1) - s[0] * torch.outer(u[:, 0], v[0])).view_as(maps))
+        both = [self.model.head(self.model.pool(m)) for m in (self.block4(rests[0]), rests[1])]
+        return -(sum(both) / 2).logsumexp(1)
+
+
+class SlowASH(FeatureMapsDetector):
+    "ASH-B of the pooled feature, which is then normalised."
+
+    def __init__(self, model, percentile):
+        self.model, self.percentile = model, percentile
+
+    def predict(self, x):
+        h = ash_b(self.model.pooled(x)[:, :, None, None], self.percentile).flatten(1)
+        return -self.model.head(self.model.normalize(h)).logsumexp(1)
+
+
+def from_one_and_a_half(model):
+    detector = po.TemperatureScaling(model)
+    detector.t.data.fill_(1.5)
+    return detector
+
+
 def library(name: str, model: Classifier, **params):
     "pytorch-ood's own detector, on images, put together by its documentation."
     h, head = model.features, model.head
@@ -52,14 +100,14 @@ def library(name: str, model: Classifier, **params):
     from_maps = lambda x: head(x[:, :, 0, 0])
     after_pooling = lambda x: head(model.pool(x))
     return {
-        "MSP": lambda: po.MaxSoftmax(model), "TempScale": lambda: po.TemperatureScaling(model), "MLS": lambda: po.MaxLogit(model),
+        "MSP": lambda: po.MaxSoftmax(model), "TempScale": lambda: from_one_and_a_half(model), "MLS": lambda: po.MaxLogit(model),
         "ODIN": lambda: po.ODIN(model, norm_std=STD, **params), "MDS": lambda: po.Mahalanobis(spanned), "RMDS": lambda: po.RMD(spanned),
         "MDSEns": lambda: po.MultiMahalanobis(model.backbone.stages()), "EBO": lambda: po.EnergyBased(model),
         "Gram": lambda: po.Gram(after_pooling, model.backbone.stages(), model.num_classes),
         "GradNorm": lambda: po.GradNorm(model, param_filter=lambda n: n == "head.weight"),
         "ReAct": lambda: po.ReAct(maps, from_maps, **params), "KLM": lambda: po.KLMatching(model),
         "VIM": lambda: po.ViM(h, params["d"], head.weight, head.bias), "DICE": lambda: po.DICE(h, head.weight, head.bias, **params),
-        "RankFeat": lambda: po.RankFeat(model.feature_maps, after_pooling), "ASH": lambda: po.ASH(maps, from_maps, **params),
+        "RankFeat": lambda: SlowRankFeat(model), "ASH": lambda: SlowASH(model, **params),
         "SHE": lambda: po.SHE(h, head), "GEN": lambda: po.GEN(model, **params), "NNGuide": lambda: po.NNGuide(h, head, **params),
         "SCALE": lambda: po.SCALE(maps, from_maps, **params), "FDBD": lambda: po.fDBD(h, head), "KNN": lambda: po.KNN(h, **params),
         "Relation": lambda: Relation(h, head, **params), "i-ODIN": lambda: IODIN(model, norm_std=STD, **params),
@@ -153,6 +201,109 @@ def test_order_of_the_training_images_does_not_matter(trained, small, name):
         np.testing.assert_allclose(one[key], other[key], rtol=2e-3, atol=2e-3 * np.abs(one[key]).max())
 
 
+# OpenOOD's own answers
+
+REFERENCE = Path(__file__).parent / "reference"
+PROBLEM = np.load(REFERENCE / "reference_scores.npz")
+THEIR_PARAMS = pd.read_csv(REFERENCE / "reference_scores.csv", index_col="detector").reference_hyperparameters.map(json.loads)
+OURS = {"percentile": ("percentile", 0.01), "p": ("p", 0.01), "K": ("k", 1), "pow": ("power", 1), "gamma": ("gamma", 1), "M": ("M", 1)}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    "The made-up problem as a classifier, whose images are maps [B,12,4,4], and a benchmark: half of the test samples are known."
+    conv = nn.Conv2d(12, 24, 1)
+    model = Classifier(Backbone(OrderedDict(layer3=nn.Identity(), layer4=nn.Sequential(conv, nn.ReLU())), 24), 10, "none").eval()
+    with torch.no_grad():
+        for parameter, name in ((conv.weight, "layer4_weight"), (conv.bias, "layer4_bias"), (model.head.weight, "weight"), (model.head.bias, "bias")):
+            parameter.copy_(torch.from_numpy(PROBLEM[name]))
+    maps = torch.from_numpy(np.concatenate([PROBLEM[f"{split}_maps3"] for split in ("train", "val", "test")]))
+
+    def look_up(pixels):  # an image is the number of its maps, in two of its bytes
+        return maps[pixels[..., 0, 0, 0].long() * 256 + pixels[..., 1, 0, 0].long()]
+
+    def images(rows, labels):
+        pixels = torch.zeros(len(rows), 3, 1, 1, dtype=torch.uint8)
+        pixels[:, 0, 0, 0], pixels[:, 1, 0, 0] = rows // 256, rows % 256
+        return ImageSet(pixels, labels, look_up)
+
+    train, val = (torch.from_numpy(PROBLEM[f"{split}_labels"]) for split in ("train", "val"))
+    rows, is_ood = torch.arange(800, 1100), torch.from_numpy(PROBLEM["test_is_ood"])
+    return model, Benchmark("reference", "conventional", 10, images(torch.arange(600), train), images(torch.arange(600, 800), val),
+                            images(rows[~is_ood], -1), {}, {"near": {"unknown": images(rows[is_ood], -1)}})
+
+
+def as_openood(found: dict) -> np.ndarray:
+    return np.concatenate([found["id", "test"], found["near", "unknown"]])  # the first 150 are known
+
+
+@pytest.mark.parametrize("name", THEIR_PARAMS.index)
+def test_ranks_as_openoods_own_code(reference, name):
+    model, benchmark = reference
+    assert not PROBLEM["test_is_ood"][:150].any() and PROBLEM["test_is_ood"][150:].all()
+    params = {OURS[key][0]: value * OURS[key][1] for key, value in THEIR_PARAMS[name].items() if key in OURS}
+    found = score_benchmark(model, benchmark, {name: params})
+    assert not found.gaps and found.hyperparameters[name].items() >= params.items()
+    assert spearmanr(as_openood(found.scores[name]), PROBLEM[f"score_{name}"]).statistic > 0.999
+
+
+def test_every_detector_is_compared_or_said_not_to_be():
+    assert set(THEIR_PARAMS.index) | set(NOT_AS_OPENOOD) == set(list_detectors())
+    for name, difference in NOT_AS_OPENOOD.items():
+        assert difference.why and (difference.correlation is None) == (f"score_{name}" not in PROBLEM)
+
+
+@pytest.mark.parametrize("name, params", [("ASH", {"variant": "ash-s", "percentile": 0.9}), ("SCALE", {"percentile": 0.65}), ("Relation", {"power": 8})])
+def test_other_hyperparameters_rank_otherwise(reference, name, params):
+    "The comparison can tell."
+    model, benchmark = reference
+    found = score_benchmark(model, benchmark, {name: params})
+    assert spearmanr(as_openood(found.scores[name]), PROBLEM[f"score_{name}"]).statistic < 0.999
+
+
+@pytest.mark.parametrize("name, fits", [("TempScale", "val"), ("KLM", "val"), ("ReAct", "val"), ("MDS", "train"), ("KNN", "train")])
+def test_fitted_where_openood_fits(name, fits):
+    assert recipe(name).fits == fits
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_first_component_is_that_of_the_svd(b, c, h, w, seed):
+    maps = torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed))
+    u, s, v = torch.linalg.svd(maps.double().flatten(2), full_matrices=False)
+    expected = maps - (s[:, :1, None] * u[:, :, :1] @ v[:, :1]).view_as(maps)
+    rest = without_first_component(maps)
+    assert rest.shape == maps.shape
+    close = s[:, 0] - s[:, 1] > 0.05 * s[:, 0] if s.shape[1] > 1 else s[:, 0] > 0  # else the direction is not well defined
+    torch.testing.assert_close(rest[close].double(), expected[close], atol=1e-3, rtol=0)
+
+
+def test_maps_of_zeros_stay_zero():
+    assert torch.equal(without_first_component(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 3, 4, 4))
+
+
+def test_rankfeat_costs_no_second_pass(trained, small):
+    seen = []
+    hook = trained.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    found = score_benchmark(trained, small, ["RankFeat"])
+    hook.remove()
+    assert sum(seen) == sum(len(s) for s in small.sets().values()) and found.activations["id", "test"].maps is None
+
+
+def test_rankfeat_needs_two_stages(small):
+    torch.manual_seed(0)
+    net = Backbone(OrderedDict(layer1=nn.Conv2d(3, 16, 8, 4)), 16)
+    found = score_benchmark(Classifier(net, 8, "none").eval(), small, ["MSP", "RankFeat"])
+    assert list(found.gaps) == ["RankFeat"] and "last two stages" in found.gaps["RankFeat"]
+
+
+@pytest.mark.parametrize("recipe_of_it", [{"fits": "train"}, {"grid": lambda model: {"k": [1, 2]}}])
+def test_what_reads_blocks_cannot_be_fitted_or_tuned(trained, small, monkeypatch, recipe_of_it):
+    monkeypatch.setitem(DETECTORS, "Greedy", Recipe(lambda model, std, **kw: Broken("constant"), "blocks", **recipe_of_it))
+    found = score_benchmark(trained, small, ["MSP", "Greedy"])
+    assert list(found.gaps) == ["Greedy"] and "blocks, which are not kept" in found.gaps["Greedy"]
+
+
 # gaps
 
 
@@ -197,10 +348,6 @@ def test_a_map_of_one_pixel_is_a_gap_of_rankfeat_alone(small):
     class Flat(torch.nn.Module):
         def forward(self, x):
             return x.mean((-2, -1), keepdim=True)
-
-    from collections import OrderedDict
-
-    from ascood.models import Backbone
 
     torch.manual_seed(0)
     net = Backbone(OrderedDict(layer1=torch.nn.Conv2d(3, 16, 8, 4), last=Flat()), 16)
@@ -247,7 +394,7 @@ def test_rows_name_their_hyperparameters(trained, small):
 
 
 def test_every_name_says_what_it_reads():
-    assert all(r.reads in ("logits", "features", "maps", "stages", "gram", "images") for r in (DETECTORS | OWN_SCORES).values())
+    assert all(r.reads in ("logits", "features", "maps", "blocks", "stages", "gram", "images") for r in (DETECTORS | OWN_SCORES).values())
     assert len(DETECTORS) == 24
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from ascood import plots, reporting
 from ascood.data import ImageSet
-from ascood.evaluation import evaluate, extract, group_table, ood_metrics, score_benchmark
+from ascood.evaluation import candidates, evaluate, extract, group_table, ood_metrics, score_benchmark, validation_auroc
 
 
 @settings(max_examples=80, deadline=None)
@@ -73,6 +73,16 @@ def test_validation_only_reads_no_test_set(trained, holdout, monkeypatch):
         monkeypatch.setattr(images, "transform", forbidden)
     found = score_benchmark(trained, holdout, ["MSP", "i-ODIN", "TempScale", "KNN"], validation_only=True)
     assert not found.gaps and all({group for group, _ in by_set} == {"id", "val"} for by_set in found.scores.values())
+
+
+def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
+    assert candidates("i-ODIN", trained, {"k": 3, "eps": [0.1, 0.2], "temperature": 5}) == [
+        {"k": 3, "eps": 0.1, "temperature": 5}, {"k": 3, "eps": 0.2, "temperature": 5}]
+    assert len(candidates("i-ODIN", trained, {})) == 28 and candidates("MSP", trained, {}) == [{}]
+    found = score_benchmark(trained, holdout, {"KNN": {"k": [1, 3]}}, validation_only=True)
+    tried = {k: score_benchmark(trained, holdout, {"KNN": {"k": k}}, validation_only=True).scores["KNN"] for k in (1, 3)}
+    best = max(tried, key=lambda k: validation_auroc(tried[k]))
+    assert found.hyperparameters["KNN"] == {"k": best}
 
 
 def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):

@@ -16,7 +16,7 @@ TINY = {
     "seeds": [0],
     "train": {"epochs": 1},
     "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "alpha_min": 0.3, "weight": 0.1}},
-    "benchmarks": {"colored-digits": {}},
+    "benchmarks": {"scene-digits": {}},
     "detectors": ["MSP", "i-ODIN"],
 }
 
@@ -54,7 +54,7 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
         for suffix in (".csv", ".md", ".tex"):
             assert (out / f"{table}{suffix}").stat().st_size > 100
     for figure in ("compared", "gallery", "scores", "roc", "training", "spurious"):
-        assert (tmp_path / "figures" / "tiny" / f"{figure}_colored-digits.png").stat().st_size > 5000
+        assert (tmp_path / "figures" / "tiny" / f"{figure}_scene-digits.png").stat().st_size > 5000
 
     table, differences = pd.read_csv(out / "table_main.csv"), pd.read_csv(out / "differences.csv", keep_default_na=False)
     near = table[table.quantity == "near_auroc"].set_index("method")["mean"]
@@ -78,14 +78,14 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
 
     checkpoint = next(out.glob("runs/*ascood*/model.safetensors"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:999])
-    assert main([*where, "evaluate", tiny, "colored-digits", "ascood", "0"]) == 2
+    assert main([*where, "evaluate", tiny, "scene-digits", "ascood", "0"]) == 2
     error = capsys.readouterr().err
     assert "damaged" in error and "delete it" in error and error.count("\n") == 1
 
     # a fresh clone has tables and figures, but not all runs: neither is replaced by less
     for folder in out.glob("runs/*-ascood-*"):
         folder.rename(tmp_path / folder.name)
-    kept = [out / "metrics.csv", *(tmp_path / "figures" / "tiny" / f"{name}.png" for name in ("summary", "gallery_colored-digits"))]
+    kept = [out / "metrics.csv", *(tmp_path / "figures" / "tiny" / f"{name}.png" for name in ("summary", "gallery_scene-digits"))]
     before = [path.read_bytes() for path in kept]
     capsys.readouterr()
     assert main([*where, "collect", str(tmp_path / "tiny.yaml")]) == 2 and "would drop them" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
         ({"methods": {"ascood": {"detectors": ["MPS"]}}}, "unknown detector 'MPS'; choose one of"),
         ({"detectors": {"KNN": {"kk": 5}}}, "profile tiny: detector KNN has no such parameter"),
         ({"shown": ["ascod"]}, "unknown method in `shown` 'ascod'"),
-        ({"benchmarks": {"mnist": {"methods": {"ascod": {}}}}}, "unknown method 'ascod'"),
+        ({"benchmarks": {"scene-digits-all": {"methods": {"ascod": {}}}}}, "unknown method 'ascod'"),
         ({"seed": [1]}, "unknown setting 'seed'"),
         ({"seeds": []}, "seeds"),
     ],
@@ -121,8 +121,8 @@ def test_wrong_profiles_are_one_line_before_any_work(tmp_path, capsys, changes, 
     "args, words",
     [
         (["status", "embeded"], "no profile 'embeded'; choose one of cifar10-jpeg,"),
-        (["train", "smoke", "mnist-holdout", "ascood", "7"], "no seed 7; choose one of [0]"),
-        (["train", "smoke", "mnist", "ascood", "0"], "unknown benchmark"),
+        (["train", "smoke", "scene-digits-holdout", "ascood", "7"], "no seed 7; choose one of [0]"),
+        (["train", "smoke", "scene-digits-all", "ascood", "0"], "unknown benchmark"),
         (["report", "smoke", "table_1"], "unknown report 'table_1'"),
     ],
 )
@@ -137,7 +137,7 @@ def test_missing_files_say_which_command_makes_them(tmp_path, capsys):
     assert "python -m ascood.experiments run smoke" in capsys.readouterr().err
     assert main(["--results", str(tmp_path), "report", "smoke"]) == 2
     assert "python -m ascood.experiments collect smoke" in capsys.readouterr().err
-    assert main(["--results", str(tmp_path), "evaluate", "smoke", "mnist-holdout", "ascood", "0"]) == 2
+    assert main(["--results", str(tmp_path), "evaluate", "smoke", "scene-digits-holdout", "ascood", "0"]) == 2
     assert "train the model first" in capsys.readouterr().err
 
 
@@ -172,7 +172,7 @@ def test_a_failing_detector_is_a_gap_in_the_tables(tmp_path):
     assert main([*where, "run", profile_file(tmp_path, methods={"cross_entropy": {}}, detectors={"MSP": {}, "KNN": {"k": 10**6}})]) == 0
     table = (tmp_path / "results" / "tiny" / "table_compared.md").read_text()
     line = next(row for row in table.splitlines() if "KNN" in row and row.startswith("|"))
-    assert "–" in line and "- KNN on colored-digits (Cross-entropy, seed 0): k=1000000 exceeds" in table
+    assert "–" in line and "- KNN on scene-digits (Cross-entropy, seed 0): k=1000000 exceeds" in table
 
 
 def test_broken_yaml_is_one_line(tmp_path, capsys):
@@ -185,13 +185,13 @@ def test_broken_yaml_is_one_line(tmp_path, capsys):
 
 def test_run_id_changes_with_what_decides_the_weights_and_only_then(tmp_path):
     def run_id(**changes):
-        return find_run(load_profile(profile_file(tmp_path, **changes)), "colored-digits", "ascood", 0).run_id
+        return find_run(load_profile(profile_file(tmp_path, **changes)), "scene-digits", "ascood", 0).run_id
 
     same = run_id()
     assert run_id(detectors=["MSP"]) == same and run_id(description="x") == same
     assert run_id(train={"epochs": 2}) != same
-    assert run_id(benchmarks={"colored-digits": {"methods": {"ascood": {"weight": 0.2}}}}) != same
-    assert run_id(benchmarks={"colored-digits": {"options": {"correlation": 0.8}}}) != same
+    assert run_id(benchmarks={"scene-digits": {"methods": {"ascood": {"weight": 0.2}}}}) != same
+    assert run_id(benchmarks={"scene-digits": {"options": {"correlation": 0.8}}}) != same
 
 
 def test_command_line_in_a_fresh_process(tmp_path):
@@ -200,7 +200,7 @@ def test_command_line_in_a_fresh_process(tmp_path):
 
 
 def test_collect_takes_only_runs_of_the_profile(tmp_path):
-    stray = tmp_path / "tiny" / "runs" / "colored-digits-cross_entropy-seed0-00000000"
+    stray = tmp_path / "tiny" / "runs" / "scene-digits-cross_entropy-seed0-00000000"
     stray.mkdir(parents=True)
     (stray / "metrics.csv").write_text("run_id\nx\n")
     with pytest.raises(FileNotFoundError, match="no finished run"):
@@ -242,12 +242,12 @@ def test_a_part_of_a_profile(capsys):
 
 
 def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path, capsys):
-    changes = {"benchmarks": {"colored-digits": {"leave_out": ["ascood"]}, "mnist": {}}}
+    changes = {"benchmarks": {"scene-digits": {"leave_out": ["ascood"]}, "scene-digits-all": {}}}
     profile = load_profile(profile_file(tmp_path, **changes))
-    assert {(r.benchmark, r.method) for r in profile.runs} == {("colored-digits", "cross_entropy"), ("mnist", "cross_entropy"), ("mnist", "ascood")}
-    with pytest.raises(ValueError, match="unknown method in profile tiny, colored-digits: 'ascood'"):
-        find_run(profile, "colored-digits", "ascood", 0)
-    changes["benchmarks"]["mnist"]["leave_out"] = ["asood"]
+    assert {(r.benchmark, r.method) for r in profile.runs} == {("scene-digits", "cross_entropy"), ("scene-digits-all", "cross_entropy"), ("scene-digits-all", "ascood")}
+    with pytest.raises(ValueError, match="unknown method in profile tiny, scene-digits: 'ascood'"):
+        find_run(profile, "scene-digits", "ascood", 0)
+    changes["benchmarks"]["scene-digits-all"]["leave_out"] = ["asood"]
     with pytest.raises(ValueError, match="'asood'; choose one of"):
         load_profile(profile_file(tmp_path, **changes))
 

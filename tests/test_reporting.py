@@ -106,3 +106,19 @@ def test_published_numbers_are_labelled_and_not_ranked():
     assert table["near AUROC ↑, published, other images"].tolist() == ["99.00", "60.00"]
     assert reporting.cells(both, ["source", "method"], ["quantity"]).index.get_level_values("source").unique().tolist() == ["here", "published, other images"]
     assert "**" not in "".join(reporting.cells(both, ["source", "method"], ["quantity"], rank_by=None)["near AUROC ↑"])
+
+
+def test_the_plain_model_is_found_in_a_profile_in_rows_and_in_names():
+    metrics = pd.concat([rows("pretrained", "MSP", "near", (1,)), rows("vos", "MSP", "near", (1,))])
+    assert reporting.plain_method(metrics) == reporting.plain_method(metrics["method"]) == "pretrained"
+    both = pd.concat([metrics, rows("cross_entropy", "MSP", "near", (1,)), rows("pretrained", "MSP", "val", (1,)), rows("vos", "MSP", "val", (1,))])
+    assert reporting.plain_method(both) == "cross_entropy"
+    kinds = reporting.compared(both).drop_duplicates("method")
+    assert dict(zip(kinds["method"], kinds["kind"])) == {"MSP": "post-hoc", "pretrained": "post-hoc", "vos": "training"}
+
+
+def test_three_points_of_accuracy_decide():
+    metrics = pd.concat([rows("cross_entropy", "MSP", "near", (1, 1)), rows("vos", "MSP", "near", (1, 1)).assign(accuracy=[86.5, 87.5]),
+                         rows("oe", "MSP", "near", (1, 1)).assign(accuracy=[86, 87.5]), rows("ascood", "MSP", "near", (1,), "c").assign(accuracy=5)])
+    assert reporting.did_not_learn(metrics) == {("b", "oe")}, "three points are not more than three; benchmark c has no plain model"
+    assert reporting.say_left_out(set()) == ""

@@ -15,11 +15,11 @@ PROFILE = {
     "more_detectors": {"cross_entropy": {"i-ODIN@k=10": {"k": 10}}},
     "snapshots": [1],
     "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 30, "alpha_min": 3, "weight": 0.1}, "vos": {}},
-    "benchmarks": {"colored-digits": {}, "mnist": {"leave_out": ["vos"]}},
+    "benchmarks": {"scene-digits": {}, "scene-digits-all": {"leave_out": ["vos"]}},
     "studies": {
-        "alpha": {"benchmarks": ["mnist"], "vary": {"alpha_factor": [0.1, 1]}},
+        "alpha": {"benchmarks": ["scene-digits-all"], "vary": {"alpha_factor": [0.1, 1]}},
         "space": {"vary": {"normalization": ["none", "zscore"], "uncertainty": ["kl", "energy"]}, "detectors": ["EBO"]},
-        "strength": {"benchmarks": ["colored-digits"], "methods": ["cross_entropy", "ascood"], "vary": {"correlation": [0.9, 0.5]}},
+        "strength": {"benchmarks": ["scene-digits"], "methods": ["cross_entropy", "ascood"], "vary": {"correlation": [0.9, 0.5]}},
     },
 }
 
@@ -36,25 +36,25 @@ def test_every_combination_is_a_run_unless_it_is_the_profile_s_own(tmp_path):
     varied = {(run.benchmark, run.method) for run in profile.runs if run not in plain}
     space = {f"ascood@normalization={n},uncertainty={u}" for n in ("none", "zscore") for u in ("kl", "energy")} - {
         "ascood@normalization=zscore,uncertainty=kl"}
-    assert varied == {("mnist", "ascood@alpha_factor=0.1"), *((b, m) for b in ("colored-digits", "mnist") for m in space),
-                      ("colored-digits", "cross_entropy@correlation=0.5"), ("colored-digits", "ascood@correlation=0.5")}
+    assert varied == {("scene-digits-all", "ascood@alpha_factor=0.1"), *((b, m) for b in ("scene-digits", "scene-digits-all") for m in space),
+                      ("scene-digits", "cross_entropy@correlation=0.5"), ("scene-digits", "ascood@correlation=0.5")}
     assert len(plain) == 2 * (3 + 2) and len(profile.runs) == len(plain) + 2 * len(varied) == len({run.run_id for run in profile.runs})
     own = [point for point in profile.points if point.variant == point.method]
     assert [(p.study, p.benchmark, p.method) for p in own] == [
-        ("alpha", "mnist", "ascood"), ("space", "colored-digits", "ascood"), ("space", "mnist", "ascood"),
-        ("strength", "colored-digits", "cross_entropy"), ("strength", "colored-digits", "ascood")]
+        ("alpha", "scene-digits-all", "ascood"), ("space", "scene-digits", "ascood"), ("space", "scene-digits-all", "ascood"),
+        ("strength", "scene-digits", "cross_entropy"), ("strength", "scene-digits", "ascood")]
 
 
 def test_a_variant_differs_in_what_it_says_and_in_nothing_else(tmp_path):
     profile = load_profile(written(tmp_path))
-    base, weaker = (find_run(profile, "mnist", m, 1) for m in ("ascood", "ascood@alpha_factor=0.1"))
+    base, weaker = (find_run(profile, "scene-digits-all", m, 1) for m in ("ascood", "ascood@alpha_factor=0.1"))
     assert weaker.settings == base.settings | {"alpha_max": 3.0, "alpha_min": 0.3} and weaker.config == base.config and weaker.options == {}
-    half = find_run(profile, "colored-digits", "ascood@correlation=0.5", 0)
-    assert half.options == {"correlation": 0.5} and half.settings == find_run(profile, "colored-digits", "ascood", 0).settings
-    assert find_run(profile, "mnist", "ascood@normalization=none,uncertainty=kl", 0).detectors == {"EBO": {}}
-    assert find_run(profile, "mnist", "cross_entropy", 0).detectors == {"MSP": {}, "ODIN": {}, "i-ODIN": {}, "i-ODIN@k=10": {"k": 10}}
+    half = find_run(profile, "scene-digits", "ascood@correlation=0.5", 0)
+    assert half.options == {"correlation": 0.5} and half.settings == find_run(profile, "scene-digits", "ascood", 0).settings
+    assert find_run(profile, "scene-digits-all", "ascood@normalization=none,uncertainty=kl", 0).detectors == {"EBO": {}}
+    assert find_run(profile, "scene-digits-all", "cross_entropy", 0).detectors == {"MSP": {}, "ODIN": {}, "i-ODIN": {}, "i-ODIN@k=10": {"k": 10}}
     kept = {(run.method, run.config.seed) for run in profile.runs if run.snapshots}
-    assert kept == {("ascood", 0)}, "of the first seed of ASCOOD alone"
+    assert kept == {("cross_entropy", 0), ("ascood", 0)}, "of the first seed alone, and not of other methods"
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -66,6 +66,8 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(tmp_path):
     ({"studies": {"a": {"benchmarks": ["cifar"], "vary": {"sigma": [1]}}}}, "unknown benchmark of a study 'cifar'"),
     ({"studies": {"a": {"vary": {"sigma": [1]}, "detectors": ["MPS"]}}}, "unknown detector 'MPS'"),
     ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"kk": 2}}}}, "no such parameter"),
+    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"kk": [1, 2]}}}}, "no such parameter"),
+    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"eps": []}}}}, "without any value to try"),
     ({"more_detectors": {"ce": {}}}, "unknown method in `more_detectors` 'ce'"),
 ])
 def test_wrong_studies_are_one_line_before_any_work(tmp_path, capsys, changes, words):
@@ -78,7 +80,7 @@ def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against
     "Invented scores in the files that an evaluation leaves; which pairs, and their differences."
     import numpy as np
 
-    profile = load_profile(written(tmp_path, detectors=["MSP"], benchmarks={"mnist": {}}, more_detectors={}, methods={"cross_entropy": {}, "ascood": {}},
+    profile = load_profile(written(tmp_path, detectors=["MSP"], benchmarks={"scene-digits-all": {}}, more_detectors={}, methods={"cross_entropy": {}, "ascood": {}},
                                    studies={"sigma": {"vary": {"sigma": [0.5, 2]}}}))
     shift, rows = {"cross_entropy": 1.0, "ascood": 2.0, "ascood@sigma=2": 1.5}, []
     for run in profile.runs:
@@ -87,7 +89,7 @@ def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against
         scores |= {("near", name): rng.normal(shift[run.method], 1, 200) for name in ("a", "b")}
         run.folder(tmp_path).mkdir(parents=True)
         save_scores({"MSP": scores}, run.folder(tmp_path) / "scores.npz", rng.random(300) < 0.9)
-        rows += [dict(run_id=run.run_id, benchmark="mnist", setting="conventional", method=run.method, detector="MSP", seed=run.config.seed, ood_group=g,
+        rows += [dict(run_id=run.run_id, benchmark="scene-digits-all", setting="conventional", method=run.method, detector="MSP", seed=run.config.seed, ood_group=g,
                       ood_set="v", fpr95=1, auroc=90, aupr_in=1, aupr_out=1, accuracy=90) for g in ("val", "near")]
     pd.DataFrame(rows).to_csv(tmp_path / "tiny" / "metrics.csv", index=False)
     table = compare(profile, tmp_path, draws=100)

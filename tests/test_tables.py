@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 
 from ascood import reporting, tables
-from ascood.experiments import Profile
+from ascood.experiments import Profile, compare, describe_runs, save_scores
 from ascood.training import checked
 
-STUDY = {"methods": ["ascood"], "benchmarks": ["mnist"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
+STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
 SPACE = STUDY | {"vary": {"normalization": ["l2", "zscore"], "uncertainty": ["kl", "energy"]}}
 
 
 def a_profile(**more):
     "Two seeds of cross-entropy and ASCOOD, scored by two detectors."
-    settings = dict(name="t", description="for tests", seeds=[0, 1], detectors=["MSP", "KNN"], benchmarks={"mnist": {}},
+    settings = dict(name="t", description="for tests", seeds=[0, 1], detectors=["MSP", "KNN"], benchmarks={"scene-digits-all": {}},
                     methods={"cross_entropy": {}, "ascood": {}})
     return checked(Profile, "t", **(settings | more))
 
@@ -71,11 +71,11 @@ def test_main_table_by_hand_and_its_gaps(tmp_path):
     assert lines["Cross-entropy"] == ["KNN", "29.00 ± 1.00", "71.00 ± 1.00", "24.00 ± 1.00", "76.00 ± 1.00", "90.00 ± 0.00"]
     assert lines["ASCOOD (gradient)"][1] == "8.00 (1 of 2 seeds)", "a mean of fewer seeds is not ranked"
     assert lines["VOS"] == ["–"] * 6
-    assert "vos on mnist" in text and "make reproduce PROFILE=t" in text and "collect t" in text
+    assert "vos on scene-digits-all" in text and "make reproduce PROFILE=t" in text and "collect t" in text
 
 
 def difference(a, b, metric, survives, group="near"):
-    values = dict(study="", benchmark="mnist", setting="conventional", group=group, metric=metric, a_method=a[0], a_detector=a[1], b_method=b[0],
+    values = dict(study="", benchmark="scene-digits-all", setting="conventional", group=group, metric=metric, a_method=a[0], a_detector=a[1], b_method=b[0],
                   b_detector=b[1], difference=1.0, low=0.0, high=2.0, seeds=2, n_id=10, n_ood=10, survives=survives)
     return values
 
@@ -116,9 +116,9 @@ def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
 
 
 def test_of_a_nearly_equal_benchmark_the_label_says_so_and_others_have_none():
-    both = tables.published_main(["cifar10-jpeg", "cifar10-jpeg-holdout", "mnist"])
+    both = tables.published_main(["cifar10-jpeg", "cifar10-jpeg-holdout", "scene-digits-all"])
     assert set(both["benchmark"]) == {"cifar10-jpeg"} and set(both["published_on"]) == {"original CIFAR-10"}
-    assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["mnist"]).empty
+    assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["scene-digits-all"]).empty
 
 
 def test_accuracy_is_compared_seed_by_seed():
@@ -149,6 +149,16 @@ def test_iodin_by_how_much_it_moves(tmp_path):
     text = tables.report_table_iodin(profile, tmp_path)
     assert [line.split("|")[3].strip() for line in text.splitlines() if "ODIN  " in line][:3] == ["1", "10", "all (3·H·W)"]
     assert {row["elements"] for row in cell(tmp_path, "table_iodin", detector="i-ODIN@k=10")} == {"10"}
+
+
+def test_iodin_of_fixed_temperature_is_named(tmp_path):
+    more = {"ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1,k=10": {"temperature": 1, "k": 10}}
+    profile = a_profile(detectors=["MSP", "ODIN", "i-ODIN"], more_detectors={"cross_entropy": more})
+    written(profile, tmp_path, by_seed)
+    tables.report_table_iodin(profile, tmp_path)
+    rows = {(row["detector"], row["name"], row["elements"]) for row in cell(tmp_path, "table_iodin", source="here")}
+    assert rows == {("ODIN", "ODIN", "all (3·H·W)"), ("i-ODIN", "i-ODIN", "1"), ("ODIN@T=1", "ODIN@T=1", "all (3·H·W)"), ("i-ODIN@T=1", "i-ODIN@T=1", "1"),
+                    ("i-ODIN@T=1,k=10", "i-ODIN@T=1", "10")}
 
 
 def test_cost_by_hand_and_gaps_where_older_runs_say_nothing(tmp_path):
@@ -194,7 +204,7 @@ def test_a_cell_is_traced_to_the_numbers_whose_mean_it_is(tmp_path):
     assert numbers == [90, 100, 92, 102] and np.mean(numbers) == float(cell(tmp_path, "table_main", **where)[0]["mean"])
     for run in runs:
         assert (run.run_id in text) == (run.method == "ascood")
-    assert "train t mnist ascood 1" in text and "evaluate t mnist ascood 0" in text and 'hyperparameters of KNN: {"k": 50}' in text
+    assert "train t scene-digits-all ascood 1" in text and "evaluate t scene-digits-all ascood 0" in text and 'hyperparameters of KNN: {"k": 50}' in text
     assert "code: c1; evaluation_code: c2" in text and "torch 9" in text and "a machine" in text and "finished: today" in text
 
 
@@ -224,3 +234,116 @@ def test_trace_says_what_there_is(tmp_path):
         tables.trace(profile, "table_sets", {}, tmp_path)
     with pytest.raises(ValueError, match="unknown table"):
         tables.trace(profile, "table_mian", {}, tmp_path)
+
+
+def same(metric, group, difference, low, high, agree=True, method="ascood_shuffle", detector="MSP"):
+    return dict(study="", benchmark="mnist", setting="conventional", group=group, metric=metric, a_method=method, a_detector=detector, b_method="cross_entropy",
+                b_detector=detector, difference=difference, low=low, high=high, seeds=2, n_id=10, n_ood=10, survives=low > 0 or high < 0, seeds_agree=agree)
+
+
+SHUFFLE = {"cross_entropy": {}, "ascood": {}, "ascood_shuffle": {"kind": "ascood", "synthesis": "shuffle"}}
+THIRD = (("val", "v"), ("near", "n"), ("far", "f"), ("animals", "a"))
+
+
+def test_the_same_detector_on_both_models_by_hand(tmp_path):
+    profile = a_profile(methods=SHUFFLE)
+    written(profile, tmp_path, by_seed)
+    pd.DataFrame([same("auroc", "near", 10, 8, 12), same("fpr95", "near", -10, -12, -8, agree=False), same("auroc", "far", 10, -1, 12),
+                  same("auroc", "far", 5, 4, 6, method="ascood")]).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    text = tables.report_table_paired(profile, tmp_path)
+    lines = [[c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if "ASCOOD (shuffle)" in line]
+    assert [line[:3] for line in lines] == [["near", "MSP", "ASCOOD (shuffle)"], ["far", "MSP", "ASCOOD (shuffle)"]], "the paper shuffles; EBO and SCALE were not asked for"
+    assert lines[0][3:6] == ["61.00 ± 1.00", "71.00 ± 1.00", "**+10.00 [+8.00, +12.00]**"]
+    assert lines[0][8] == "-10.00 [-12.00, -8.00]" and lines[1][5] == "+10.00 [-1.00, +12.00]", "seeds that disagree, or zero in the interval, decide nothing"
+    assert lines[1][8] == "-10.00 ± 0.00" and "1 differences show the standard deviation" in text
+    assert r"\textbf{+10.00 [+8.00, +12.00]}" in (tmp_path / "t" / "table_paired.tex").read_text()
+    change, = cell(tmp_path, "table_paired", model="difference", quantity="auroc", ood_group="near")
+    assert float(change["mean"]) == 10 and len(change["runs"].split()) == 4
+    traced = tables.trace(profile, "table_paired", {"model": "plain", "quantity": "auroc", "ood_group": "near"}, tmp_path)
+    assert [float(line.split("auroc ")[1]) for line in traced.splitlines() if " auroc " in line] == [60, 62]
+
+
+def test_pairs_where_runs_are_missing_are_gaps(tmp_path):
+    profile = a_profile(methods={"cross_entropy": {}, "ascood": {}})
+    written(profile, tmp_path, by_seed, lambda run: run.method == "ascood" or run.config.seed == 0)
+    text = tables.report_table_paired(profile, tmp_path)
+    line = next(line for line in text.splitlines() if "ASCOOD (gradient)" in line)  # of what the profile has, where it lacks the paper's choice
+    assert line.count("(1 of 2 seeds)") == 4
+
+
+def write_scores(profile, folder, groups=("near", "far", "animals")):
+    "Scores of 40 ID and 30 OOD images; ASCOOD's separate better."
+    for run in profile.runs:
+        rng = np.random.default_rng(run.config.seed)
+        shift = 2.0 if run.method.startswith("ascood") else 1.0
+        scores = {d: {("id", "test"): rng.normal(size=40)} | {(g, "o"): rng.normal(size=30) + shift for g in groups} for d in run.detectors}
+        run.folder(folder).mkdir(parents=True)
+        save_scores(scores, run.folder(folder) / "scores.npz", np.ones(40, bool))
+
+
+def third_group(profile, folder, **values):
+    out = folder / profile.name
+    metrics = pd.concat([metrics_of(run, by_seed(run), sets=THIRD, accuracy=values.get(run.method, 90.0)) for run in profile.runs])
+    metrics.to_csv(out / "metrics.csv", index=False)
+    return metrics
+
+
+def test_a_third_group_passes_from_scores_to_every_table(tmp_path):
+    profile = a_profile(methods=SHUFFLE)
+    written(profile, tmp_path, by_seed)
+    third_group(profile, tmp_path)
+    write_scores(profile, tmp_path)
+    found = compare(profile, tmp_path, draws=20)
+    assert set(found["group"]) == {"near", "far", "animals", "id"} and set(found.query("group == 'animals'")["n_ood"]) == {30}
+    pairs = {*found.query("a_detector == b_detector and b_method == 'cross_entropy' and group == 'animals'")[["a_method", "a_detector"]].itertuples(index=False, name=None)}
+    assert pairs >= {("ascood", "MSP"), ("ascood_shuffle", "MSP")}, "also where validation chose KNN"
+    found.to_csv(tmp_path / "t" / "differences.csv", index=False)
+    for name in tables.tables_of(profile):
+        text = tables.TABLES[name](profile, tmp_path)
+        assert ("animals" in text) == (name in ("table_sets", "table_paired")), name
+    assert [row["ood"] for row in cell(tmp_path, "table_sets", method="ascood", quantity="auroc")][-2:] == ["animals: a", "animals: mean"]
+
+
+def test_a_method_that_did_not_learn_is_marked_and_not_ranked(tmp_path):
+    profile = a_profile(methods={"cross_entropy": {}, "vos": {}, "oe": {}, "ascood": {}})
+    written(profile, tmp_path, by_seed)
+    metrics = third_group(profile, tmp_path, vos=86.9, oe=87.1)
+    metrics.loc[metrics["method"] == "vos", "auroc"] = 99.0
+    metrics.to_csv(tmp_path / "t" / "metrics.csv", index=False)
+    text = tables.report_table_compared(profile, tmp_path)
+    lines = {line.split("|")[2].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert lines["VOS"].count("†") == 3 and "**" not in lines["VOS"] and "†" not in lines["OE"]
+    assert "**" in lines["ASCOOD (gradient)"] and "neither ranked nor counted as a rival: VOS on mnist." in text
+    write_scores(profile, tmp_path)
+    assert "vos" not in set(compare(profile, tmp_path, draws=20)["a_method"]), "never the best row that others are compared with"
+
+
+def test_a_pretrained_classifier_is_a_plain_model(tmp_path):
+    profile = a_profile(methods={"pretrained": {"kind": "cross_entropy"}}, detectors=["MSP", "ODIN", "i-ODIN"])
+    written(profile, tmp_path, by_seed)
+    write_scores(profile, tmp_path)
+    found = compare(profile, tmp_path, draws=20)
+    assert set(found["a_method"]) == {"pretrained"} and len(found.query("a_detector == 'i-ODIN' and b_detector == 'ODIN' and group == 'near'")) == 2
+    found.to_csv(tmp_path / "t" / "differences.csv", index=False)
+    texts = {name: tables.TABLES[name](profile, tmp_path) for name in tables.tables_of(profile)}
+    rows = [line.split("|")[1:3] for line in texts["table_compared"].splitlines() if line.startswith("| ")][1:]
+    assert [[c.strip() for c in row] for row in rows] == [["post-hoc", "MSP"], ["", "ODIN"], ["", "i-ODIN"]] and "Pretrained" in texts["table_compared"]
+    assert texts["table_iodin"].count("ODIN ") >= 2 and "has no such runs" in texts["table_paired"]
+    assert "≈" in texts["table_compared"].split("Best per column")[1]
+
+
+def test_detectors_that_rank_otherwise_than_openood_are_named(tmp_path, monkeypatch):
+    profile = a_profile()
+    written(profile, tmp_path, by_seed)
+    assert "OpenOOD's code" not in tables.report_table_scores(profile, tmp_path)
+    monkeypatch.setattr(tables.detectors, "NOT_AS_OPENOOD", {"KNN": (0.95, "other features"), "KLM": (0.9, "x")}, raising=False)
+    for name in ("table_scores", "table_compared", "table_main", "table_sets"):
+        assert "Not ranked as by OpenOOD's code: KNN (rank correlation 0.950: other features)." in tables.TABLES[name](profile, tmp_path)
+
+
+def test_the_protocol_is_named_where_it_is(tmp_path):
+    profile = a_profile()
+    written(profile, tmp_path, by_seed)
+    assert "protocol" not in describe_runs(profile, tmp_path)
+    (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
+    assert "`results/t/protocol.md`" in tables.report_table_main(profile, tmp_path)

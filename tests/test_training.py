@@ -4,12 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
 import torch
+import torchvision
+from accelerate.utils import set_seed
 
+from ascood.baselines import CIDER
 from ascood.models import load_classifier
 from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, checked, create_method, create_optimizer, train
 
@@ -17,23 +22,25 @@ SETTINGS = dict(alpha_max=3.0, alpha_min=0.3, weight=0.1)
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
+from ascood.baselines import CIDER
 from ascood.data import load_benchmark
 from ascood.training import ASCOOD, TrainConfig, train
-train(ASCOOD(alpha_max=3.0, alpha_min=0.3, weight=0.1), load_benchmark("colored-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
+train(eval(sys.argv[2]), load_benchmark("scene-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
 """
 
 
-def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, digits):
-    whole = train(ASCOOD(**SETTINGS), digits, TrainConfig(epochs=4), tmp_path / "whole", progress=False)
+@pytest.mark.parametrize("method", [ASCOOD(**SETTINGS), CIDER(dim=8)], ids=["ascood", "cider"])
+def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, digits, method):
+    whole = train(method, digits, TrainConfig(epochs=4), tmp_path / "whole", progress=False)
     cut = tmp_path / "cut"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(cut)], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
-    deadline = time.time() + 120
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(cut), repr(method)], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    deadline = time.time() + 300
     while not list(cut.glob("state-0*")) and time.time() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL and list(cut.glob("state-0*")) and not (cut / "model.safetensors").exists()
-    resumed = train(ASCOOD(**SETTINGS), digits, TrainConfig(epochs=4), cut, progress=False)
+    resumed = train(method, digits, TrainConfig(epochs=4), cut, progress=False)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     same = ["epoch", "lr", "alpha", "loss", "accuracy", "val_accuracy"]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
@@ -114,6 +121,61 @@ def test_learning_rate_falls_by_step_and_the_head_has_its_own():
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("spared", [(), ("bias",), ("weight", "bias")])
+def test_a_head_says_what_weight_decay_spares(spared):
+    model = CrossEntropy().create_model(TrainConfig(), 3)
+    model.head.no_weight_decay = spared
+    optimizer, _ = create_optimizer(model, TrainConfig(lr=0.1, head_lr_factor=0.5), steps=10)
+    found = {p: (g["weight_decay"], g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+    assert found == {p: (0 if name.removeprefix("head.") in spared else 5e-4, 0.05 if name.startswith("head.") else 0.1)
+                     for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_batch_holds_all_views_and_training_is_prepared_once(tmp_path, digits, views):
+    batches, plain, at_start = [], [], []
+
+    class Looks(CrossEntropy):
+        views: ClassVar[int] = 2
+
+        def prepare(self, model, known):
+            plain.append([(x.clone(), y) for x, y in known])
+            model.head.bias.data.fill_(7.0)
+
+        def loss(self, model, x, y, step):
+            at_start.append(step.bare.head.bias.mean().item())
+            batches.append((x, y))
+            if len(batches) == 60:  # in the second epoch, once
+                raise KeyboardInterrupt
+            return super().loss(model, x, y, step)
+
+    Looks.views = views
+    with pytest.raises(KeyboardInterrupt):
+        train(Looks(), digits, TrainConfig(epochs=2), tmp_path, progress=False)
+    x, y = batches[0]
+    assert x.shape == (64 * views, 3, 32, 32) and at_start[0] == 7.0
+    for first, second in zip(x.split(64), x.split(64)[1:]):
+        assert not torch.equal(first, second)  # other shifts...
+        assert (first.mean((2, 3)) - second.mean((2, 3))).abs().max() < 0.2  # ...of the same images
+        assert torch.equal(y[:64], y[64:])
+    history = train(Looks(), digits, TrainConfig(epochs=2), tmp_path, progress=False).history
+    assert len(plain) == 1 and len(history) == 2
+    images, labels = torch.cat([x for x, _ in plain[0]]), torch.cat([y for _, y in plain[0]])
+    assert torch.equal(images, digits.val.transform(digits.train.images)) and torch.equal(labels, digits.train.labels)
+
+
+def test_a_run_stopped_in_its_first_epoch_starts_anew_with_the_same_bits(tmp_path, digits):
+    class Stopped(CIDER):
+        def loss(self, model, x, y, step):
+            super().loss(model, x, y, step)  # the prototypes move
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Stopped(dim=8), digits, TrainConfig(epochs=1), tmp_path / "cut", progress=False)
+    cut, whole = (train(CIDER(dim=8), digits, TrainConfig(epochs=1), tmp_path / n, progress=False) for n in ("cut", "whole"))
+    assert cut.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+
+
 def test_ascood_reads_one_concatenated_batch():
     "Batch norm must see images and outliers together."
     method = ASCOOD(**SETTINGS)
@@ -137,7 +199,8 @@ def test_energy_variant_and_ablations_train(tmp_path, digits):
         (lambda: create_method("ascood", fraction=1.5), "fraction: .* not 1.5"),
         (lambda: create_method("ascood", synthesis="swap"), "unknown synthesis 'swap'"),
         (lambda: create_method("cross_entropy", normalization="z"), "unknown normalization"),
-        (lambda: checked(TrainConfig, "training", epochs=0), "epochs: .* not 0"),
+        (lambda: create_method("pretrained", normalization="zscore"), "normalization: .* not 'zscore'"),
+        (lambda: checked(TrainConfig, "training", epochs=-1), "epochs: .* not -1"),
         (lambda: checked(TrainConfig, "training", backbone="resnet"), "unknown backbone"),
         (lambda: checked(TrainConfig, "training", mixed_precision="half"), "mixed_precision"),
     ],
@@ -145,4 +208,46 @@ def test_energy_variant_and_ablations_train(tmp_path, digits):
 def test_impossible_settings_are_one_line(call, words):
     with pytest.raises(ValueError, match=words) as caught:
         call()
+    assert "\n" not in str(caught.value)
+
+
+def test_no_epochs_keep_the_model_as_it_was_created(tmp_path, digits):
+    config = TrainConfig(epochs=0, seed=3)
+    run = train(CrossEntropy(), digits, config, tmp_path / "none", progress=False)
+    one = train(CrossEntropy(), digits, TrainConfig(epochs=1), tmp_path / "one", progress=False)
+    assert len(run.history) == 0 and list(run.history) == list(one.history)
+    again = train(CrossEntropy(), digits, config, tmp_path / "none", progress=False)
+    assert len(again.history) == 0 and list(again.history) == list(one.history) and float(again.history["seconds"].sum()) == 0
+    set_seed(3)
+    created = CrossEntropy().create_model(config, digits.num_classes)
+    assert all(torch.equal(a, b) for a, b in zip(created.parameters(), load_classifier(run.checkpoint).parameters()))
+
+
+def imagenet_file(folder) -> str:
+    torch.manual_seed(0)
+    path = folder / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    return str(path)
+
+
+def test_pretrained_goes_to_a_checkpoint_untrained(tmp_path, digits):
+    weights = imagenet_file(tmp_path)
+    known = replace(digits, num_classes=1000)
+    config = TrainConfig(epochs=0, backbone="resnet18", pretrained=weights)
+    run = train(create_method("pretrained"), known, config, tmp_path / "run", progress=False)
+    model, file = load_classifier(run.checkpoint), torch.load(weights, weights_only=True)
+    assert torch.equal(model.head.weight, file["fc.weight"]) and torch.equal(model.head.bias, file["fc.bias"])
+    assert torch.equal(model.backbone.conv1.weight, file["conv1.weight"]) and model.normalization == "none" and len(run.history) == 0
+
+
+@pytest.mark.parametrize("changes, classes, words", [
+    ({}, 10, "knows ImageNet's 1000 classes, and the benchmark has 10"),
+    ({"epochs": 2}, 1000, "set epochs to 0, not 2"),
+    ({"pretrained": False}, 1000, "takes its head from ImageNet weights"),
+    ({"backbone": "tiny_resnet"}, 1000, "tiny_resnet has no ImageNet weights"),
+])
+def test_pretrained_refuses_what_it_cannot_be(tmp_path, changes, classes, words):
+    config = TrainConfig(**{"epochs": 0, "backbone": "resnet18", "pretrained": imagenet_file(tmp_path)} | changes)
+    with pytest.raises(ValueError, match=words) as caught:
+        create_method("pretrained").create_model(config, classes)
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ PROFILE = {
     "seeds": [0],
     "train": {"epochs": 1},
     "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}},
-    "benchmarks": {"mnist-holdout": {}},
+    "benchmarks": {"scene-digits-holdout": {}},
     "detectors": ["MSP"],
 }
 
@@ -47,7 +47,7 @@ def jobs(output: str) -> dict[str, int]:
 
 
 def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
-    some = "results/tiny/table_main.md", "results/tiny/table_claims.md", "figures/tiny/roc_mnist-holdout.pdf"
+    some = "results/tiny/table_main.md", "results/tiny/table_claims.md", "figures/tiny/roc_scene-digits-holdout.pdf"
     output, status = workflow(*some)
     assert status == 0, output[-3000:]
     out = workflow.folder / "results" / "tiny"
@@ -62,8 +62,8 @@ def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
     deleted.unlink()
     output, _ = workflow("--dry-run")
     planned = jobs(output)
-    assert planned["train"] == planned["evaluate"] == planned["collect"] == planned["page"] == 1
-    assert planned["table"] == len(all_tables_of(load_profile(str(workflow.folder / "tiny.yaml")))) == 15
+    assert planned["train"] == planned["evaluate"] == planned["collect"] == planned["premises"] == planned["page"] == 1
+    assert planned["table"] == len(all_tables_of(load_profile(str(workflow.folder / "tiny.yaml")))) == 16
     assert planned["figure_roc"] == planned["figure_summary"] == 1
 
     output, status = workflow(str(deleted.relative_to(workflow.folder)))
