@@ -22,7 +22,6 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),
-        "efficientnet": cfg["efficientnet_requirements"].split(),
         "dev": cfg["notebook_requirements"].split() + cfg["dev_requirements"].split(),
     },
     zip_safe=False,

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from .data import (Benchmark, ImageSet, LazyImages, RandomCrops, RandomFlip, RandomShift, _normalize, holdout_split,
                          list_benchmarks)
+from .models import IMAGENET_SCALING
 
 # %% ../nbs/05a_disk.ipynb #cbeb2ee6
 def data_root(
@@ -385,9 +386,6 @@ def _own(benchmark: str, name: str, file: str) -> SetSpec:
     return SetSpec(name, (f"{benchmark}/{file}.txt",), f"build it: python -m ascood.builders {benchmark} --help")
 
 # %% ../nbs/05a_disk.ipynb #e70c2094
-from .models import IMAGENET_SCALING
-
-
 def _imagenet_samples(name: str = "imagenet-samples") -> BenchmarkSpec:
     get = f"build it: python -m ascood.builders {name} --help"
     val, test, ood_val, ood = (SetSpec(part, (f"{name}/{file}.txt",), get) for part, file in (
@@ -396,16 +394,13 @@ def _imagenet_samples(name: str = "imagenet-samples") -> BenchmarkSpec:
                          (ood_val,), (), (ood,))
 
 # %% ../nbs/05a_disk.ipynb #3cc253ca
-_LITE_STATISTICS = ((127 / 255,) * 3, (128 / 255,) * 3)
-
-
 def _cars_small(name: str = "cars-small") -> BenchmarkSpec:
     def one(which: str, file: str) -> SetSpec:
         return _own(name, which, file)
 
     train, val, test = (one(part, f"{part}_{name}") for part in ("train", "val", "test"))
     far = one("imagenet", "test_imagenet"), one("textures", "test_textures")
-    return BenchmarkSpec(name, "fine-grained", 150, 96, *_LITE_STATISTICS, train, val, test, (one("imagenet", "val_imagenet"),),
+    return BenchmarkSpec(name, "fine-grained", 150, 96, *IMAGENET_SCALING["efficientnet_lite0"], train, val, test, (one("imagenet", "val_imagenet"),),
                          (one("held-out", "test_held_out"),), far, one("imagenet", "train_imagenet"))
 
 # %% ../nbs/05a_disk.ipynb #8fb1a1ca

