@@ -56,7 +56,8 @@ def _patch(photo: Image.Image, area: tuple, sides: tuple[int, int], rng: np.rand
     left, top, right, bottom = (round(f * s) for f, s in zip(area, (photo.width, photo.height) * 2))
     side = rng.randint(sides[0], min(sides[1], right - left, bottom - top) + 1)
     x, y = rng.randint(left, right - side + 1), rng.randint(top, bottom - side + 1)
-    return np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (x, y, x + side, y + side)))
+    patch = photo.crop((x, y, x + side, y + side))  # resize's own `box` would mix in pixels from around it
+    return np.asarray(patch.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def _backgrounds(environments: Sequence[int], share: str, rng: np.random.RandomState) -> np.ndarray:  # [N,SIDE,SIDE,3]
@@ -79,9 +80,10 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _deal(digits: Sequence[int], n_train: int, seed: int) -> dict[str, np.ndarray]:
-    "Indices of the given digits for each share, disjoint: `n_train` of each digit for training, and a fixed number for the others."
+    "Indices of the given digits for each share, disjoint: `n_train` of each digit for training (option `n_train`), and a fixed number for the others."
     shares = {"train": n_train, "val": 200 // len(digits), "test": 400 // len(digits), "chimeras": 30}
-    if not 1 <= n_train <= (most := 500 - sum(shares.values()) + n_train):
+    most = 500 - sum(shares.values()) + n_train
+    if not 1 <= n_train <= most:
         raise ValueError(f"n_train must lie in [1, {most}], not {n_train}: there are 500 images of each digit")
     rng, parts = np.random.RandomState(seed), {name: [] for name in shares}
     for digit in digits:
