@@ -8,6 +8,7 @@ import pytest
 
 from ascood import reporting, tables
 from ascood.experiments import Profile, compare, describe_runs, save_scores
+from ascood.report import report_page
 from ascood.training import checked
 
 STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
@@ -347,3 +348,16 @@ def test_the_protocol_is_named_where_it_is(tmp_path):
     assert "protocol" not in describe_runs(profile, tmp_path)
     (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
     assert "`results/t/protocol.md`" in tables.report_table_main(profile, tmp_path)
+
+
+def test_the_page_begins_with_the_pairs_and_holds_the_protocol(tmp_path):
+    profile = a_profile(methods=SHUFFLE)
+    written(profile, tmp_path, by_seed)
+    for name in ("table_main", "table_paired"):
+        tables.TABLES[name](profile, tmp_path)
+    page = report_page(profile, tmp_path, tmp_path / "figures").read_text()
+    assert page.index('id="table_paired"') < page.index('id="table_main"') and "protocol" not in page
+    (tmp_path / "t" / "protocol.md").write_text("# Hypotheses\n\nThe <same> detector.")
+    page = report_page(profile, tmp_path, tmp_path / "figures").read_text()
+    assert page.index('id="table_paired"') < page.index('id="protocol"') < page.index('id="table_main"')
+    assert '<a href="protocol.md">' in page and "The &lt;same&gt; detector." in page
