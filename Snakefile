@@ -41,7 +41,7 @@ def code(*modules):
     return [f"ascood/{module}.py" for module in modules]
 
 
-TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "training", "baselines")
+TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "scenes", "embedded", "training", "baselines")
 SCORING = code("detectors", "evaluation")
 
 

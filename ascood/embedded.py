@@ -143,7 +143,7 @@ def _scenes(photos: np.ndarray, opacity: np.ndarray | None, rng: np.random.Rando
     scene = _DARKER * photos.astype(np.float32)
     if opacity is None:
         return scene
-    return scene + opacity[..., None] * (rng.uniform(200, 255, (len(scene), 1, 1, 1)) - scene)
+    return scene + opacity[..., None] * (rng.uniform(200, 255, (len(scene), 1, 1, 1)).astype(np.float32) - scene)
 
 
 def _as_images(array: np.ndarray) -> Tensor:  # [N,H,W,3] in 0..255 -> uint8 [N,3,H,W]
@@ -215,7 +215,7 @@ def _far(test: ImageSet, n: int, letters: bool, rng: np.random.RandomState) -> d
     return {name: _ood(match_statistics(images, _pixels(test), rng)) for name, images in found.items()}
 
 
-def _auxiliary(seed: int, n: int = 800) -> ImageSet:
+def _auxiliary(seed: int, n: int = 640) -> ImageSet:
     rng = np.random.RandomState(seed + 2)
     photos, ink = _photographs("auxiliary", n, rng), _glyphs(_OTHER_SCRIPTS, n // 2, rng)
     drawn = _scenes(photos[: n // 2], _opacity(ink, rng), rng)
@@ -245,7 +245,7 @@ def _environments(label: np.ndarray, correlation: float | None, rng: np.random.R
     return 2 * own + rng.randint(2, size=len(label))
 
 # %% ../nbs/05d_embedded.ipynb #8693a932
-def _build_scene_digits(seed: int = 0, correlation: float = 0.9, n_train: int = 200, n_ood: int = 300) -> Benchmark:
+def _build_scene_digits(seed: int = 0, correlation: float = 0.9, n_train: int = 200, n_ood: int = 200) -> Benchmark:
     if not 0 <= correlation <= 1:
         raise ValueError(f"correlation must lie in [0, 1], not {correlation}")
     strokes, digit = _mnist()
@@ -259,7 +259,7 @@ def _build_scene_digits(seed: int = 0, correlation: float = 0.9, n_train: int = 
                       class_names=("0-1", "2-3"), majority={0: {0, 1}, 1: {2, 3}})
 
 # %% ../nbs/05d_embedded.ipynb #b89f59bc
-def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 300) -> Benchmark:
+def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 200) -> Benchmark:
     known, held_out = holdout_split(10, 8)
     strokes, digit = _mnist()
 
@@ -271,7 +271,7 @@ def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 300) -> Bench
                       class_names=tuple(map(str, known)))
 
 
-def _build_all(seed: int = 0, n_train: int = 80, n_ood: int = 300) -> Benchmark:
+def _build_all(seed: int = 0, n_train: int = 80, n_ood: int = 200) -> Benchmark:
     def near(rng: np.random.RandomState) -> dict:
         return {"near": {"letters": _on_backgrounds(_glyphs(_LETTERS, n_ood, rng), "ood", rng)}}
 

@@ -31,7 +31,7 @@ import yaml
 from pydantic import Field
 
 import ascood
-from . import baselines, disk, reporting  # noqa: F401 (baselines enters its methods)
+from . import baselines, disk, reporting, scenes  # noqa: F401 (baselines enters its methods)
 from .bootstrap import Row, draw_rows, paired_difference
 from .data import Benchmark, check_options, default_options, list_benchmarks, load_benchmark
 from .detectors import create_detector, list_detectors, recipe
@@ -294,7 +294,8 @@ def find_run(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpe
     return next(r for r in profile.runs if (r.benchmark, r.method, r.config.seed) == (benchmark, method, seed))
 
 # %% ../nbs/11_experiments.ipynb #e812fcf3
-_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "training", "baselines", "detectors", "evaluation")
+_DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "scenes", "embedded", "training", "baselines", "detectors",
+             "evaluation")
 
 
 def code_version() -> str:
@@ -307,7 +308,7 @@ def code_version() -> str:
 
 def provenance() -> dict:
     "Code, libraries, device and time, for `run.json`."
-    libraries = ("torch", "torchvision", "accelerate", "pytorch-ood", "mlxtend", "scikit-learn", "matplotlib", "numpy")
+    libraries = ("torch", "torchvision", "accelerate", "pytorch-ood", "mlxtend", "scikit-learn", "scikit-image", "matplotlib", "numpy")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     return {"code": code_version(), "python": platform.python_version(), "device": device,
             "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -318,6 +319,8 @@ def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError or FileNotFoundError if a run that is still to be done lacks its data."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen
              and not (is_evaluated(run, results) and (run.folder(results) / "run.json").is_file())]
+    if any(run.benchmark in scenes.BUILDERS for run in to_do):
+        scenes.find_sources(disk.data_root())
     for run in {json.dumps([r.benchmark, r.options], sort_keys=True): r for r in to_do if r.benchmark in disk.SPECS}.values():
         options = {k: v for k, v in run.options.items() if k in ("lists", "leave_out_missing", "any_count")}
         found = disk.find_sets(disk.SPECS[run.benchmark], disk.data_root(), **options)

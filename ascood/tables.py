@@ -113,10 +113,11 @@ def _write(profile: Profile, results: str | Path, name: str, blocks: list[Block]
 
 
 def not_as_openood(names) -> str:
-    "A sentence that names those of these detectors which rank images otherwise than OpenOOD's code; empty if there are none."
-    known = getattr(detectors, "NOT_AS_OPENOOD", {})
-    found = [f"{name} (rank correlation {known[name][0]:.3f}: {known[name][1]})" for name in dict.fromkeys(names) if name in known]
-    return " Not ranked as by OpenOOD's code: " + "; ".join(found) + "." if found else ""
+    "A sentence that names those of these detectors which are not shown to rank images as OpenOOD's code does; empty if there are none."
+    known = [name for name in dict.fromkeys(names) if name in detectors.NOT_AS_OPENOOD]
+    found = [f"{name} ({correlated}{detectors.NOT_AS_OPENOOD[name].why})" for name in known
+             for r in [detectors.NOT_AS_OPENOOD[name].correlation] for correlated in ["" if r is None else f"rank correlation {r:.3f}: "]]
+    return " Not shown to rank images as OpenOOD's code does: " + "; ".join(found) + "." if found else ""
 
 
 def _block(profile: Profile, summary: pd.DataFrame, rows: list[str], columns: list[str], has_them: str = "embedded", **more) -> Block:
