@@ -98,7 +98,7 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"benchmarks": {"colored-digit": {}}}, "unknown benchmark 'colored-digit'; choose one of"),
+        ({"benchmarks": {"scene-digit": {}}}, "unknown benchmark 'scene-digit'; choose one of"),
         ({"detectors": ["MPS"]}, "unknown detector 'MPS'; choose one of"),
         ({"train": {"epoch": 3}}, "unknown setting 'epoch'"),
         ({"methods": {"ascood": {"alpha": 3}}}, "unknown setting 'alpha'"),

@@ -218,7 +218,7 @@ def test_gaussian_outliers_have_no_mask():
 
 def test_problem_shows_majority_and_minority_where_they_are_known():
     rows = pictures._problem_rows(load_benchmark("scene-digits"))
-    assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD"]
+    assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD", "OOD:\nunseen"]
     assert all(0 <= image.min() and image.max() <= 1 for row in rows.values() for images in row.values() for image in images)
     assert [*pictures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
 
@@ -226,7 +226,7 @@ def test_problem_shows_majority_and_minority_where_they_are_known():
 def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     collected(studies, tmp_path)
     rows = pictures.summary_rows(studies, tmp_path)
-    near = rows.query("group == 'near' and benchmark == 'mnist-holdout\\nfine-grained'").set_index("detector")
+    near = rows.query("group == 'near' and benchmark == 'scene-digits-holdout\\nfine-grained'").set_index("detector")
     assert [*near.index] == ["MSP", "EBO"] and set(rows["method"]) == {"ascood"} and set(rows["decided"]) == {""}, "Relation was not asked for; no interval"
     assert near.loc["MSP", ["plain", "plain_std", "mean", "std"]].tolist() == pytest.approx([83.3, 2, 82.6, 2])
     figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
@@ -234,9 +234,9 @@ def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     panel = figure.axes[-1]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["MSP", "EBO", "MSP", "EBO"] and "far OOD" in words(figure)
     assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), no interval"]
-    saved(pictures._paper_run(studies, "colored-digits"), tmp_path)
+    saved(pictures._paper_run(studies, "scene-digits"), tmp_path)
     figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
-    assert not plots.what_lacks(figure) and "colored-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
+    assert not plots.what_lacks(figure) and "scene-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
 
 
 def test_summary_says_what_is_missing(studies, tmp_path):
@@ -245,18 +245,18 @@ def test_summary_says_what_is_missing(studies, tmp_path):
 
 
 def test_summary_prefers_photographs(tmp_path):
-    names = ["mnist", "waterbirds", "cars", "colored-digits"]
+    names = ["scene-digits-all", "waterbirds", "cars", "scene-digits"]
     (tmp_path / "p.yaml").write_text(f"{{seeds: [0], description: x, methods: {{ascood: {{}}}}, benchmarks: {dict.fromkeys(names, {})}}}")
-    assert pictures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "colored-digits", "mnist"]
+    assert pictures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "scene-digits", "scene-digits-all"]
 
 
 def test_other_groups_are_shown_as_images_and_left_out_of_scores():
     scores = {"MSP": {("id", "test"): np.zeros(3), ("near", "a"): np.ones(2), ("animals", "b"): np.full(4, 9.0)}}
     groups = plots.by_group(scores, "MSP")
-    assert {name: len(values) for name, values in groups.items()} == {"ID": 3, "near OOD": 2}
+    assert {name: len(values) for name, values in groups.items()} == {"ID": 3, "near OOD": 2, "far OOD": 0}
     plots.plot_score_histograms({"ascood": ("MSP", scores)}, "t")
     assert len(plots.plot_roc({"ascood": ("MSP", scores)}, "t").axes[0].get_legend().get_texts()) == 1
-    benchmark = load_benchmark("mnist")
+    benchmark = load_benchmark("scene-digits-all")
     more = dataclasses.replace(benchmark, ood=benchmark.ood | {"animals": benchmark.ood["near"]})
     assert [*pictures._problem_rows(more)] == ["in-distribution", "near OOD", "far OOD", "OOD:\nanimals"]
 

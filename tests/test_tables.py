@@ -239,7 +239,7 @@ def test_trace_says_what_there_is(tmp_path):
 
 
 def same(metric, group, difference, low, high, agree=True, method="ascood_shuffle", detector="MSP"):
-    return dict(study="", benchmark="mnist", setting="conventional", group=group, metric=metric, a_method=method, a_detector=detector, b_method="cross_entropy",
+    return dict(study="", benchmark="scene-digits-all", setting="conventional", group=group, metric=metric, a_method=method, a_detector=detector, b_method="cross_entropy",
                 b_detector=detector, difference=difference, low=low, high=high, seeds=2, n_id=10, n_ood=10, survives=low > 0 or high < 0, seeds_agree=agree)
 
 
@@ -315,7 +315,7 @@ def test_a_method_that_did_not_learn_is_marked_and_not_ranked(tmp_path):
     text = tables.report_table_compared(profile, tmp_path)
     lines = {line.split("|")[2].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert lines["VOS"].count("†") == 3 and "**" not in lines["VOS"] and "†" not in lines["OE"]
-    assert "**" in lines["ASCOOD (gradient)"] and "neither ranked nor counted as a rival: VOS on mnist." in text
+    assert "**" in lines["ASCOOD (gradient)"] and "neither ranked nor counted as a rival: VOS on scene-digits-all." in text
     write_scores(profile, tmp_path)
     assert "vos" not in set(compare(profile, tmp_path, draws=20)["a_method"]), "never the best row that others are compared with"
 
