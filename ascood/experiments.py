@@ -380,6 +380,8 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     _forget_peak()
     folder, benchmark = run.folder(results), run.load_benchmark()
     model = load_classifier(folder / "model.safetensors", "cuda" if torch.cuda.is_available() else "cpu")
+    if run.config.channels_last:  # as it was trained; on a CPU this order is up to 2.6 times as fast
+        model = model.to(memory_format=torch.channels_last)
     _check_same_data(folder, benchmark)
     found = score_benchmark(model, benchmark, run.detectors, run.validation_only, int(run.memory * 2**30), progress)
     names = dict(zip(_NAMES, (run.run_id, run.benchmark, benchmark.setting, run.method, run.config.seed)))
