@@ -248,7 +248,7 @@ class Benchmark:
     val: ImageSet | LazyImages  # all others are without
     test: ImageSet | LazyImages
     ood_val: dict[str, ImageSet | LazyImages]  # for choosing hyperparameters; no image of it is in a test set
-    ood: dict[str, dict[str, ImageSet | LazyImages]]  # {"near": {name: set}, "far": {name: set}}
+    ood: dict[str, dict[str, ImageSet | LazyImages]]  # {group: {name: set}}: "near" and "far", and a third group of some benchmarks (room 05c)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # per channel, of pixels in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     auxiliary: ImageSet | LazyImages | None = None  # outliers for methods that train with some; no image of it is in any other set
@@ -257,7 +257,7 @@ class Benchmark:
     sources: dict[str, str] = field(default_factory=dict)  # {"group/set": the files it was read from, for provenance}
 
     def sets(self) -> dict[tuple[str, str], ImageSet | LazyImages]:
-        "Every set that is scored, by (group, name): ID validation and test, OOD validation, near and far."
+        "Every set that is scored, by (group, name): ID validation and test, OOD validation, and every group of OOD test sets."
         found = {("id", "val"): self.val, ("id", "test"): self.test}
         found |= {("val", name): images for name, images in self.ood_val.items()}
         return found | {(group, name): images for group, sets in self.ood.items() for name, images in sets.items()}

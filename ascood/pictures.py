@@ -390,7 +390,7 @@ def _synthesis_shown(profile: Profile, results: str | Path, images: int = 6) -> 
             lacking.append(f"no model of ASCOOD on {name} is there; {_remedy(profile)}")
             continue
         try:
-            done, model = min(models.items())
+            done, model = sorted(models.items())[len(models) // 2]  # halfway
             title = f"{name}: {reporting.method_label(run.method)}, epoch {done} of {run.config.epochs}"
             return _synthesis_of(run, model, done, run.load_benchmark(), images), title
         except (FileNotFoundError, ValueError) as error:

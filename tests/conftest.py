@@ -25,5 +25,5 @@ def holdout():
 @pytest.fixture(scope="session")
 def trained(holdout, tmp_path_factory):
     "A small model that has learned something."
-    run = train(CrossEntropy(), holdout, TrainConfig(epochs=2), tmp_path_factory.mktemp("trained"), progress=False)
+    run = train(CrossEntropy(), holdout, TrainConfig(epochs=6, batch_size=32), tmp_path_factory.mktemp("trained"), progress=False)
     return load_classifier(run.checkpoint)

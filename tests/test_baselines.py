@@ -32,7 +32,7 @@ def some(images: ImageSet, every: int) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def tiny(holdout):
-    return replace(holdout, train=some(holdout.train, 16), val=some(holdout.val, 10), auxiliary=some(holdout.auxiliary, 20))
+    return replace(holdout, train=some(holdout.train, 5), val=some(holdout.val, 10), auxiliary=some(holdout.auxiliary, 20))
 
 
 @pytest.fixture(scope="module")

@@ -711,7 +711,7 @@ def test_command_line(raw, capsys):
     assert error.startswith("error: ") and error.count("\n") == 1 and "n_spurious 4, not None" in error
     assert main(["celeba", "--root", str(raw / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
-    assert set(BUILDERS) == {"waterbirds", "celeba", "cars", "aircraft", "imagenet100", "cars-small"}
+    assert set(BUILDERS) == {"waterbirds", "celeba", "cars", "aircraft", "imagenet100", "cars-small", "imagenet-samples"}
     for name in (*BUILDERS, "list"):
         with pytest.raises(SystemExit) as caught:
             main([name, "--help"])

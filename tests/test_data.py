@@ -190,7 +190,7 @@ def test_views_are_the_same_images_augmented_anew(digits, lazy):
 
     once, twice = rounds(1), rounds(2)
     for (x, y), (both, labels) in zip(once, twice, strict=True):
-        assert torch.equal(labels, y.repeat(2)) and both.shape == (8, 3, 32, 32)
+        assert torch.equal(labels, y.repeat(2)) and both.shape == (8, 3, 64, 64)
         first, second = both.split(4)
         assert not torch.equal(first, second)
         if lazy:  # the first view does not depend on the number of views or workers

@@ -129,7 +129,8 @@ def test_one_pass_gives_the_scores_of_the_library_on_images(model, small, name):
         with torch.enable_grad() if isinstance(alone, GradientDetector) else torch.no_grad():
             expected = alone.predict(x).detach().float()
         scores = torch.from_numpy(found.scores[name][key][:60])
-        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+        near = 1e-3 if isinstance(alone, GradientDetector) else 1e-4  # the sign of a gradient near 0 may turn with the batch
+        torch.testing.assert_close(scores, expected, rtol=near, atol=near * expected.abs().max().item())
         assert scores.std() > 0, "a score that is the same for all would pass unseen"
 
 

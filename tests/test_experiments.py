@@ -120,7 +120,7 @@ def test_wrong_profiles_are_one_line_before_any_work(tmp_path, capsys, changes, 
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["status", "embeded"], "no profile 'embeded'; choose one of cifar10-jpeg,"),
+        (["status", "embeded"], "no profile 'embeded'; choose one of cars-small, cifar10-jpeg,"),
         (["train", "smoke", "scene-digits-holdout", "ascood", "7"], "no seed 7; choose one of [0]"),
         (["train", "smoke", "scene-digits-all", "ascood", "0"], "unknown benchmark"),
         (["report", "smoke", "table_1"], "unknown report 'table_1'"),

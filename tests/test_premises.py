@@ -264,7 +264,7 @@ def test_a_profile_s_runs_are_measured_once_and_kept_where_there_are_no_folders(
     found = premises.measure_premises(profile, tmp_path)
     epochs = {key: sorted(part["epoch"]) for key, part in found.groupby(["method", "seed"])}
     assert epochs == {(m, seed): [0, 1, 2] if seed == 0 else [0, 2] for m in ("cross_entropy", "ascood", "ascood_shuffle") for seed in (0, 1)}
-    assert set(found["images"]) == {256} and found["confidence"].notna().all() and found["area"].isna().all()
+    assert set(found["images"]) == {200} and found["confidence"].notna().all() and found["area"].between(0.02, 0.5).all()
     assert found["alpha"][(found["method"] == "ascood") & (found["epoch"] == 2)].tolist() == [16.5, 16.5]  # of the second epoch
     monkeypatch.setattr(premises, "premises_of_run", lambda *given, **more: pytest.fail("measured again"))
     pd.testing.assert_frame_equal(premises.measure_premises(profile, tmp_path), found, rtol=1e-4, check_dtype=False)
@@ -326,7 +326,8 @@ def test_table_and_figure_of_measured_runs(profile, tmp_path):
     figure = pictures.FIGURES["figure_premises"].draw(profile, "tiny", tmp_path)
     assert len(figure.axes) == 8 and not plots.what_lacks(figure)
     step = figure.axes[1]
-    assert [len(line.get_xdata()) for line in step.get_lines()[:2]] == [3, 3] and step.get_yscale() == "log"
+    courses = [line for line in step.get_lines() if line.get_linestyle() != ":"]  # dotted: the limit of the premise
+    assert [len(line.get_xdata()) for line in courses] == [3, 3] and step.get_yscale() == "log"
     assert sum(len(dots.get_offsets()) for dots in figure.axes[6].collections) == 4  # p_y(x') of two seeds of two methods
     assert "premises" in str(pictures.figure_stems(profile, "figure_premises")["tiny"])
 
