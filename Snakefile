@@ -26,7 +26,7 @@ COLLECTED = [f"{OUT}/{name}{part}.csv" for name in ("metrics", "groups", "histor
 COLLECTED += [] if PROFILE.validation_only else [f"{OUT}/differences.csv"]
 TABLE_FILES = expand(f"{OUT}/{{table}}.{{kind}}", table=all_tables_of(PROFILE), kind=["csv", "md", "tex"])
 PREMISES = [f"{OUT}/premises.csv"] if has_synthesis(PROFILE) and not PROFILE.validation_only else []
-PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html"]
+PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html", f"{OUT}/README.md"]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
 FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}

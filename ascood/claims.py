@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TESTED', 'NO_OUTLIERS', 'OUTLIERS', 'PAIRED', 'CLAIMS', 'Evidence', 'verdict', 'Claim', 'judge',
-           'report_table_claims']
+           'report_table_claims', 'verdicts']
 
 # %% ../nbs/11c_claims.ipynb #cd96e71e
 from collections.abc import Callable, Iterator
@@ -291,3 +291,23 @@ def report_table_claims(profile: Profile, results: str | Path = "results") -> st
     printed = pd.concat([_printed(rows) for _, rows in table.groupby("claim", sort=False)], ignore_index=True)
     return reporting.write_printed(under_root(results) / profile.name / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
                             reporting.to_latex(printed.set_index("claim"), caption), caption, describe_runs(profile, results))
+
+# %% ../nbs/11c_claims.ipynb #565a19e0
+def verdicts(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, for, against, undecided, largest difference
+    "A line for each claim of table_claims.csv that was tested; the difference is the largest decided one, else the largest."
+    path = under_root(results) / profile.name / "table_claims.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood.experiments report {profile.name} table_claims")
+    rows = pd.read_csv(path)
+    return pd.DataFrame([_in_short(of) for _, of in rows[rows["verdict"] != "not tested"].groupby("claim", sort=False)])
+
+
+def _in_short(rows: pd.DataFrame) -> dict:
+    "One claim of table_claims.csv as one line."
+    found = rows.dropna(subset="difference")
+    decided = found[found["says"] != "undecided"]
+    shown = decided if len(decided) else found
+    shown = shown.loc[[shown["difference"].abs().idxmax()]] if len(shown) else shown
+    largest = [f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in shown.itertuples()]
+    counts = {says: int((found["says"] == says).sum()) for says in ("for", "against", "undecided")}
+    return {**rows.iloc[0][["claim", "paper", "verdict"]], **counts, "largest difference": "".join(largest)}
