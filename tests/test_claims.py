@@ -167,3 +167,16 @@ def test_a_rival_that_did_not_learn_the_task_is_no_rival(tmp_path, accuracy, ver
     table = claims.judge(profile, tmp_path)
     assert set(table[table["claim"].str.startswith("Fine-grained OOD: ASCOOD is better than every method")]["verdict"]) == {verdict}
     assert ("did not learn" in reporting.say_left_out(claims._left_out(profile, tmp_path))) == (verdict == "supported")
+
+
+def test_a_claim_in_short_is_its_largest_decided_difference(tmp_path):
+    rows = [("A", "supported", 9.0, -1.0, 19.0, "undecided"), ("A", "supported", 2.0, 1.0, 3.0, "for"), ("A", "supported", 4.0, 3.0, 5.0, "for"),
+            ("B", "undecided", -3.0, -7.0, 1.0, "undecided"), ("B", "undecided", 1.0, -1.0, 3.0, "undecided"), ("C", "not tested", None, None, None, None),
+            ("D", "incomplete", None, None, None, None)]
+    table = pd.DataFrame(rows, columns=["claim", "verdict", "difference", "low", "high", "says"]).assign(paper="Table 1")
+    (tmp_path / "quick").mkdir()
+    table.to_csv(tmp_path / "quick" / "table_claims.csv", index=False)
+    short = claims.verdicts(load_profile("quick"), tmp_path).set_index("claim")
+    assert list(short.index) == ["A", "B", "D"]
+    assert list(short.loc["A"]) == ["Table 1", "supported", 2, 0, 1, "+4.0 [+3.0, +5.0]"]
+    assert short.loc["B", "largest difference"] == "-3.0 [-7.0, +1.0]" and short.loc["D", "largest difference"] == ""

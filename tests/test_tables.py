@@ -1,15 +1,17 @@
 """The tables of a profile on invented runs: gaps, marks, published numbers beside ours, and the way back to the runs."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ascood import reporting, tables
+from ascood.claims import report_table_claims
 from ascood.detectors import Difference
 from ascood.experiments import Profile, compare, describe_runs, save_scores
-from ascood.report import report_page
+from ascood.report import profile_readme, report_page
 from ascood.training import checked
 
 STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
@@ -362,3 +364,25 @@ def test_the_page_begins_with_the_pairs_and_holds_the_protocol(tmp_path):
     page = report_page(profile, tmp_path, tmp_path / "figures").read_text()
     assert page.index('id="table_paired"') < page.index('id="protocol"') < page.index('id="table_main"')
     assert '<a href="protocol.md">' in page and "The &lt;same&gt; detector." in page
+
+
+def test_the_readme_of_a_profile_lists_what_is_there_and_every_link_leads_to_a_file(tmp_path):
+    profile = a_profile(methods=SHUFFLE)
+    written(profile, tmp_path, by_seed)
+    tables.report_table_main(profile, tmp_path)
+    bare = profile_readme(profile, tmp_path, tmp_path / "figures").read_text()
+    assert "(table_main.md)" in bare and "table_paired" not in bare and "protocol" not in bare and "![" not in bare
+    write_scores(profile, tmp_path)
+    compare(profile, tmp_path, draws=20).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    tables.report_table_paired(profile, tmp_path)
+    report_table_claims(profile, tmp_path)
+    (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
+    (tmp_path / "figures" / "t").mkdir(parents=True)
+    (tmp_path / "figures" / "t" / "summary.png").write_bytes(b"")
+    text = profile_readme(profile, tmp_path, tmp_path / "figures").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert {"protocol.md", "table_paired.md", "table_claims.tex", "../figures/t/summary.png"} <= set(links)
+    assert all((tmp_path / "t" / link).exists() for link in links)
+    claims = {row["claim"]: row["verdict"] for row in cell(tmp_path, "table_claims")}
+    for claim, verdict in claims.items():
+        assert (f"| {claim} " in text) == (verdict != "not tested"), claim
