@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ascood import reporting, tables
 from ascood.detectors import Difference
-from ascood.experiments import Profile, compare, describe_runs, save_scores
-from ascood.report import report_page
+from ascood.study import reporting, tables
+from ascood.study.page import report_page
+from ascood.study.profiles import Profile
+from ascood.study.runs import compare, describe_runs, save_scores
 from ascood.training import checked
 
 STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
