@@ -8,6 +8,9 @@ DATA ?=
 PROFILE_NAME = $(firstword $(subst :, ,$(PROFILE)))
 CORES ?= all
 
+# The rooms of the three wings, in the order in which they are read.
+ROOMS = $(sort $(wildcard nbs/[0-9]*.ipynb)) $(sort $(wildcard nbs/benchmarks/*.ipynb nbs/benchmarks/builders/*.ipynb)) $(sort $(wildcard nbs/study/*.ipynb))
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
 export PYTHONPATH := $(CURDIR)
@@ -32,11 +35,11 @@ test: $(READY)
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
-	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
-	$(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
 	  -p backbone cifar_resnet18 -p train_images 400 -p val_images 50 -p test_images 75
-	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
 	@cat results/benchmarks/*.md
 
 env: $(READY)
@@ -50,7 +53,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/[0-9]*.ipynb nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/index.ipynb
 	$(MAKE) export readme
 
 export: $(READY)

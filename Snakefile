@@ -4,10 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-from ascood.experiments import check_data, load_profile
-from ascood.pictures import FIGURES, figure_stems
-from ascood.premises import has_synthesis
-from ascood.report import all_tables_of
+from ascood.study.figures import FIGURES, figure_stems
+from ascood.study.page import all_tables_of
+from ascood.study.premises import has_synthesis
+from ascood.study.profiles import load_profile
+from ascood.study.runs import check_data
 
 PROFILE_NAME = config.get("profile", "quick")
 PROFILE = load_profile(PROFILE_NAME)
@@ -34,14 +35,15 @@ FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
 
 WHERE = f"-p profile {PROFILE_NAME} -p results {RESULTS} -p figures {FIGURE_DIR}"
-PAPERMILL = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
+PAPERMILL = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.study.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
 
 
 def code(*modules):
     return [f"ascood/{module}.py" for module in modules]
 
 
-TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "disk", "scenes", "embedded", "training", "baselines")
+TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
+                "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes", "benchmarks/builders/lists")
 SCORING = code("detectors", "evaluation")
 
 
@@ -110,18 +112,18 @@ rule evaluate:
 rule collect:
     input:
         RUN_FILES,
-        code("bootstrap", "experiments", "reporting"),
+        code("study/profiles", "study/reporting", "study/bootstrap", "study/runs"),
     output:
         COLLECTED,
     shell:
-        "{sys.executable} -m ascood.experiments --results {RESULTS} collect {PROFILE_NAME}"
+        "{sys.executable} -m ascood --results {RESULTS} collect {PROFILE_NAME}"
 
 
 rule premises:
     input:
         RUN_FILES,
         TRAINING,
-        code("premises"),
+        code("study/premises"),
         notebook=ancient("nbs/experiments/premises.ipynb"),
     output:
         PREMISES or [f"{OUT}/no-premises"],
@@ -135,13 +137,13 @@ rule premises:
 
 
 def premises_for(name):
-    return PREMISES + code("premises") if name.endswith("_premises") else []
+    return PREMISES + code("study/premises") if name.endswith("_premises") else []
 
 
 rule table:
     input:
         COLLECTED,
-        code("experiments", "reporting", "tables", "claims"),
+        code("study/profiles", "study/reporting", "study/runs", "study/tables", "study/claims"),
         PUBLISHED,
         lambda wildcards: premises_for(wildcards.table),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
@@ -159,7 +161,7 @@ for name in FIGURE_FILES:
         name: name
         input:
             COLLECTED,
-            code("reporting", "plots", "pictures"),
+            code("study/reporting", "study/plots", "study/figures"),
             premises_for(name),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
@@ -174,8 +176,8 @@ rule page:
     input:
         TABLE_FILES,
         *FIGURE_FILES.values(),
-        code("experiments", "report"),
+        code("study/profiles", "study/runs", "study/page"),
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:
-        "{sys.executable} -m ascood.experiments --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"
+        "{sys.executable} -m ascood --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"

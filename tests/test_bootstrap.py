@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascood.bootstrap import Row, draw_rows, draw_weights, paired_difference, weighted_metrics
 from ascood.evaluation import ood_metrics
+from ascood.study.bootstrap import Row, draw_rows, draw_weights, paired_difference, weighted_metrics
 
 
 @settings(max_examples=30, deadline=None)

@@ -17,9 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from trees import WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_imagenet, make_places, make_samples, make_textures, save_image
 
-from ascood import builders
-from ascood.builders import (BUILDERS, build_aircraft, build_cars, build_cars_small, build_celeba, build_imagenet100, build_imagenet_samples, build_waterbirds, exact_environments,
-                             fit_background, image_fault, is_waterbird, list_folder, main, paste_bird, subsample)
+from ascood.benchmarks.builders import lists as shared
+from ascood.benchmarks.builders import waterbirds
+from ascood.benchmarks.builders.cars_small import build_cars_small
+from ascood.benchmarks.builders.celeba import build_celeba, subsample
+from ascood.benchmarks.builders.command import BUILDERS, list_folder, main
+from ascood.benchmarks.builders.fine_grained import build_aircraft, build_cars
+from ascood.benchmarks.builders.imagenet import build_imagenet100, build_imagenet_samples
+from ascood.benchmarks.builders.lists import exact_environments, image_fault
+from ascood.benchmarks.builders.waterbirds import build_waterbirds, fit_background, is_waterbird, paste_bird
 from ascood.data import holdout_split
 
 QUIET = {"progress": False}
@@ -188,8 +194,8 @@ def test_other_layouts_of_places(tmp_path, layout):
 
 def test_second_call_only_verifies_and_other_arguments_are_refused(birds, monkeypatch):
     before = bytes_of(birds, "waterbirds")
-    monkeypatch.setattr(builders, "_write", lambda *a: pytest.fail("wrote something"))
-    monkeypatch.setattr(builders, "_read_cub", lambda *a: pytest.fail("read the raw data again"))
+    monkeypatch.setattr(shared, "write_file", lambda *a: pytest.fail("wrote something"))
+    monkeypatch.setattr(waterbirds, "_read_cub", lambda *a: pytest.fail("read the raw data again"))
     assert build_waterbirds(birds, correlation=0.75, cub="CUB_200_2011", **QUIET).loc["train_waterbirds", "images"] == 16
     refuse(lambda: build_waterbirds(birds, **QUIET), "correlation 0.75, not 0.9", "overwrite=True")
     refuse(lambda: build_waterbirds(birds, correlation=0.75, size=20, **QUIET), "size None, not 20")
@@ -213,10 +219,10 @@ def test_a_damaged_build_is_noticed_and_mended(raw):
 def test_killed_build_is_not_complete_and_goes_on(tmp_path, birds):
     "SIGKILL while images are written; then one of them is cut short as well."
     make_cub(tmp_path, size=(400, 300)), make_places(tmp_path, 24)
-    command = [sys.executable, "-m", "ascood.builders", "waterbirds", "--root", str(tmp_path), "--n-spurious", "4", "--no-progress"]
-    env = {**os.environ, "PYTHONPATH": str(Path(builders.__file__).parents[1])}
+    command = [sys.executable, "-m", "ascood", "build", "waterbirds", "--root", str(tmp_path), "--n-spurious", "4", "--no-progress"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    made, start = tmp_path / builders._MADE, time.monotonic()
+    made, start = tmp_path / waterbirds._MADE, time.monotonic()
     while len(done := list(made.rglob("*.png"))) < 3:
         assert run.poll() is None and time.monotonic() - start < 60, run.communicate()
         time.sleep(0.005)
@@ -235,7 +241,7 @@ def test_killed_build_is_not_complete_and_goes_on(tmp_path, birds):
 
 
 def test_images_of_another_interrupted_build_are_not_taken_over(raw, monkeypatch):
-    real, written = builders._write, []
+    real, written = shared.write_file, []
 
     def stop_after_ten(path, content):
         if len(written) == 10:
@@ -243,9 +249,9 @@ def test_images_of_another_interrupted_build_are_not_taken_over(raw, monkeypatch
         written.append(path)
         real(path, content)
 
-    monkeypatch.setattr(builders, "_write", stop_after_ten)
+    monkeypatch.setattr(shared, "write_file", stop_after_ten)
     assert main(["waterbirds", "--root", str(raw), "--seed", "5", "--n-spurious", "4", "--no-progress"]) == 130
-    monkeypatch.setattr(builders, "_write", real)
+    monkeypatch.setattr(shared, "write_file", real)
     build_waterbirds(raw, n_spurious=4, **QUIET)
     sources = pd.read_csv(raw / "benchmark_imglist/waterbirds/sources.csv", keep_default_na=False)
     clean = raw / "clean"
@@ -261,7 +267,7 @@ def test_a_build_without_build_json_is_begun_again_and_a_foreign_list_kept(raw):
     folder.mkdir(parents=True)
     (folder / "val_waterbirds.txt").write_text("mine.jpg 0\n")
     refuse(lambda: build_waterbirds(raw, **QUIET), "val_waterbirds.txt", "there already")
-    assert not (raw / builders._MADE).exists()
+    assert not (raw / waterbirds._MADE).exists()
     build_waterbirds(raw, overwrite=True, **QUIET)
     (folder / "build.json").write_text((folder / "build.json").read_text()[:50])
     build_waterbirds(raw, **QUIET)
@@ -723,7 +729,7 @@ def test_interrupt_says_how_to_go_on(raw, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     build_waterbirds(raw, seed=1, **QUIET)
-    monkeypatch.setattr(builders, "_make_images", stop)
+    monkeypatch.setattr(waterbirds, "_make_images", stop)
     assert main(["waterbirds", "--root", str(raw), "--overwrite", "--no-progress"]) == 130
     assert "the same command goes on where it stopped" in capsys.readouterr().err
     folder = raw / "benchmark_imglist/waterbirds"

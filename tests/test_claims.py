@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from ascood import claims, reporting
-from ascood.experiments import load_profile
-from ascood.tables import trace
+from ascood.study import claims, reporting
+from ascood.study.profiles import load_profile
+from ascood.study.tables import trace
 
 
 def line(setting="fine-grained", study="", group="near", metric="auroc", a="ascood", b="cross_entropy", difference=1.0, low=0.5, high=1.5,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ascood import data, embedded
+from ascood.benchmarks import embedded
 from ascood.data import ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark
 
 EMBEDDED = list_benchmarks(on_disk=False)

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
-from ascood import plots, reporting
 from ascood.data import ImageSet
 from ascood.evaluation import candidates, evaluate, extract, group_table, ood_metrics, score_benchmark, validation_auroc
+from ascood.study import plots, reporting
 
 
 @settings(max_examples=80, deadline=None)

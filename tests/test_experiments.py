@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from ascood.experiments import code_version, collect, find_run, list_profiles, load_profile
-from ascood.report import main
+from ascood.study.cli import main
+from ascood.study.profiles import find_run, list_profiles, load_profile
+from ascood.study.runs import code_version, collect
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -134,9 +135,9 @@ def test_wrong_names_are_one_line(tmp_path, capsys, args, words):
 
 def test_missing_files_say_which_command_makes_them(tmp_path, capsys):
     assert main(["--results", str(tmp_path), "collect", "smoke"]) == 2
-    assert "python -m ascood.experiments run smoke" in capsys.readouterr().err
+    assert "python -m ascood run smoke" in capsys.readouterr().err
     assert main(["--results", str(tmp_path), "report", "smoke"]) == 2
-    assert "python -m ascood.experiments collect smoke" in capsys.readouterr().err
+    assert "python -m ascood collect smoke" in capsys.readouterr().err
     assert main(["--results", str(tmp_path), "evaluate", "smoke", "scene-digits-holdout", "ascood", "0"]) == 2
     assert "train the model first" in capsys.readouterr().err
 
@@ -195,7 +196,7 @@ def test_run_id_changes_with_what_decides_the_weights_and_only_then(tmp_path):
 
 
 def test_command_line_in_a_fresh_process(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "ascood.experiments", "status", "nothing"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "ascood", "status", "nothing"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stderr.startswith("error: no profile") and "Traceback" not in done.stderr
 
 

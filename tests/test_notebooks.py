@@ -14,16 +14,19 @@ from nbconvert import MarkdownExporter
 from nbdev.export import nb_export
 
 ROOT = Path(__file__).parents[1]
-ROOMS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study")]
+ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
+BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
 NOTEBOOKS = [*ROOMS, ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
 
 
 def test_package_is_what_the_notebooks_export(tmp_path):
-    (tmp_path / "nbs").mkdir()
     for notebook in ROOMS:  # copied, because each module names the place of its notebook
-        nb_export(shutil.copy(notebook, tmp_path / "nbs"), lib_path=tmp_path / "ascood")
-    exported = {p.name: p.read_text() for p in (tmp_path / "ascood").glob("*.py")}
-    package = {p.name: p.read_text() for p in (ROOT / "ascood").glob("*.py") if p.name not in ("__init__.py", "_modidx.py")}
+        copy = tmp_path / notebook.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        nb_export(shutil.copy(notebook, copy), lib_path=tmp_path / "ascood")
+    exported, package = ({str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*.py") if p.name not in BY_HAND}
+                         for folder in (tmp_path / "ascood", ROOT / "ascood"))
     assert exported.keys() == package.keys()
     for name, text in package.items():
         assert text == exported[name], f"{name} is not what its notebook exports; run make export"
@@ -40,7 +43,7 @@ def test_files_that_the_readme_names_exist():
         assert link.startswith("http") or (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
 def test_notebook_is_clean_to_read(notebook):
     for cell in nbformat.read(notebook, 4).cells:
         for output in cell.get("outputs", []):
@@ -51,7 +54,7 @@ def test_notebook_is_clean_to_read(notebook):
             assert not re.search(r"/(home|root|Users|tmp|work)/", text), f"a path of somebody's machine: {text[:300]}"
 
 
-@pytest.mark.parametrize("notebook", ROOMS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", ROOMS, ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
 def test_room_shows_its_outputs(notebook):
     cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
     assert any(c.outputs for c in cells), "run make notebooks"
@@ -59,7 +62,7 @@ def test_room_shows_its_outputs(notebook):
     assert all(len(source.splitlines()) <= 65 for source in exported)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + 1 :], ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + 1 :], ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
 def test_experiment_has_one_parameters_cell(notebook):
     cells = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
@@ -73,7 +76,7 @@ def test_kernel_is_this_interpreter_whatever_is_registered(tmp_path):
     cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("import sys; print(sys.executable, a)")]
     spec = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), tmp_path / "in.ipynb")
-    done = subprocess.run([sys.executable, "-m", "ascood.notebooks", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "-p", "a", "2"],
+    done = subprocess.run([sys.executable, "-m", "ascood.study.notebooks", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "-p", "a", "2"],
                           env={**os.environ, "JUPYTER_PATH": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs[0].text == f"{sys.executable} 2\n"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ascood import pictures, plots, reporting
 from ascood.data import load_benchmark
-from ascood.experiments import list_profiles, load_profile
 from ascood.models import Classifier, create_backbone, save_classifier
+from ascood.study import figures, plots, reporting
+from ascood.study.profiles import list_profiles, load_profile
 from ascood.synthesis import OutlierSynthesizer
 
 STUDIES = """
@@ -84,7 +84,7 @@ def band(axis, which):
 @pytest.mark.parametrize("name", list_profiles())
 def test_stems_follow_from_the_profile_alone(name):
     profile = load_profile(name)
-    stems = {figure: pictures.figure_stems(profile, figure, "f") for figure in pictures.FIGURES}
+    stems = {figure: figures.figure_stems(profile, figure, "f") for figure in figures.FIGURES}
     if profile.validation_only:
         assert not any(stems.values())
         return
@@ -100,18 +100,18 @@ def test_stems_follow_from_the_profile_alone(name):
 
 def test_a_profile_without_studies_expects_no_figure_of_one():
     for figure in ("figure_sensitivity", "figure_correlation"):
-        assert pictures.figure_stems(load_profile("quick"), figure) == {} and pictures.report_figure(figure, load_profile("quick")) == []
+        assert figures.figure_stems(load_profile("quick"), figure) == {} and figures.report_figure(figure, load_profile("quick")) == []
 
 
 def test_a_part_of_a_profile_expects_the_studies_of_its_benchmarks_only():
     part = load_profile("embedded:scene-digits-all")
-    assert pictures.figure_stems(part, "figure_sensitivity") == {} == pictures.figure_stems(part, "figure_correlation")
-    assert [*pictures.figure_stems(load_profile("embedded:scene-digits"), "figure_correlation")] == ["embedded"]
+    assert figures.figure_stems(part, "figure_sensitivity") == {} == figures.figure_stems(part, "figure_correlation")
+    assert [*figures.figure_stems(load_profile("embedded:scene-digits"), "figure_correlation")] == ["embedded"]
 
 
 def test_studies_of_one_number_are_found(studies):
-    assert pictures.one_setting_studies(studies) == {"alpha": "alpha_factor", "sigma": "sigma", "correlation": "correlation"}
-    assert pictures.one_setting_studies(studies, "scene-digits") == {"correlation": "correlation"}
+    assert figures.one_setting_studies(studies) == {"alpha": "alpha_factor", "sigma": "sigma", "correlation": "correlation"}
+    assert figures.one_setting_studies(studies, "scene-digits") == {"correlation": "correlation"}
 
 
 # studies
@@ -119,7 +119,7 @@ def test_studies_of_one_number_are_found(studies):
 
 def test_points_are_means_over_seeds_by_the_studys_detector(studies, tmp_path):
     collected(studies, tmp_path)
-    points, plain = pictures.study_points(studies, "alpha", tmp_path)
+    points, plain = figures.study_points(studies, "alpha", tmp_path)
     near = points.query("quantity == 'near_auroc'").set_index("value")
     assert near["own"].to_dict() == {0.5: False, 1.0: True}
     assert near.loc[1, ["mean", "std"]].tolist() == pytest.approx([62.6, 2])  # EBO, although MSP is better: the study says so
@@ -129,7 +129,7 @@ def test_points_are_means_over_seeds_by_the_studys_detector(studies, tmp_path):
 
 def test_sensitivity_draws_the_means_the_spread_and_the_actual_values(studies, tmp_path):
     collected(studies, tmp_path)
-    figure = pictures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
     alpha, sigma = figure.axes
     assert (alpha.get_xlabel(), sigma.get_xlabel()) == (r"$\alpha_{max}$", r"$\sigma$")
     line = alpha.get_lines()[0]
@@ -146,7 +146,7 @@ def test_sensitivity_draws_the_means_the_spread_and_the_actual_values(studies, t
 
 def test_missing_runs_of_a_study_are_counted_once_and_the_command_is_named(studies, tmp_path):
     collected(studies, tmp_path, leave_out=["ascood", "ascood@sigma=2", "cross_entropy"])
-    figure = pictures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
     assert figure.get_suptitle() == "4 of 6 runs are missing: make reproduce PROFILE=studies"  # the base is in both studies
     assert len(figure.axes) == 1
 
@@ -154,12 +154,12 @@ def test_missing_runs_of_a_study_are_counted_once_and_the_command_is_named(studi
 def test_a_study_without_any_run_says_so(studies, tmp_path):
     collected(studies, tmp_path, leave_out=[p.variant for p in studies.points])
     for figure in ("figure_sensitivity", "figure_correlation"):
-        assert "make reproduce PROFILE=studies" in words(pictures.FIGURES[figure].draw(studies, studies.name, tmp_path))
+        assert "make reproduce PROFILE=studies" in words(figures.FIGURES[figure].draw(studies, studies.name, tmp_path))
 
 
 def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
     collected(studies, tmp_path)
-    figure = pictures.FIGURES["figure_correlation"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_correlation"].draw(studies, studies.name, tmp_path)
     near, minority = figure.axes
     assert near.get_lines()[0].get_xdata().tolist() == [0.5, 0.9]
     assert near.get_lines()[0].get_ydata()[1] == pytest.approx(82 + 1.3)  # cross-entropy by MSP: this study restricts nothing
@@ -169,7 +169,7 @@ def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
 
 def test_a_factor_stays_a_factor_where_benchmarks_start_from_different_values(studies):
     points = pd.DataFrame([("scene-digits-holdout", "ascood", 1.0), ("scene-digits-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
-    x, label = pictures._actual(studies, points, "alpha_factor")
+    x, label = figures._actual(studies, points, "alpha_factor")
     assert x.tolist() == [1, 1] and "times" in label
 
 
@@ -184,7 +184,7 @@ def saved(run, results, file="model.safetensors"):
 
 
 def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
-    draw, run = pictures.FIGURES["figure_gallery_training"].draw, pictures._ours(studies, "scene-digits-holdout")[0]
+    draw, run = figures.FIGURES["figure_gallery_training"].draw, figures._ours(studies, "scene-digits-holdout")[0]
     assert "make reproduce PROFILE=studies" in words(draw(studies, "scene-digits-holdout", tmp_path))
     saved(run, tmp_path)
     text = words(draw(studies, "scene-digits-holdout", tmp_path))
@@ -196,11 +196,11 @@ def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
 
 
 def test_features_compare_with_the_same_method_not_standardised(studies, tmp_path):
-    runs = pictures._feature_runs(studies, "scene-digits-holdout")
+    runs = figures._feature_runs(studies, "scene-digits-holdout")
     assert [run.method for run in runs.values()] == ["cross_entropy", "ascood@normalization=none", "ascood"]
-    assert [*pictures._feature_runs(studies, "scene-digits")] == ["Cross-entropy", "ASCOOD"]
+    assert [*figures._feature_runs(studies, "scene-digits")] == ["Cross-entropy", "ASCOOD"]
     saved(runs["ASCOOD"], tmp_path)
-    figure = pictures._draw_features(studies, "scene-digits-holdout", tmp_path, images=20)
+    figure = figures._draw_features(studies, "scene-digits-holdout", tmp_path, images=20)
     assert "2 of 3 runs are missing" in figure.get_suptitle() and len(figure.axes) == 3
     line = next(line for axis in figure.axes for line in axis.get_lines() if line.get_linestyle() == "--")
     assert line.get_xdata()[0] == pytest.approx(0.5 * (create_backbone("tiny_resnet").num_features - 1) ** 0.5)
@@ -217,37 +217,37 @@ def test_gaussian_outliers_have_no_mask():
 
 
 def test_problem_shows_majority_and_minority_where_they_are_known():
-    rows = pictures._problem_rows(load_benchmark("scene-digits"))
+    rows = figures._problem_rows(load_benchmark("scene-digits"))
     assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD", "OOD:\nunseen"]
     assert all(0 <= image.min() and image.max() <= 1 for row in rows.values() for images in row.values() for image in images)
-    assert [*pictures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
+    assert [*figures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
 
 
 def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     collected(studies, tmp_path)
-    rows = pictures.summary_rows(studies, tmp_path)
+    rows = figures.summary_rows(studies, tmp_path)
     near = rows.query("group == 'near' and benchmark == 'scene-digits-holdout\\nfine-grained'").set_index("detector")
     assert [*near.index] == ["MSP", "EBO"] and set(rows["method"]) == {"ascood"} and set(rows["decided"]) == {""}, "Relation was not asked for; no interval"
     assert near.loc["MSP", ["plain", "plain_std", "mean", "std"]].tolist() == pytest.approx([83.3, 2, 82.6, 2])
-    figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
     assert "make reproduce PROFILE=studies" in plots.what_lacks(figure), "no model, so an older picture is kept"
     panel = figure.axes[-1]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["MSP", "EBO", "MSP", "EBO"] and "far OOD" in words(figure)
     assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), no interval"]
-    saved(pictures._paper_run(studies, "scene-digits"), tmp_path)
-    figure = pictures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    saved(figures._paper_run(studies, "scene-digits"), tmp_path)
+    figure = figures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
     assert not plots.what_lacks(figure) and "scene-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
 
 
 def test_summary_says_what_is_missing(studies, tmp_path):
     collected(studies, tmp_path, leave_out=["cross_entropy"])
-    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(pictures.FIGURES["figure_summary"].draw(studies, "studies", tmp_path))
+    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(figures.FIGURES["figure_summary"].draw(studies, "studies", tmp_path))
 
 
 def test_summary_prefers_photographs(tmp_path):
     names = ["scene-digits-all", "waterbirds", "cars", "scene-digits"]
     (tmp_path / "p.yaml").write_text(f"{{seeds: [0], description: x, methods: {{ascood: {{}}}}, benchmarks: {dict.fromkeys(names, {})}}}")
-    assert pictures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "scene-digits", "scene-digits-all"]
+    assert figures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "scene-digits", "scene-digits-all"]
 
 
 def test_other_groups_are_shown_as_images_and_left_out_of_scores():
@@ -258,7 +258,7 @@ def test_other_groups_are_shown_as_images_and_left_out_of_scores():
     assert len(plots.plot_roc({"ascood": ("MSP", scores)}, "t").axes[0].get_legend().get_texts()) == 1
     benchmark = load_benchmark("scene-digits-all")
     more = dataclasses.replace(benchmark, ood=benchmark.ood | {"animals": benchmark.ood["near"]})
-    assert [*pictures._problem_rows(more)] == ["in-distribution", "near OOD", "far OOD", "OOD:\nanimals"]
+    assert [*figures._problem_rows(more)] == ["in-distribution", "near OOD", "far OOD", "OOD:\nanimals"]
 
 
 def test_a_method_that_did_not_learn_is_marked_in_the_figure_of_all_methods():
@@ -293,7 +293,7 @@ def test_scores_without_near_ood_are_drawn_without_it():
 def test_a_run_without_epochs_has_no_figure_of_training(tmp_path):
     path = tmp_path / "none.yaml"
     path.write_text("description: d\nseeds: [0]\ntrain: {epochs: 0}\nmethods: {cross_entropy: {}}\nbenchmarks: {scene-digits-all: {}, scene-digits-holdout: {train: {epochs: 1}}}\n")
-    assert [*pictures.figure_stems(load_profile(str(path)), "figure_training")] == ["scene-digits-holdout"]
+    assert [*figures.figure_stems(load_profile(str(path)), "figure_training")] == ["scene-digits-holdout"]
 
 
 def test_every_method_has_a_name():

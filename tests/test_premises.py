@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ascood import pictures, plots, premises, tables
 from ascood.attribution import top_fraction_mask, true_class_gradient
 from ascood.data import ImageSet
-from ascood.experiments import load_profile
 from ascood.models import Classifier, create_backbone, load_classifier, save_classifier
-from ascood.report import main
+from ascood.study import figures, plots, premises, tables
+from ascood.study.cli import main
+from ascood.study.profiles import load_profile
 from ascood.synthesis import OutlierSynthesizer
 from ascood.training import create_method, train
 
@@ -323,13 +323,13 @@ def test_table_and_figure_of_measured_runs(profile, tmp_path):
     last = written[(written["method"] == "ascood") & (written["epoch"] == 2)].iloc[0]
     assert last["gain"] == 5 and last["detector"] == "MSP" and last["seeds"] == 2 and len(last["runs"].split()) == 2
     assert written.loc[written["epoch"] < 2, "gain"].isna().all()
-    figure = pictures.FIGURES["figure_premises"].draw(profile, "tiny", tmp_path)
+    figure = figures.FIGURES["figure_premises"].draw(profile, "tiny", tmp_path)
     assert len(figure.axes) == 8 and not plots.what_lacks(figure)
     step = figure.axes[1]
     courses = [line for line in step.get_lines() if line.get_linestyle() != ":"]  # dotted: the limit of the premise
     assert [len(line.get_xdata()) for line in courses] == [3, 3] and step.get_yscale() == "log"
     assert sum(len(dots.get_offsets()) for dots in figure.axes[6].collections) == 4  # p_y(x') of two seeds of two methods
-    assert "premises" in str(pictures.figure_stems(profile, "figure_premises")["tiny"])
+    assert "premises" in str(figures.figure_stems(profile, "figure_premises")["tiny"])
 
 
 def test_a_fresh_clone_gets_a_table_and_a_figure_that_say_what_is_missing(profile, tmp_path):

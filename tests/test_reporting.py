@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 
-from ascood import plots, reporting
+from ascood.study import plots, reporting
 
 NAN = float("nan")
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ascood import reporting, scenes
+from ascood.benchmarks import scenes
+from ascood.benchmarks.disk import DataError
+from ascood.benchmarks.scenes import ANIMALS, ENVIRONMENTS, FAR_TEXTURES, VAL_TEXTURES, Sizes, deal, environments_of, find_sources, paste_animal, plan
 from ascood.data import default_options, load_benchmark
-from ascood.disk import DataError
 from ascood.evaluation import group_table, metrics_table, score_benchmark
 from ascood.models import load_classifier
-from ascood.scenes import ANIMALS, ENVIRONMENTS, FAR_TEXTURES, VAL_TEXTURES, Sizes, deal, environments_of, find_sources, paste_animal, plan
+from ascood.study import reporting
 from ascood.training import CrossEntropy, TrainConfig, train
 
 SMALL = dict(n_train=48, n_val=16, n_test=24, n_ood=12, n_ood_val=8, n_auxiliary=10)

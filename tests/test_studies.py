@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from ascood.experiments import compare, find_run, load_profile, read_collected, save_scores
-from ascood.report import main
+from ascood.study.cli import main
+from ascood.study.profiles import find_run, load_profile
+from ascood.study.runs import compare, read_collected, save_scores
 
 PROFILE = {
     "description": "for tests",

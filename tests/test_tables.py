@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ascood import reporting, tables
-from ascood.claims import report_table_claims
 from ascood.detectors import Difference
-from ascood.experiments import Profile, compare, describe_runs, save_scores
-from ascood.report import profile_readme, report_page
+from ascood.study import reporting, tables
+from ascood.study.claims import report_table_claims
+from ascood.study.page import profile_readme, report_page
+from ascood.study.profiles import Profile
+from ascood.study.runs import compare, describe_runs, save_scores
 from ascood.training import checked
 
 STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}

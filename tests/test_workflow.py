@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ascood.experiments import load_profile
-from ascood.report import all_tables_of
+from ascood.study.page import all_tables_of
+from ascood.study.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
 PROFILE = {

@@ -142,10 +142,10 @@ def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 6, val: int =
 
 def make_samples(root, others: int = 20, classes: Sequence[str] | None = None, size=(14, 10), seed: int = 0) -> Path:
     "images_largescale/imagenet_samples/<wnid>_<class>.jpg: the given classes (all that show cars if None) and `others`. Returns the folder."
-    from ascood.builders import _CAR_CLASSES, _CARS_IN_VIEW
+    from ascood.benchmarks.builders.cars_small import CAR_CLASSES, CARS_IN_VIEW
 
     samples, rng = Path(root, "images_largescale", "imagenet_samples"), np.random.RandomState(seed)
-    names = [*(_CAR_CLASSES + _CARS_IN_VIEW if classes is None else classes), *(f"thing_{i}" for i in range(others))]
+    names = [*(CAR_CLASSES + CARS_IN_VIEW if classes is None else classes), *(f"thing_{i}" for i in range(others))]
     for i, name in enumerate(rng.permutation(names)):
         save_image(samples / f"n{i:08d}_{name}.jpg", rng.randint(20, 235, 3), size, rng)
     return samples
