@@ -84,14 +84,22 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     assert "damaged" in error and "delete it" in error and error.count("\n") == 1
 
     # a fresh clone has tables and figures, but not all runs: neither is replaced by less
+    assert main([*where, "evaluate", str(tmp_path / "tiny.yaml"), "scene-digits", "cross_entropy", "0"]) == 0
+    tables = [out / f"{name}.csv" for name in ("metrics", "groups", "history", "runs", "differences")]
+    pictures = [tmp_path / "figures" / "tiny" / f"{name}.png" for name in ("summary", "gallery_scene-digits")]
     for folder in out.glob("runs/*-ascood-*"):
         folder.rename(tmp_path / folder.name)
-    kept = [out / "metrics.csv", *(tmp_path / "figures" / "tiny" / f"{name}.png" for name in ("summary", "gallery_scene-digits"))]
-    before = [path.read_bytes() for path in kept]
+    before, drawn = [pd.read_csv(path) for path in tables], [path.read_bytes() for path in pictures]
+    assert any("ascood" in set(table.get("a_method", [])) for table in before)
     capsys.readouterr()
-    assert main([*where, "collect", str(tmp_path / "tiny.yaml")]) == 2 and "would drop them" in capsys.readouterr().err
+    assert main([*where, "collect", str(tmp_path / "tiny.yaml")]) == 0
+    for path, table in zip(tables[:-2], before):
+        pd.testing.assert_frame_equal(pd.read_csv(path), table)
+    pairs = [table[["metric", "group", "a_method", "a_detector", "b_method", "b_detector", "difference"]].sort_values(["metric", "group", "a_method", "a_detector", "b_detector"])
+             for table in (pd.read_csv(tables[-1]), before[-1])]
+    pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in pairs))
     assert main([*where, "report", str(tmp_path / "tiny.yaml"), "figure_summary", "figure_gallery"]) == 0
-    assert capsys.readouterr().err.count("stays as it is") == 2 and before == [path.read_bytes() for path in kept]
+    assert capsys.readouterr().err.count("stays as it is") == 2 and drawn == [path.read_bytes() for path in pictures]
     assert main([*where, "status", str(tmp_path / "tiny.yaml")]) == 0
     assert "not begun" in (said := capsys.readouterr().out) and "collected in" in said and said.strip().endswith("2 of 2")
 
@@ -121,7 +129,7 @@ def test_wrong_profiles_are_one_line_before_any_work(tmp_path, capsys, changes, 
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["status", "embeded"], "no profile 'embeded'; choose one of cars-small, cifar10-jpeg,"),
+        (["status", "embeded"], "no profile 'embeded'; choose one of cars-small, cars-small-gpu,"),
         (["train", "smoke", "scene-digits-holdout", "ascood", "7"], "no seed 7; choose one of [0]"),
         (["train", "smoke", "scene-digits-all", "ascood", "0"], "unknown benchmark"),
         (["report", "smoke", "table_1"], "unknown report 'table_1'"),

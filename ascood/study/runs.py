@@ -192,40 +192,63 @@ _CORRECT = "correct"
 
 # %% ../../nbs/study/03_runs.ipynb #a9f33f5f
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
-    "Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics. Raises if there are none."
+    """Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics.
+
+    Rows that were collected before, of planned runs whose folders are not here, are kept. Raises FileNotFoundError if no run is finished here.
+    """
     finished = [run for run in profile.runs if is_evaluated(run, results)]
     if not finished:
         raise FileNotFoundError(f"profile {profile.name} has no finished run in {under_root(results)}; "
                                 f"start with: python -m ascood run {profile.name}")
-    _refuse_to_drop(profile, results, finished)
-    tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
-    for run in finished:
-        folder = run.folder(results)
-        metrics = pd.read_csv(folder / "metrics.csv")
-        names = {n: metrics[n].iloc[0] for n in _NAMES}
-        history = pd.read_csv(folder / "history.csv")
-        for table, rows in (("metrics", metrics), ("groups", pd.read_csv(folder / "groups.csv")),
-                            ("history", history.assign(**names)[[*_NAMES, *history.columns]]),
-                            ("runs", _run_row(folder))):
-            tables[table].append(rows)
-    target = under_root(results) / profile.name
-    for table, parts in tables.items():
-        rows = pd.concat(parts)
+    kept, target, collected = _kept_runs(profile, results, finished), under_root(results) / profile.name, {}
+    order = {run.run_id: i for i, run in enumerate(profile.runs)}
+    for table, parts in _gathered(finished, results).items():
+        earlier = [read_collected(profile, table, results, variants=True).query("run_id in @kept")] if kept else []
+        collected[table] = pd.concat(parts + earlier).sort_values("run_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
+    for table, rows in collected.items():
         for path, its in zip(_collected_paths(target, table), _split(profile, rows)):
             write_text(path, its.to_csv(index=False, float_format="%.6g"))
     if not profile.validation_only:
-        write_text(target / "differences.csv", compare(profile, results).to_csv(index=False, float_format="%.5g"))
-    return pd.concat(tables["metrics"], ignore_index=True)
+        found = compare(profile, results)
+        found = pd.concat([found, *_kept_differences(profile, found, kept, target / "differences.csv")])
+        write_text(target / "differences.csv", found.to_csv(index=False, float_format="%.5g"))
+    return collected["metrics"]
 
 
-def _refuse_to_drop(profile: Profile, results: str | Path, finished: list[RunSpec]):
-    "Raise ValueError if the collected tables hold runs of this profile whose folders are not here, as in a fresh clone."
-    path = under_root(results) / profile.name / "runs.csv"
-    if path.is_file():
-        gone = {run.run_id for run in profile.runs} & {*read_collected(profile, "runs", results, variants=True)["run_id"]} - {run.run_id for run in finished}
-        if gone:
-            raise ValueError(f"{path} holds {len(gone)} runs whose folders are not here ({min(gone)}, ...), and collecting anew would drop them; "
-                             f"make them again with `make reproduce PROFILE={profile.name}`, collect into another --results, or delete {path} first")
+def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd.DataFrame]]:
+    "The files of finished runs, by the table that they go into."
+    tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
+    for run in finished:
+        folder = run.folder(results)
+        metrics, history = pd.read_csv(folder / "metrics.csv"), pd.read_csv(folder / "history.csv")
+        names = {n: metrics[n].iloc[0] for n in _NAMES}
+        tables["metrics"].append(metrics)
+        tables["groups"].append(pd.read_csv(folder / "groups.csv"))
+        tables["history"].append(history.assign(**names)[[*_NAMES, *history.columns]])
+        tables["runs"].append(_run_row(folder))
+    return tables
+
+# %% ../../nbs/study/03_runs.ipynb #241feeb3
+def _kept_runs(profile: Profile, results: str | Path, finished: list[RunSpec]) -> set[str]:
+    "Ids of planned runs that were collected before and whose folders are not here, as in a fresh clone."
+    if not (under_root(results) / profile.name / "runs.csv").is_file():
+        return set()
+    before = {*read_collected(profile, "runs", results, variants=True)["run_id"]}
+    return {run.run_id for run in profile.runs} & before - {run.run_id for run in finished}
+
+
+_PAIR = ["study", "benchmark", "group", "metric", "a_method", "a_detector", "b_method", "b_detector"]
+
+
+def _kept_differences(profile: Profile, found: pd.DataFrame, kept: set[str], path: Path) -> list[pd.DataFrame]:
+    "The earlier rows of differences.csv that cannot be drawn anew, because the scores of one side are not here."
+    if not kept or not path.is_file():
+        return []
+    names = {(run.benchmark, run.method) for run in profile.runs if run.run_id in kept}
+    earlier = pd.read_csv(path, keep_default_na=False)
+    touched = [bool({(row.benchmark, row.a_method), (row.benchmark, row.b_method)} & names) for row in earlier.itertuples()]
+    anew = {*found[_PAIR].itertuples(index=False, name=None)}
+    return [earlier[[is_touched and pair not in anew for is_touched, pair in zip(touched, earlier[_PAIR].itertuples(index=False, name=None))]]]
 
 
 def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:
