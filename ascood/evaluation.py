@@ -34,6 +34,7 @@ from .data import Benchmark, ImageSet, LazyImages, batches
 from .detectors import IODIN, create_detector, gram_row_sums, list_detectors, perturbed_scores, recipe
 from .models import Classifier
 
+# %% ../nbs/09_evaluation.ipynb #ae48ea17
 log = logging.getLogger(__name__)
 
 # %% ../nbs/09_evaluation.ipynb #f7056c7b
@@ -340,7 +341,7 @@ def _map_scorers(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict
                 passing.attempt(name, lambda: make(name, simple))
     return passing
 
-
+# %% ../nbs/09_evaluation.ipynb #5c03e3a9
 def _score_maps(passing: _MapScorers, outputs: list[Tensor]) -> dict[str, Tensor]:  # Maps after each stage -> scores [B] by name
     def score(name: str, detector: Detector) -> Tensor:
         return detector.predict_structured(outputs[-2:]) if recipe(name).reads == "blocks" else detector.predict_feature_maps(outputs[-1])

@@ -94,7 +94,7 @@ def _forget_peak():
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
 
-
+# %% ../../nbs/study/03_runs.ipynb #dae5ac40
 def _peak_mib() -> float:
     "Peak memory in MiB: of tensors on a GPU, else of the whole process, Python and libraries included."
     if torch.cuda.is_available():
@@ -114,7 +114,7 @@ def write_text(path: Path, text: str):
 # %% ../../nbs/study/03_runs.ipynb #7eec9c41
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
-
+# %% ../../nbs/study/03_runs.ipynb #2be7fafa
 def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool = False) -> pd.DataFrame:
     "Score one trained run by all detectors of its profile. Writes scores.npz, groups.csv, evaluation.json and metrics.csv."
     _forget_peak()
@@ -139,7 +139,7 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
         write_text(folder / file, table[front].to_csv(index=False))
     return metrics
 
-
+# %% ../../nbs/study/03_runs.ipynb #7ce51c8d
 def _check_same_data(folder: Path, benchmark: Benchmark):
     "Raise ValueError if the run was trained from other lists than those that are there now."
     settings = json.loads((folder / "settings.json").read_text()) if (folder / "settings.json").is_file() else {}
@@ -187,7 +187,7 @@ def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
     with np.load(path) as file:
         return file[_CORRECT] if _CORRECT in file.files else None
 
-
+# %% ../../nbs/study/03_runs.ipynb #474fb5e7
 _CORRECT = "correct"
 
 # %% ../../nbs/study/03_runs.ipynb #a9f33f5f
@@ -217,7 +217,7 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
         write_text(target / "differences.csv", compare(profile, results).to_csv(index=False, float_format="%.5g"))
     return pd.concat(tables["metrics"], ignore_index=True)
 
-
+# %% ../../nbs/study/03_runs.ipynb #1404d671
 def _refuse_to_drop(profile: Profile, results: str | Path, finished: list[RunSpec]):
     "Raise ValueError if the collected tables hold runs of this profile whose folders are not here, as in a fresh clone."
     path = under_root(results) / profile.name / "runs.csv"
@@ -267,7 +267,7 @@ def one_element(detector: str) -> str:
     "The i-ODIN of one element beside a row of more: of 'i-ODIN@k=10' 'i-ODIN', of 'i-ODIN@T=1000,k=10' 'i-ODIN@T=1000'."
     return re.sub(r"[@,]k=\d+$", "", detector)
 
-
+# %% ../../nbs/study/03_runs.ipynb #c47ac88a
 def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], plain: str, left_out: set[str]) -> list[tuple[RowName, RowName]]:
     "The best row of each table and each ASCOOD row against all others; `chosen` names a row a method, `left_out` methods that are never best."
     score_matters = key[1] != "accuracy"  # which is the model's
@@ -293,7 +293,7 @@ def _perturbed(drawn: dict, plain: str) -> list[tuple[RowName, RowName]]:
             for single in [(plain, one_element(name[1]))] for odin in [(plain, single[1].removeprefix("i-"))]
             if {odin, single} <= set(drawn) for pair in ((name, odin), (single, name)) if pair[0] != pair[1]]
 
-
+# %% ../../nbs/study/03_runs.ipynb #bf0e8fe5
 def _differences(drawn: dict, pairs_of: Callable) -> list[dict]:
     keys = dict.fromkeys(key for values in drawn.values() for key in values)
     return [{"group": key[0], "metric": key[1], "a_method": a[0], "a_detector": a[1], "b_method": b[0], "b_detector": b[1],
@@ -318,7 +318,7 @@ def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.Data
 
     return rows, drawn, pairs
 
-
+# %% ../../nbs/study/03_runs.ipynb #4d068cc1
 def _table_rows_drawn(profile: Profile, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
     "The rows of the tables on one benchmark: the plain model by every detector, each method by its chosen one, ASCOOD by those of the pairs; and their pairs."
     own = metrics[metrics["method"].isin(list(profile.methods)) & ~metrics["detector"].str.contains("@")]
@@ -330,7 +330,7 @@ def _table_rows_drawn(profile: Profile, benchmark: str, metrics: pd.DataFrame, r
     rows = _rows_of(profile, benchmark, names, results)
     return rows, draw_rows(rows, draws), partial(_table_pairs, chosen=chosen, plain=plain, left_out=left_out)
 
-
+# %% ../../nbs/study/03_runs.ipynb #41986c34
 def compare(profile: Profile, results: str | Path = "results", draws: int = 1000) -> pd.DataFrame:
     "Paired differences with 95 % intervals, a row each; see `paired_difference`. Reads scores.npz of finished runs."
     metrics = read_collected(profile, "metrics", results, variants=True)
@@ -371,7 +371,7 @@ def describe_runs(profile: Profile, results: str | Path = "results") -> str:
             f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
             f"Per run: `results/{profile.name}/runs.csv`." + _protocol(profile, results) + missing_runs(profile, results))
 
-
+# %% ../../nbs/study/03_runs.ipynb #61d079c1
 def protocol_file(profile: Profile, results: str | Path = "results") -> Path:
     "Where a profile's protocol is, if it has one: hypotheses, grid, seeds, and what counts, written before its runs."
     return under_root(results) / profile.name / "protocol.md"
