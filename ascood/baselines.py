@@ -132,7 +132,7 @@ class DecomposedHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:  # [B,m] -> logits [B,C]
         return self.numerator(features) / self.divisor(features).sigmoid()
 
-
+# %% ../nbs/07_baselines.ipynb #2dfa5c13
 class DecomposedClassifier(Classifier):
     "A classifier whose head is a quotient."
 
@@ -315,7 +315,7 @@ class PrototypeHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:  # [B,m] -> logits [B,C]
         return self.embed(features) @ self.prototypes.T / self.tau
 
-
+# %% ../nbs/07_baselines.ipynb #8feca29f
 class PrototypeClassifier(Classifier):
     "A classifier whose head compares embeddings with prototypes."
 

@@ -30,7 +30,7 @@ def _changed(dataset: Dataset, **attributes) -> Dataset:
     vars(changed).update(attributes)
     return changed
 
-
+# %% ../nbs/05_data.ipynb #10e18157
 class ImageSet(Dataset):
     """Images in memory: `set[i]` is `(image, label)`, `set[[i, j]]` a batch, both after `transform`.
 
@@ -96,7 +96,7 @@ class _SeededOrder(Sampler):
         seeds = torch.randint(2**62, (self.n,), generator=self.generator)
         return iter([_Seeded(i, s) for i, s in zip(order.tolist(), seeds.tolist())])
 
-
+# %% ../nbs/05_data.ipynb #8a9e421f
 class LazyImages(Dataset):
     """Images that are decoded when they are asked for; otherwise as ImageSet.
 
@@ -165,7 +165,7 @@ class _LazyViews(_WholeBatches):
 def _as_is(batch):
     return batch
 
-
+# %% ../nbs/05_data.ipynb #abea6b78
 def batches(
     dataset: ImageSet | LazyImages,
     batch_size: int,  # Images a batch, at least 1
@@ -201,7 +201,7 @@ class RandomShift(nn.Module):
             moved = moved * inside[..., None]
         return moved.permute(0, 3, 1, 2).reshape(images.shape)
 
-
+# %% ../nbs/05_data.ipynb #b68c428c
 class RandomFlip(nn.Module):
     "Mirrors each image of a batch, left to right, with probability one half."
 
@@ -327,7 +327,7 @@ def check_options(name: str, options: dict):
     if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(f"benchmark {name} has no such option: {', '.join(unknown)} (it has {', '.join(sorted(known))})")
 
-
+# %% ../nbs/05_data.ipynb #3a38619a
 def load_benchmark(
     name: str,  # One of `list_benchmarks()`
     root: str | Path | None = None,  # Data root of benchmarks on disk; if None, $ASCOOD_DATA, else the folder `data`

@@ -140,7 +140,7 @@ class Relation(FeaturesDetector):
             total = total + F.threshold(relation, self.threshold, 0).pow(self.power).sum(1)
         return -total / len(self._directions)
 
-# %% ../nbs/08_detectors.ipynb #279a86e1
+# %% ../nbs/08_detectors.ipynb #597c5b76
 def pseudo_inverse(covariance: Tensor) -> Tensor:  # Symmetric [m,m] -> [m,m]
     "Inverse in the span of a covariance. As in OpenOOD, eigenvalues below m times the single precision of the largest count as zero."
     rtol = len(covariance) * torch.finfo(torch.float32).eps
@@ -158,7 +158,7 @@ class SpanMahalanobis(Mahalanobis):
         self.precision = pseudo_inverse(self.cov)
         return self
 
-
+# %% ../nbs/08_detectors.ipynb #29c94a38
 class SpanRMD(RMD):
     "pytorch-ood's RMD with pseudo-inverses."
 
@@ -203,7 +203,7 @@ class _ThenSeed:
         yield from self.loader
         torch.manual_seed(0)
 
-
+# %% ../nbs/08_detectors.ipynb #39801c3d
 class PackedGram(Gram):
     """pytorch-ood's Gram on images, or on the row sums that `pack` makes of their layers' maps.
 
@@ -311,7 +311,7 @@ class ConfidenceScore(FeaturesDetector):
     def predict_features(self, z: Tensor) -> Tensor:  # Features [B,m] -> scores [B], in [0, 1]
         return 1 - self.model.confidence(z).sigmoid().squeeze(1)
 
-
+# %% ../nbs/08_detectors.ipynb #6195f7d8
 class RotationScore(Detector):
     """How badly the model tells an image's rotations apart, less how far its softmax is from uniform
     (Hendrycks et al., NeurIPS 2019, arXiv 1906.12340): mean cross-entropy of the four rotations - KL(U || p), in nats.
@@ -393,7 +393,7 @@ def _vim(model: Classifier, norm_std, d: int | None = None) -> Detector:
         raise ValueError(f"VIM's d must lie between 1 and {width - 1} for {width} features, not be {d}")
     return ViM(model.features, d or width // 2, head.weight, head.bias)
 
-
+# %% ../nbs/08_detectors.ipynb #8dee184e
 def _gen_grid(model: Classifier) -> dict[str, list]:
     "M is how many classes count: those of the grid below C, and C."
     space = GEN.hyperparameter_space
@@ -415,7 +415,7 @@ def _dice(model, norm_std, p=0.7):
 def _packed_gram(model, norm_std):
     return PackedGram(lambda maps: model.head(model.pool(maps)), model.backbone.stages(), model.num_classes)
 
-
+# %% ../nbs/08_detectors.ipynb #acf47122
 DETECTORS: dict[str, Recipe] = {  # post-hoc scores, in the paper's order
     "MSP": Recipe(lambda model, std, **kw: MaxSoftmax(model, **kw), "logits"),
     "TempScale": Recipe(lambda model, std: WarmTemperatureScaling(model), "logits", "val"),
@@ -473,7 +473,7 @@ def recipe(name: str) -> Recipe:
         raise ValueError(f"unknown detector {name!r}; choose one of {', '.join(known)}")
     return known[plain]
 
-
+# %% ../nbs/08_detectors.ipynb #dc83e6c1
 def create_detector(
     name: str,  # A key of DETECTORS or OWN_SCORES
     model: Classifier,  # In eval mode

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'Key', 'Scores', 'METRICS', 'Activations', 'Shelf', 'extract', 'ood_metrics', 'Evaluation', 'candidates',
-           'validation_auroc', 'score_benchmark', 'metrics_table', 'accuracy_of', 'evaluate', 'group_table']
+           'validation_auroc', 'Attempt', 'choose', 'Reading', 'read_once', 'try_candidates', 'score_sets',
+           'score_benchmark', 'accuracy_of', 'metrics_table', 'evaluate', 'group_table']
 
 # %% ../nbs/09_evaluation.ipynb #ae48ea16
 import json
@@ -13,14 +14,16 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_ood.api import Detector, FeatureMapsDetector, FeaturesDetector, LogitsDetector
+from pytorch_ood.api import Detector, FeatureMapsDetector, LogitsDetector
 from pytorch_ood.detector import ODIN
 from pytorch_ood.metrics.functional import aupr, auroc, fpr_at_tpr
 from torch import Tensor
@@ -31,6 +34,7 @@ from .data import Benchmark, ImageSet, LazyImages, batches
 from .detectors import IODIN, create_detector, gram_row_sums, list_detectors, perturbed_scores, recipe
 from .models import Classifier
 
+# %% ../nbs/09_evaluation.ipynb #ae48ea17
 log = logging.getLogger(__name__)
 
 # %% ../nbs/09_evaluation.ipynb #f7056c7b
@@ -167,7 +171,7 @@ def _checked(scores: Tensor, n: int) -> np.ndarray:
         raise ValueError(f"{nan} of {n} scores are NaN")
     return values
 
-# %% ../nbs/09_evaluation.ipynb #d00ded01
+# %% ../nbs/09_evaluation.ipynb #f2fd501e
 def _fit(detector: Detector, reads: str, found: Activations):
     if not detector.requires_fit:
         return
@@ -182,7 +186,7 @@ def _fit(detector: Detector, reads: str, found: Activations):
     else:
         detector.fit_structured(list(found.stages), found.labels)
 
-
+# %% ../nbs/09_evaluation.ipynb #da80bb99
 def _predict(detector: Detector, reads: str, found: Activations, device, chunk: int = 1024) -> np.ndarray:
     columns = {"logits": (found.logits,), "features": (found.features,), "maps": (found.maps,), "stages": found.stages,
                "gram": (found.logits, found.gram)}[reads]
@@ -217,40 +221,24 @@ def validation_auroc(scores: dict[Key, np.ndarray]) -> float:
             found.append(100 * float(auroc(torch.cat([known, unknown]), is_ood)))
     return float(np.mean(found)) if found else math.nan
 
-# %% ../nbs/09_evaluation.ipynb #77dce21d
-class _Attempt(NamedTuple):
+# %% ../nbs/09_evaluation.ipynb #5148ca9b
+class Attempt(NamedTuple):
+    "A candidate that has been tried."
     params: dict
-    detector: Detector
-    scores: dict[Key, np.ndarray]  # on validation; empty if it is the only one
-
-    def better_than(self, other: "_Attempt | None") -> bool:
-        return other is None or validation_auroc(self.scores) > validation_auroc(other.scores)
+    detector: Detector  # fitted
+    scores: dict[Key, np.ndarray]  # on the validation sets; empty if it is the only candidate
 
 
 def _of_validation(key: Key) -> bool:
     return key[0] == "val" or key == ("id", "val")
 
 
-def _tune(name: str, model: Classifier, benchmark: Benchmark, given: dict, fit_on: dict, found: dict[Key, Activations]) -> _Attempt:
-    "Fit and score every candidate from activations; the best on validation. Raises the first error if all fail."
-    how, device, best, error = recipe(name), next(model.parameters()).device, None, None
-    tried = candidates(name, model, given)
-    validation = {key: a for key, a in found.items() if _of_validation(key)}
-    for params in tried:
-        try:
-            detector = create_detector(name, model, list(benchmark.std), **params)
-            _fit(detector, how.reads, fit_on.get(how.fits))
-            scores = {key: _predict(detector, how.reads, a, device) for key, a in validation.items()} if len(tried) > 1 else {}
-        except NameError:
-            raise
-        except Exception as failure:  # whatever it is, the other candidates and detectors go on
-            log.info("%s with %s failed", name, params, exc_info=True)
-            error = error or failure
-        else:
-            attempt = _Attempt(params, detector, scores)
-            best = attempt if attempt.better_than(best) else best
-    if best is None:
-        raise error
+def choose(attempts: Iterable[Attempt]) -> Attempt:
+    "The attempt with the highest mean AUROC on validation; the first of equals. No test set has a part in it."
+    best = None
+    for attempt in attempts:
+        if best is None or validation_auroc(attempt.scores) > validation_auroc(best.scores):
+            best = attempt
     return best
 
 # %% ../nbs/09_evaluation.ipynb #f61a1aaa
@@ -270,17 +258,19 @@ def _sweep(model: Classifier, sets: dict[Key, ImageSet | LazyImages], detectors:
     return found
 
 # %% ../nbs/09_evaluation.ipynb #ec428935
-def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict[Key, ImageSet | LazyImages]):
-    "Tune and score detectors that read images. Returns {name: (hyperparameters, scores)}."
+def _sweep_candidates(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict) -> dict[str, list[Attempt]]:
+    "Every candidate of the detectors that read images, scored on validation."
     made = {name: [(params, create_detector(name, model, list(benchmark.std), **params)) for params in candidates(name, model, given)]
             for name, given in wanted.items()}
-    validation = {key: s for key, s in sets.items() if _of_validation(key)}
-    tried, best = iter(_sweep(model, validation, [d for tries in made.values() for _, d in tries])), {}
-    for name, tries in made.items():
-        for params, detector in tries:
-            attempt = _Attempt(params, detector, next(tried))
-            best[name] = attempt if attempt.better_than(best.get(name)) else best[name]
-    rest = _sweep(model, {key: s for key, s in sets.items() if key not in validation}, [b.detector for b in best.values()])
+    validation = {key: images for key, images in sets.items() if _of_validation(key)}
+    scores = iter(_sweep(model, validation, [detector for tries in made.values() for _, detector in tries]))
+    return {name: [Attempt(params, detector, next(scores)) for params, detector in tries] for name, tries in made.items()}
+
+
+def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict) -> dict[str, tuple[dict, dict[Key, np.ndarray]]]:
+    "Hyperparameters, chosen on validation, and scores on every set, of the detectors that read images."
+    best = {name: choose(attempts) for name, attempts in _sweep_candidates(model, benchmark, wanted, sets).items()}
+    rest = _sweep(model, {key: images for key, images in sets.items() if not _of_validation(key)}, [b.detector for b in best.values()])
     return {name: (b.params, {key: (b.scores | scores)[key] for key in sets}) for (name, b), scores in zip(best.items(), rest)}
 
 # %% ../nbs/09_evaluation.ipynb #3c6d272f
@@ -305,6 +295,176 @@ def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet]:
             raise ValueError(f"benchmark {benchmark.name}: the set {'/'.join(key)} is empty; fill it or take it out")
     return sets
 
+# %% ../nbs/09_evaluation.ipynb #77667f00
+class _MapScorers:
+    """Detectors that score a batch's maps within the pass: those that read maps, fit nothing and have no choice of
+    hyperparameters, and all that read blocks.
+    """
+
+    def __init__(self):  # Each by the detector's name
+        self.params, self.detectors, self.failed, self.seconds = {}, {}, {}, {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.params
+
+    def attempt(self, name: str, work: Callable):
+        "Do a detector's work within the pass, and count its seconds. If it fails, it is a gap of this detector, not the end of the pass."
+        start = time.perf_counter()
+        try:
+            return work()
+        except NameError:
+            raise
+        except Exception as failure:
+            log.info("%s failed", name, exc_info=True)
+            self.failed[name] = failure
+            self.detectors.pop(name, None)
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+# %% ../nbs/09_evaluation.ipynb #7f40f022
+def _map_scorers(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict]) -> _MapScorers:
+    "Those among the wanted detectors. One that reads blocks and needs more than that is a gap."
+    passing = _MapScorers()
+
+    def make(name: str, simple: bool):
+        if not simple:
+            raise ValueError(f"{name} reads blocks, which are not kept: it can neither be fitted nor have hyperparameters chosen")
+        passing.detectors[name] = create_detector(name, model, list(benchmark.std), **passing.params[name])
+
+    for name, given in wanted.items():
+        how = recipe(name)
+        if how.reads in ("maps", "blocks"):
+            tried = candidates(name, model, given)
+            simple = not how.fits and len(tried) == 1
+            if simple or how.reads == "blocks":
+                passing.params[name], passing.seconds[name] = tried[0], 0.0
+                passing.attempt(name, lambda: make(name, simple))
+    return passing
+
+# %% ../nbs/09_evaluation.ipynb #5c03e3a9
+def _score_maps(passing: _MapScorers, outputs: list[Tensor]) -> dict[str, Tensor]:  # Maps after each stage -> scores [B] by name
+    def score(name: str, detector: Detector) -> Tensor:
+        return detector.predict_structured(outputs[-2:]) if recipe(name).reads == "blocks" else detector.predict_feature_maps(outputs[-1])
+
+    found = {name: passing.attempt(name, lambda: score(name, detector)) for name, detector in [*passing.detectors.items()]}
+    return {name: scores for name, scores in found.items() if scores is not None}
+
+# %% ../nbs/09_evaluation.ipynb #dc11f271
+class Reading(NamedTuple):
+    "What one pass over a benchmark has read: the input of all later stages."
+    model: Classifier
+    benchmark: Benchmark
+    activations: dict[Key, Activations]  # of every set
+    fit_on: dict[str, Activations]  # "val" and, if a detector is fitted on it, "train"
+    passing: _MapScorers  # detectors that scored the maps as they passed by
+    seconds: float
+
+
+def _also(recipes: list) -> set[str]:
+    reads = {r.reads for r in recipes}
+    return reads | {"stages"} if "gram" in reads else reads  # for the widths of the stages
+
+# %% ../nbs/09_evaluation.ipynb #d7d9a48b
+def read_once(
+    model: Classifier,
+    benchmark: Benchmark,
+    wanted: dict[str, dict],  # Detectors that read activations, with given hyperparameters
+    sets: dict[Key, ImageSet | LazyImages],  # Those of the benchmark that are to be scored; ("id", "val") is one of them
+    memory: int = 4 * 2**30,  # Bytes of activations kept in memory; the rest goes to temporary files
+    step: Callable[[str], None] = lambda name: None,  # Called with the name of each set that has been read
+) -> Reading:
+    "The one pass: each image of every set, and of the training set if a detector is fitted on it, goes through the model once."
+    start, shelf, found = time.perf_counter(), Shelf(memory), {}
+    passing = _map_scorers(model, benchmark, wanted)
+    recipes = [recipe(name) for name in wanted if name not in passing]
+    map_scores = partial(_score_maps, passing) if passing.detectors else None
+    for key, images in sets.items():
+        found[key] = extract(model, images, also=_also(recipes), shelf=shelf, map_scores=map_scores)
+        step("/".join(key))
+    fit_on = {"val": found["id", "val"]}
+    if fitted := [r for r in recipes if r.fits == "train"]:
+        fit_on["train"] = extract(model, _fitting_set(benchmark), also=_also(fitted), shelf=shelf)
+    step("training images")
+    return Reading(model, benchmark, found, fit_on, passing, time.perf_counter() - start)
+
+# %% ../nbs/09_evaluation.ipynb #77dce21d
+def try_candidates(name: str, reading: Reading, given: dict) -> Iterator[Attempt]:
+    "Fit each candidate of a detector and score it on the validation sets, from activations. Raises the first error if all fail."
+    how, error, worked = recipe(name), None, False
+    tried = candidates(name, reading.model, given)
+    for params in tried:
+        try:
+            detector = create_detector(name, reading.model, list(reading.benchmark.std), **params)
+            _fit(detector, how.reads, reading.fit_on.get(how.fits))
+            attempt = Attempt(params, detector, {})
+            if len(tried) > 1:
+                attempt = attempt._replace(scores=score_sets(attempt, name, reading, _of_validation))
+        except NameError:
+            raise
+        except Exception as failure:  # whatever it is, the other candidates and detectors go on
+            log.info("%s with %s failed", name, params, exc_info=True)
+            error = error or failure
+        else:
+            worked = True
+            yield attempt
+    if not worked:
+        raise error
+
+# %% ../nbs/09_evaluation.ipynb #3450146a
+def score_sets(attempt: Attempt, name: str, reading: Reading, which: Callable[[Key], bool] = lambda key: True) -> dict[Key, np.ndarray]:
+    "Scores [N] of a fitted detector on every set that was read, or on some; those of the attempt are taken over."
+    device, reads = next(reading.model.parameters()).device, recipe(name).reads
+    return {key: attempt.scores[key] if key in attempt.scores else _predict(attempt.detector, reads, found, device)
+            for key, found in reading.activations.items() if which(key)}
+
+# %% ../nbs/09_evaluation.ipynb #846298c4
+def _from_reading(name: str, given: dict, reading: Reading) -> tuple[dict, dict[Key, np.ndarray]]:
+    "Hyperparameters and scores on every set, of a detector that reads activations."
+    if name not in reading.passing:
+        best = choose(try_candidates(name, reading, given))
+        return best.params, score_sets(best, name, reading)
+    if name in reading.passing.failed:
+        raise reading.passing.failed[name]
+    return reading.passing.params[name], {key: _checked(found.map_scores[name], len(found.labels)) for key, found in reading.activations.items()}
+
+
+@contextmanager
+def _gap(result: Evaluation, *names: str):
+    "A detector's failure is a gap in the table, with its reason, and not the end of the others."
+    try:
+        yield
+    except NameError:
+        raise
+    except Exception as failure:
+        log.info("%s failed", ", ".join(names), exc_info=True)
+        result.gaps.update(dict.fromkeys(names, _reason(failure)))
+
+# %% ../nbs/09_evaluation.ipynb #d78fbfae
+def _score_images(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict, result: Evaluation):
+    "The detectors that read images, all in one sweep. If that fails, one by one, to find the one that does."
+    start, shares = time.perf_counter(), [wanted]
+    while shares:
+        share, gaps = shares.pop(), dict(result.gaps)
+        with _gap(result, *share):
+            for name, (params, scores) in _sweep_all(model, benchmark, share, sets).items():
+                result.scores[name], result.hyperparameters[name] = scores, params
+        if len(share) > 1 and result.gaps != gaps:
+            for name in share:
+                del result.gaps[name]
+            shares = [{name: given} for name, given in share.items()]
+    result.seconds["image sweep"] = time.perf_counter() - start
+
+
+@contextmanager
+def _steps(what: str, total: int, shown: bool):
+    "A progress bar, as a function that is called with the name of each step that has been done."
+    with tqdm(total=total, desc=what, unit="step", disable=not shown, leave=False) as bar:
+        def step(name: str):
+            bar.set_postfix_str(name)
+            bar.update()
+
+        yield step
+
 # %% ../nbs/09_evaluation.ipynb #80b44dcf
 def score_benchmark(
     model: Classifier,
@@ -314,144 +474,30 @@ def score_benchmark(
     memory: int = 4 * 2**30,  # Bytes of activations kept in memory; the rest goes to temporary files
     progress: bool = False,  # Show a progress bar
 ) -> Evaluation:
-    """Score every set of a benchmark by every detector, reading each image once for all but those that perturb it.
-
-    Raises ValueError for unknown detectors or empty sets, before any work. A detector that fails is left out, see `gaps`.
-    """
-    wanted, sets = _wanted(detectors), _sets(benchmark, validation_only)
+    "Every set scored by every detector. Raises ValueError for unknown detectors or empty sets, before any work. See also `gaps`."
+    wanted, sets, result = _wanted(detectors), _sets(benchmark, validation_only), Evaluation({}, {}, {}, {}, {})
     of_images = {name: given for name, given in wanted.items() if recipe(name).reads == "images"}
-    of_activations = {name: given for name, given in wanted.items() if name not in of_images}
-    result = Evaluation({}, {}, {}, {}, {})
-    with submodule_modes(model, training=False), tqdm(total=len(sets) + 1 + len(wanted), desc=f"scoring {benchmark.name}",
-                                                      unit="step", disable=not progress, leave=False) as bar:
-        passing = _MapScores(model, benchmark, of_activations)
-        fit_on = _read_all(model, benchmark, sets, {n: g for n, g in of_activations.items() if n not in passing}, passing, Shelf(memory),
-                           result, bar)
-        for name, given in of_activations.items():
-            bar.set_postfix_str(name)
-            _score_one(name, model, benchmark, given, fit_on, passing, result)
-            bar.update()
-        _score_images(model, benchmark, of_images, sets, result, bar)
-    return result._replace(scores={name: result.scores[name] for name in wanted if name in result.scores})
+    rest = {name: given for name, given in wanted.items() if name not in of_images}
+    with submodule_modes(model, training=False), _steps(f"scoring {benchmark.name}", len(sets) + 1 + len(rest), progress) as step:
+        reading = read_once(model, benchmark, rest, sets, memory, step)
+        for name, given in rest.items():
+            start = time.perf_counter() - reading.passing.seconds.get(name, 0)
+            with _gap(result, name):
+                result.hyperparameters[name], result.scores[name] = _from_reading(name, given, reading)
+            result.seconds[name] = time.perf_counter() - start
+            step(name)
+        if of_images:
+            _score_images(model, benchmark, of_images, sets, result)
+    seconds = {"forward pass": reading.seconds} | result.seconds
+    return result._replace(activations=reading.activations, seconds=seconds, scores={n: result.scores[n] for n in wanted if n in result.scores})
 
-# %% ../nbs/09_evaluation.ipynb #77667f00
-class _MapScores:
-    """Detectors that score a batch's maps within the pass: those that read maps, fit nothing and have no choice of
-    hyperparameters, and all that read blocks. One that reads blocks and needs more than that is a gap.
-    """
-
-    def __init__(self, model: Classifier, benchmark: Benchmark, wanted: dict[str, dict]):
-        self.params, self.detectors, self.failed, self.seconds = {}, {}, {}, {}
-        for name, given in wanted.items():
-            how = recipe(name)
-            if how.reads in ("maps", "blocks"):
-                tried = candidates(name, model, given)
-                simple = not how.fits and len(tried) == 1
-                if simple or how.reads == "blocks":
-                    self.params[name], self.seconds[name] = tried[0], 0.0
-                    self._attempt(name, lambda: self._make(name, model, benchmark, simple))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.params
-
-    def _make(self, name: str, model: Classifier, benchmark: Benchmark, simple: bool):
-        if not simple:
-            raise ValueError(f"{name} reads blocks, which are not kept: it can neither be fitted nor have hyperparameters chosen")
-        self.detectors[name] = create_detector(name, model, list(benchmark.std), **self.params[name])
-
-    def _attempt(self, name: str, work: Callable):
-        start = time.perf_counter()
-        try:
-            return work()
-        except NameError:
-            raise
-        except Exception as failure:  # a gap of this detector, not the end of the pass
-            log.info("%s failed", name, exc_info=True)
-            self.failed[name] = failure
-            self.detectors.pop(name, None)
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-
-    def __call__(self, outputs: list[Tensor]) -> dict[str, Tensor]:  # Maps after each stage -> scores [B] by name
-        def score(name: str, detector: Detector) -> Tensor:
-            return detector.predict_structured(outputs[-2:]) if recipe(name).reads == "blocks" else detector.predict_feature_maps(outputs[-1])
-
-        found = {name: self._attempt(name, lambda: score(name, detector)) for name, detector in [*self.detectors.items()]}
-        return {name: scores for name, scores in found.items() if scores is not None}
-
-    def collected(self, name: str, activations: dict[Key, Activations]) -> dict[Key, np.ndarray]:
-        "Its scores on every set. Raises what went wrong during the pass."
-        if name in self.failed:
-            raise self.failed[name]
-        return {key: _checked(found.map_scores[name], len(found.labels)) for key, found in activations.items()}
-
-# %% ../nbs/09_evaluation.ipynb #d7d9a48b
-def _read_all(model, benchmark, sets, wanted, passing: _MapScores, shelf: Shelf, result: Evaluation, bar) -> dict[str, Activations]:
-    "The one pass. Fills in the activations of all sets; returns those that detectors are fitted on."
-    start = time.perf_counter()
-    recipes = [recipe(name) for name in wanted]
-
-    def also(reads: set[str]) -> set[str]:
-        return reads | {"stages"} if "gram" in reads else reads  # for the widths of the stages
-
-    for key, dataset in sets.items():
-        bar.set_postfix_str("/".join(key))
-        result.activations[key] = extract(model, dataset, also=also({r.reads for r in recipes}), shelf=shelf,
-                                          map_scores=passing if passing.detectors else None)
-        bar.update()
-    fit_on = {"val": result.activations["id", "val"]}
-    if any(r.fits == "train" for r in recipes):
-        bar.set_postfix_str("training images")
-        reads = {r.reads for r in recipes if r.fits == "train"}
-        fit_on["train"] = extract(model, _fitting_set(benchmark), also=also(reads), shelf=shelf)
-    bar.update()
-    result.seconds["forward pass"] = time.perf_counter() - start
-    return fit_on
+# %% ../nbs/09_evaluation.ipynb #f36c8bec
+METRICS = ["fpr95", "auroc", "aupr_in", "aupr_out"]
 
 
-# %% ../nbs/09_evaluation.ipynb #846298c4
-def _score_one(name, model, benchmark, given, fit_on, passing: _MapScores, result: Evaluation):
-    start, device, reads = time.perf_counter() - passing.seconds.get(name, 0), next(model.parameters()).device, recipe(name).reads
-    try:
-        if name in passing:
-            result.scores[name] = passing.collected(name, result.activations)
-            result.hyperparameters[name] = passing.params[name]
-            return
-        best = _tune(name, model, benchmark, given, fit_on, result.activations)
-        result.scores[name] = {key: best.scores[key] if key in best.scores else _predict(best.detector, reads, found, device)
-                               for key, found in result.activations.items()}
-        result.hyperparameters[name] = best.params
-    except NameError:
-        raise
-    except Exception as failure:  # one detector's failure is a gap in the table, not the end of the others
-        log.info("%s failed", name, exc_info=True)
-        result.gaps[name] = _reason(failure)
-        result.scores.pop(name, None)
-    finally:
-        result.seconds[name] = time.perf_counter() - start
-
-
-def _score_images(model, benchmark, wanted, sets, result: Evaluation, bar):
-    "All together; if that fails, one by one, to find the one that does."
-    start = time.perf_counter()
-    shares = [wanted] if wanted else []
-    while shares:
-        share = shares.pop()
-        bar.set_postfix_str(", ".join(share))
-        try:
-            for name, (params, scores) in _sweep_all(model, benchmark, share, sets).items():
-                result.scores[name], result.hyperparameters[name] = scores, params
-        except NameError:
-            raise
-        except Exception as failure:
-            if len(share) > 1:
-                shares = [{name: given} for name, given in share.items()]
-                continue
-            log.info("%s failed", ", ".join(share), exc_info=True)
-            result.gaps[next(iter(share))] = _reason(failure)
-        bar.update(len(share))
-    if wanted:
-        result.seconds["image sweep"] = time.perf_counter() - start
+def accuracy_of(found: Activations) -> float:
+    "Accuracy in percent."
+    return 100 * (found.logits.argmax(1) == found.labels).double().mean().item()
 
 # %% ../nbs/09_evaluation.ipynb #d087e060
 def metrics_table(found: Evaluation, accuracy: float) -> pd.DataFrame:
@@ -471,14 +517,6 @@ def metrics_table(found: Evaluation, accuracy: float) -> pd.DataFrame:
                              "n_id": len(found.activations[key].labels), "n_ood": len(images.labels),
                              "hyperparameters": json.dumps(found.hyperparameters.get(detector, {})), "gap": found.gaps.get(detector, "")})
     return pd.DataFrame(rows)
-
-
-METRICS = ["fpr95", "auroc", "aupr_in", "aupr_out"]
-
-
-def accuracy_of(found: Activations) -> float:
-    "Accuracy in percent."
-    return 100 * (found.logits.argmax(1) == found.labels).double().mean().item()
 
 # %% ../nbs/09_evaluation.ipynb #c7336c14
 def evaluate(

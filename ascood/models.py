@@ -180,7 +180,7 @@ def _imagenet_weights(name: str, pretrained: bool | str | Path) -> dict[str, Ten
         raise ValueError(f"{name} has no ImageNet weights; use pretrained=False or one of {', '.join(WITH_IMAGENET_WEIGHTS)}")
     return _read_tensors(pretrained) if given else WITH_IMAGENET_WEIGHTS[name](name) if pretrained else None
 
-
+# %% ../nbs/04_models.ipynb #a9ab9b8a
 def _backbone_with(name: str, weights: dict[str, Tensor] | None, pretrained: bool | str | Path) -> Backbone:
     try:
         backbone = BACKBONES[name](weights)
@@ -253,7 +253,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [B,3,H,W] -> logits [B,C]
         return self.head(self.features(x))
 
-
+# %% ../nbs/04_models.ipynb #8113f12e
 Classifier.kinds["Classifier"] = Classifier
 
 # %% ../nbs/04_models.ipynb #49880381

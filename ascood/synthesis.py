@@ -94,7 +94,7 @@ def alpha_at(
 # %% ../nbs/01_synthesis.ipynb #ccdb54e0
 SYNTHESES = ("gradient", "subtract", "shuffle", "gaussian")
 
-
+# %% ../nbs/01_synthesis.ipynb #8d25ce02
 @dataclass(frozen=True)
 class OutlierSynthesizer:
     """Makes virtual outliers from a batch of training images (paper, Section 3).

@@ -94,7 +94,7 @@ class Step(NamedTuple):
 
 _METHODS: dict[str, type["CrossEntropy"]] = {}  # {name: class}; a subclass enters itself
 
-
+# %% ../nbs/06_training.ipynb #171d93f3
 class CrossEntropy(Settings):
     "Plain cross-entropy: the model that post-hoc methods score."
 
@@ -131,7 +131,7 @@ class CrossEntropy(Settings):
         "The step size of the synthesis in this epoch, for the history; NaN where there is none."
         return math.nan
 
-
+# %% ../nbs/06_training.ipynb #8100ef48
 _METHODS["cross_entropy"] = CrossEntropy
 
 # %% ../nbs/06_training.ipynb #b319de60
@@ -238,7 +238,7 @@ def _save_state(accelerator: Accelerator, out_dir: Path, epoch: int):
         for older in _states(out_dir)[:-1]:
             shutil.rmtree(older)
 
-
+# %% ../nbs/06_training.ipynb #cc8bcbb9
 def _states(out_dir: Path) -> list[Path]:
     return sorted(out_dir.glob("state-[0-9]*"))
 
@@ -276,7 +276,7 @@ def _data_of(benchmark: Benchmark, method: CrossEntropy) -> dict:
     read = ("id/train", "id/val", *(name for name in benchmark.sources if method.needs_outliers and name.startswith("auxiliary/")))
     return {f"data {name}": benchmark.sources[name] for name in read} if benchmark.sources else {}
 
-
+# %% ../nbs/06_training.ipynb #50bbe612
 def _write_text(path: Path, text: str):
     "Write a file under another name, then move it into place."
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # several processes may write the same
@@ -310,7 +310,7 @@ def _train_epoch(method, model, loader, outliers, optimizer, schedule, accelerat
     return {"loss": total_loss / seen, "accuracy": 100 * int(correct) / seen, "seconds": seconds,
             "images_per_second": seen / method.views / seconds}
 
-
+# %% ../nbs/06_training.ipynb #8107c816
 def _endless(loader):
     "Images of a loader, round after round; None for ever if there is none."
     while True:
@@ -338,7 +338,7 @@ class TrainedRun(NamedTuple):
     checkpoint: Path  # safetensors file, see `load_classifier`
     history: pd.DataFrame  # a row an epoch; accuracies in percent, seconds, images per second
 
-
+# %% ../nbs/06_training.ipynb #36cab26f
 def train(
     method: CrossEntropy,  # What to train: CrossEntropy(), ASCOOD(...), or another method
     benchmark: Benchmark,  # Where the images come from
@@ -408,7 +408,7 @@ def _train(method: CrossEntropy, benchmark: Benchmark, config: TrainConfig, out_
             _save_state(accelerator, out_dir, epoch)
     return _finish(done, bare, config, out_dir, accelerator)
 
-
+# %% ../nbs/06_training.ipynb #33e1d3ac
 _HISTORY = ["epoch", "lr", "alpha", "loss", "accuracy", "seconds", "images_per_second", "val_accuracy"]
 
 

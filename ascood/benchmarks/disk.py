@@ -180,7 +180,7 @@ def _cache_file(paths: Sequence[Path], pixels: int) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return cache / "ascood" / "decoded" / f"{digest}-{pixels}px.npy"
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #33c82f38
 def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> Tensor:
     "`decode`, kept on disk for sets of listed images that take at least so many bytes."
     if not isinstance(source, _Listed) or len(source) * 3 * pixels**2 < at_least:
@@ -226,7 +226,7 @@ class FromTorchvision:
             index = [index[i] for i in sorted(order[:1000] if self.deal == "val" else order[1000:])]
         return _Joined(parts, index)
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #cb62b0fa
 class _Joined(Sequence):
     "Images of several torchvision data sets, in RGB."
 
@@ -258,7 +258,7 @@ class SetSpec:
     library: FromTorchvision | None = None  # read where no list exists
     count: int | None = None  # images, where the source says how many
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #39b6de09
 @dataclass(frozen=True)
 class BenchmarkSpec:
     "What a benchmark on disk is made of."
@@ -297,7 +297,7 @@ _CIFAR_STATISTICS = {
 def _cifar_part(dataset: str, part: str) -> FromTorchvision:
     return FromTorchvision(dataset.upper(), ({"train": part == "train"},), None if part == "train" else part)
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #3053b072
 def _cifar_far(name: str) -> tuple[SetSpec, ...]:
     fetch = f"`python -m ascood data download {name}` fetches it, or get {_OPENOOD}"
 
@@ -446,7 +446,7 @@ def _check_build(file: Path):
         if digest and digest != hashlib.sha256(file.read_bytes()).hexdigest():
             raise DataError(f"{file} is not as it was built ({record.name} has another digest); build {file.parent.name} again")
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #cc78f807
 def find_set(spec: SetSpec, root: Path, num_classes: int | None, given: str | None = None, download: bool = False) -> Found:
     "Find one set, by list or by torchvision. Raises DataError that says what to get."
     if file := find_list(spec, root, given):
@@ -527,7 +527,7 @@ class _Loader:
 
 _MEMORY = 2 * 2**30  # bytes
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #fe50dd18
 def _fits(spec: BenchmarkSpec, found: dict[tuple[str, str], Found]) -> bool:
     "Whether all sets together are held in memory: small images always, others if they take at most 2 GiB."
     return spec.shift or sum(len(one.images) for one in found.values()) * 3 * _side(spec) ** 2 <= _MEMORY
@@ -557,7 +557,7 @@ def _too_few(set_spec: SetSpec, found: Found) -> str | None:
         return (f"{set_spec.name}: {found.source}, but it has {set_spec.count:,}; the list or the copy is cut off "
                 "(if that is meant, any_count=True)")
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #cc9a95ae
 def find_sets(spec: BenchmarkSpec, root: Path, lists: dict[str, str] | None = None, leave_out_missing: bool = False,
               download: bool = False, any_count: bool = False, known_classes: int | None = None) -> dict[tuple[str, str], Found]:
     "All sets of a benchmark. Raises DataError that names all that are missing, not the first alone."
@@ -630,7 +630,7 @@ def load_from_disk(
                      {"near": sets["near"], "far": sets["far"]}, spec.mean, spec.std, next(iter(sets["auxiliary"].values()), None),
                      names, majority, {"/".join(key): f.source for key, f in found.items()})
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #ad6636ea
 def _class_names(spec: BenchmarkSpec, root: Path, known_classes: int | None) -> tuple[str, ...]:
     "Lines of classes.txt beside the training list, if there are as many as classes; else numbers. Of the kept classes alone."
     file = (find_list(spec.train, root) or root).parent / "classes.txt"
@@ -655,7 +655,7 @@ def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
         answers = threads.map(complaint, range(len(images)))
         return [a for a in tqdm(answers, total=len(images), desc=what, unit="image", disable=not progress, leave=False) if a]
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #c19e435d
 def _check_set(spec: BenchmarkSpec, group: str, set_spec: SetSpec, root: Path, decode: bool, progress: bool) -> dict:
     "One row of `check`."
     in_test_list = group == "id" or set_spec.name == "held-out-classes"
@@ -748,7 +748,7 @@ def _print_check(table: pd.DataFrame) -> int:
     print("\n" + "\n".join(f"{name}: {'can run' if good else 'cannot run'}" for name, good in runs.items()))
     return 0 if all(runs.values()) else 1
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #ce24e92a
 def main(argv: list[str] | None = None) -> int:
     "Run one command. Exit status: 0, 1 if a benchmark cannot run or something was not downloaded, 2 for a mistake in the call."
     args = _parser().parse_args(argv)

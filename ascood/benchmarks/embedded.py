@@ -214,7 +214,7 @@ def _far(test: ImageSet, n: int, letters: bool, rng: np.random.RandomState) -> d
         found["letters"] = _scenes(_photographs("test", n, rng), _opacity(_glyphs(_LETTERS, n, rng), rng), rng)
     return {name: _ood(match_statistics(images, _pixels(test), rng)) for name, images in found.items()}
 
-
+# %% ../../nbs/benchmarks/00_embedded.ipynb #ce33ca2e
 def _auxiliary(seed: int, n: int = 640) -> ImageSet:
     rng = np.random.RandomState(seed + 2)
     photos, ink = _photographs("auxiliary", n, rng), _glyphs(_OTHER_SCRIPTS, n // 2, rng)

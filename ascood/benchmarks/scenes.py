@@ -319,6 +319,6 @@ def build_texture_animals(
                      _MEAN, _STD, sets["auxiliary", "imagenet"], tuple(animals), {0: {0, 1}, 1: {2, 3}},
                      {share: _origin(rows, sources, root) for share, rows in parts.items()})
 
-
+# %% ../../nbs/benchmarks/02_scenes.ipynb #a7d3df00
 NAME = "texture-animals"
 register(NAME, "spurious", build_texture_animals, on_disk=True)

@@ -56,7 +56,7 @@ class Row(NamedTuple):
     scores: list[dict[Key, np.ndarray]]  # for each seed, scores of id/test and of every OOD set
     correct: list[np.ndarray]  # for each seed, whether each ID test image got its class, bool [N]
 
-
+# %% ../../nbs/study/02_bootstrap.ipynb #01d1ffca
 def draw_rows(
     rows: dict[Hashable, Row],
     draws: int = 1000,
@@ -78,7 +78,7 @@ def draw_rows(
         found[name] = _draw_row(row, weights)
     return found
 
-
+# %% ../../nbs/study/02_bootstrap.ipynb #6d94709d
 def _draw_row(row: Row, weights: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
     known, seeds = weights["id", "test"], []
     for scores, correct in zip(row.scores, row.correct):

@@ -87,7 +87,7 @@ def _best_rival(table: pd.DataFrame, kinds: tuple[str, ...]) -> pd.DataFrame:
     signed = rivals["difference"].where(rivals["metric"] != "fpr95", -rivals["difference"])
     return rivals.loc[signed.groupby([rivals["benchmark"], rivals["metric"]], sort=False).idxmin()]
 
-
+# %% ../../nbs/study/08_claims.ipynb #230de7a3
 def _in_setting(setting: str, method: str, kinds: tuple[str, ...]) -> Callable:
     def found(table: pd.DataFrame, chosen: dict) -> list[Evidence]:
         table = _of_choice(_own_group(table[(table["study"] == "") & (table["setting"] == setting)]), method)
@@ -120,7 +120,7 @@ def _over_plain(setting: str, method: str) -> Callable:
         return list(_evidence(table[plain], _against))
     return found
 
-
+# %% ../../nbs/study/08_claims.ipynb #cb819be2
 def _synthesis(other: str) -> Callable:
     def found(table: pd.DataFrame, chosen: dict) -> list[Evidence]:
         rows = table[(table["study"] == "") & (table["setting"] == "fine-grained") & (table["a_method"] == "ascood")]
@@ -147,7 +147,7 @@ def _iodin(more: bool) -> Callable:
         return list(_evidence(rows, lambda row: f"against {row.b_detector}"))
     return found
 
-
+# %% ../../nbs/study/08_claims.ipynb #ab76ccb1
 def _accuracy(table: pd.DataFrame, chosen: dict) -> list[Evidence]:
     rows = _of_choice(table[(table["metric"] == "accuracy") & (table["study"] == "") & (table["b_method"].map(method_kind) == "post-hoc")])
     return list(_evidence(rows, lambda row: f"{method_label(row.a_method)} plus one point against the plain model", shift=1.0))
@@ -176,11 +176,11 @@ def _plain_model(study: str, benchmark: str, setting: str, name: str) -> bool:
 def _fine_grained(*names: str) -> Callable:
     return lambda study, benchmark, setting, name: study == "" and setting == "fine-grained" and name in names
 
-
+# %% ../../nbs/study/08_claims.ipynb #a9f6ef3e
 def _plain_and_choice(study: str, benchmark: str, setting: str, name: str) -> bool:
     return study == "" and (method_kind(name) == "post-hoc" or name == paper_choice(benchmark, setting))
 
-
+# %% ../../nbs/study/08_claims.ipynb #b4c82f86
 NO_OUTLIERS, OUTLIERS = ("post-hoc", "training"), ("with outlier data",)
 _NONE, _L2, _ENERGY = "normalization=none,uncertainty=kl", "normalization=l2,uncertainty=kl", "normalization=zscore,uncertainty=energy"
 _GROUPS = {setting: ["near", "far"] if setting == "fine-grained" else [group] for setting, group in SETTING_GROUP.items()}
@@ -236,7 +236,7 @@ def _left_out(profile: Profile, results: str | Path) -> set[tuple[str, str]]:  #
     gone = did_not_learn(read_collected(profile, "metrics", results))
     return {(benchmark, method) for benchmark, method in gone if method_kind(method) != "ASCOOD"}
 
-
+# %% ../../nbs/study/08_claims.ipynb #433975cd
 def _without_left_out(profile: Profile, table: pd.DataFrame, results: str | Path) -> pd.DataFrame:
     gone = _left_out(profile, results)
     return table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]]
@@ -278,7 +278,7 @@ def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper
     first = [*rows.loc[rows.index[0], ["claim", "paper", "verdict"]]]
     return pd.DataFrame([first] + [["", "", ""]] * (len(texts) - 1), columns=["claim", "paper", "verdict"]).join(texts.reset_index(drop=True))
 
-
+# %% ../../nbs/study/08_claims.ipynb #0175d66f
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "The verdict on every claim with its numbers: table_claims.{csv,md,tex}."
     table = judge(profile, results)

@@ -59,7 +59,7 @@ def _status(profile: Profile, results: str):
 _PASSED_ON: dict[str, tuple[str, Callable]] = {  # commands of the benchmarks, which need no profile
     "data": ("check or download data sets on disk", disk.main), "build": ("build a benchmark from raw data sets", builders.main)}
 
-
+# %% ../../nbs/study/11_cli.ipynb #106fd02e
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ascood", description="Run the experiments of a profile.")
     parser.add_argument("--results", default="results", help="folder of results (default: results)")
@@ -116,7 +116,7 @@ def _command(args: argparse.Namespace):
     elif args.command == "page":
         print(report_page(profile, args.results, args.figures), profile_readme(profile, args.results, args.figures), sep="\n")
 
-
+# %% ../../nbs/study/11_cli.ipynb #0df55f7a
 def main(argv: list[str] | None = None) -> int:
     "Run one command; errors a user can mend are one line on stderr and exit status 2."
     argv = sys.argv[1:] if argv is None else argv

@@ -80,7 +80,7 @@ def _id_rows(benchmark: Benchmark, columns: int) -> dict[str, dict[str, Tensor]]
         rows[row] = {str(names[c]): benchmark.pixels(_evenly(images, columns // len(classes), at)[0]) for c, at in found.items() if at}
     return rows
 
-
+# %% ../../nbs/study/07_figures.ipynb #28099154
 def _problem_rows(benchmark: Benchmark, columns: int = 12) -> dict[str, dict[str, Tensor]]:
     "{row: {set: images in [0, 1]}} for `plot_problem`."
     rows = _id_rows(benchmark, columns)
@@ -127,7 +127,7 @@ def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]
     found = {epoch: _model_of(run, results, file) for epoch, file in sorted(files.items())}
     return {epoch: model.cpu() for epoch, model in found.items() if model}
 
-
+# %% ../../nbs/study/07_figures.ipynb #236f5a6c
 def _draw_gallery_training(profile: Profile, name: str, results: str | Path) -> Figure:
     "Outliers by the models of several epochs, of the first seed's first ASCOOD method that reads the model."
     ours = sorted(_ours(profile, name), key=lambda run: run.settings["synthesis"] == "gaussian")  # noise is the same at every epoch
@@ -162,7 +162,7 @@ def _feature_runs(profile: Profile, benchmark: str) -> dict[str, RunSpec]:
 def _has(profile: Profile, benchmark: str, method: str) -> bool:
     return method in profile.methods and method not in profile.benchmarks[benchmark].leave_out
 
-
+# %% ../../nbs/study/07_figures.ipynb #dfdff1c0
 def _in_batches(parts: list[ImageSet | LazyImages], n: int, batch: int = 50) -> Iterator[Tensor]:
     "About `n` images of several sets together, evenly spaced in each; large images are decoded batch by batch."
     for part in parts:
@@ -207,7 +207,7 @@ def _of_scores(draw: Callable[[dict, str], Figure]) -> Callable[[Profile, str, s
         return plots.add_note(draw(found, f"{name}, seed {profile.seeds[0]}"), note)
     return drawn
 
-
+# %% ../../nbs/study/07_figures.ipynb #e1eda035
 def _collected(profile: Profile, table: str, benchmark: str, results: str | Path, methods: list[str]) -> tuple[pd.DataFrame, str]:
     "Collected rows of one benchmark and some methods, and what is missing."
     rows = read_collected(profile, table, results).query("benchmark == @benchmark and method in @methods")
@@ -226,7 +226,7 @@ def _draw_spurious(profile: Profile, name: str, results: str | Path) -> Figure:
     rows, note = _collected(profile, "groups", name, results, _shown(profile))
     return plots.add_note(plots.plot_spurious(rows), note) if len(rows) else plots.plot_nothing(f"{name}: {note}")
 
-
+# %% ../../nbs/study/07_figures.ipynb #f72acf5e
 def _draw_compared(profile: Profile, name: str, results: str | Path) -> Figure:
     "FPR@95 and AUROC of every compared method, over all seeds."
     rows, note = _collected(profile, "metrics", name, results, [*profile.methods])
@@ -263,7 +263,7 @@ def _of_study(metrics: pd.DataFrame, profile: Profile, study: str, methods: set[
     rows = rows[rows["detector"].isin(detectors) if detectors else ~rows["detector"].str.contains("@")]
     return reporting.summarize(rows, reporting.choose_detectors(rows)) if len(rows) else pd.DataFrame()
 
-
+# %% ../../nbs/study/07_figures.ipynb #be2b1fee
 def _minority(groups: pd.DataFrame, methods: set[str]) -> pd.DataFrame:
     "Mean and std over seeds of the test accuracy of minority groups, as `summarize` writes it."
     rows = groups[groups["method"].isin(methods)].query("kind == 'id' and set == 'test' and group == 'minority'")
@@ -292,7 +292,7 @@ def study_points(
     plain = _of_study(metrics[metrics["benchmark"].isin(asked["benchmark"])], profile, study, {reporting.plain_method(profile)})
     return shown, plain
 
-
+# %% ../../nbs/study/07_figures.ipynb #22819b5f
 def _study_note(profile: Profile, studies: list[str], results: str | Path) -> str:
     "How many of the studies' runs are missing; a run that several of them show counts once."
     wanted = {(p.benchmark, p.variant, seed) for p in profile.points if p.study in studies for seed in profile.seeds}
@@ -315,7 +315,7 @@ def _actual(profile: Profile, points: pd.DataFrame, varied: str) -> tuple[pd.Ser
 def _row_names(profile: Profile, rows: pd.DataFrame, methods: set[str]) -> list[str]:
     return [row.benchmark + (f"\n{reporting.method_label(row.method)}" if len(methods) > 1 else "") for row in rows.itertuples()]
 
-
+# %% ../../nbs/study/07_figures.ipynb #c674e4e9
 def _draw_sensitivity(profile: Profile, name: str, results: str | Path) -> Figure:
     "AUROC and ID accuracy by each setting that a study varies."
     points, reference = [], []
@@ -335,7 +335,7 @@ def _draw_sensitivity(profile: Profile, name: str, results: str | Path) -> Figur
     plain = pd.concat(reference) if reference else pd.DataFrame(columns=["row", "setting", "quantity", "mean"])
     return plots.add_note(plots.plot_sensitivity(pd.concat(points), plain), _study_note(profile, [*studies], results))
 
-
+# %% ../../nbs/study/07_figures.ipynb #d6ff49dd
 def _draw_correlation(profile: Profile, name: str, results: str | Path) -> Figure:
     "AUROC of near OOD and accuracy of the minority by the strength of the correlation."
     studies = [study for study, varied in one_setting_studies(profile).items() if varied == _CORRELATION]
@@ -380,7 +380,7 @@ def _synthesis_of(run: RunSpec, model: Classifier, done: int, benchmark: Benchma
             | ({"$G_{inv}$": plots.signed_mask(g, run.settings["fraction"])} if kind in ("gradient", "subtract") else {})
             | {"outlier $x'$": benchmark.pixels(outliers)})
 
-
+# %% ../../nbs/study/07_figures.ipynb #df18072b
 def _synthesis_shown(profile: Profile, results: str | Path, images: int = 6) -> tuple[dict[str, Tensor], str]:
     "Columns of images and their title, of the first benchmark whose model and images are there; else none, and what is missing."
     lacking = []
@@ -436,7 +436,7 @@ def _trains(profile: Profile, benchmark: str) -> bool:
 def _standardises(profile: Profile, benchmark: str) -> bool:
     return any(run.settings.get("normalization", "zscore") == "zscore" for run in _ours(profile, benchmark))
 
-
+# %% ../../nbs/study/07_figures.ipynb #a14a7b55
 def _varies_settings(profile: Profile, benchmark: str) -> bool:
     return any(varied != _CORRELATION for varied in one_setting_studies(profile, benchmark).values())
 
@@ -478,7 +478,7 @@ def figure_stems(profile: Profile, figure: str, figures: str | Path = "figures")
         return {profile.name: folder / short} if names else {}
     return {name: folder / f"{short}_{name}" for name in names}
 
-
+# %% ../../nbs/study/07_figures.ipynb #538af9dd
 def report_figure(figure: str, profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> list[Path]:
     "Draw one of FIGURES, for every benchmark of the profile or the whole; returns the PNG files. An older picture is kept where a new one would lack its models or scores."
     stems = figure_stems(profile, figure, figures)

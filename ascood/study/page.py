@@ -55,7 +55,7 @@ def _heading(name: str) -> tuple[str, str]:
     "Title of an experiment notebook, and its summary as HTML."
     return _title(name), mistune.html(" ".join(line.lstrip("> ") for line in _first_lines(name) if line.startswith(">")))
 
-
+# %% ../../nbs/study/09_page.ipynb #e553c30a
 def _table_part(name: str, folder: Path) -> _Part:
     text = (folder / f"{name}.md").read_text()
     html = mistune.create_markdown(plugins=["table"], escape=False)(text)
@@ -78,7 +78,7 @@ def _figure_part(name: str, stems: dict[str, Path]) -> _Part:
              for key, stem in stems.items() if stem.with_suffix(".png").is_file()]
     return _Part(name, title, summary, "\n".join(shown) or "<p>Not drawn yet.</p>")
 
-
+# %% ../../nbs/study/09_page.ipynb #4d3fa81a
 def _data_url(png: Path) -> str:
     "The picture as a data URL: WebP without loss, which is smaller than PNG."
     small = io.BytesIO()
@@ -118,7 +118,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 {% endfor %}{% endfor %}</main></body></html>
 """, autoescape=True)
 
-
+# %% ../../nbs/study/09_page.ipynb #e4d8b282
 _FIRST = ("table_paired", "table_claims")
 
 
@@ -156,7 +156,7 @@ def _picture_lines(profile: Profile, figures: str | Path, folder: Path) -> tuple
             linked.append(f"- {title}: " + ", ".join(f"[{stem.name}]({path})" for stem, path in zip(stems, paths)))
     return shown, linked
 
-
+# %% ../../nbs/study/09_page.ipynb #188a63e0
 def profile_readme(profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> Path:
     "Write results/<profile>/README.md from the tables and figures that are there."
     folder = under_root(results) / profile.name

@@ -218,7 +218,7 @@ def _span(groups: dict[str, np.ndarray], reach: float = 1.0) -> tuple[float, flo
         low, high = max(min(low, least), low - reach * width), min(max(high, most), high + reach * width)
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
-
+# %% ../../nbs/study/04_plots.ipynb #c3f3d0b2
 def _draw_histograms(axis: Axes, groups: dict[str, np.ndarray], reach: float = 1.0, log: bool = False):
     "Shares of the groups in equal bins of `_span`, and how much of far OOD lies beyond it."
     low, high = np.exp(_span({k: np.log(v) for k, v in groups.items()}, reach)) if log else _span(groups, reach)
@@ -413,7 +413,7 @@ def plot_features(
         figure.suptitle(title, fontsize=9)
     return figure
 
-
+# %% ../../nbs/study/04_plots.ipynb #1220c65d
 def _draw_standardised(axis: Axes, norms: FeatureNorms):
     "All of them in one place, and the place that Proposition 2 says."
     bins = np.linspace(0, 2 * norms.expected, 42)
@@ -479,7 +479,7 @@ def plot_sensitivity(
         figure.legend(handles=_varied_legend(), loc="outside lower center", ncols=5 if width > 5 else 2)
     return figure
 
-
+# %% ../../nbs/study/04_plots.ipynb #815ba9fe
 def _varied_legend() -> list:
     drawn = [plt.Line2D([], [], color=color, marker=marker, ms=3, lw=1.2, label=label) for label, color, marker in VARIED.values()]
     return [*drawn, plt.Line2D([], [], color="0.4", lw=0.8, ls="--", label="cross-entropy"),
@@ -488,7 +488,7 @@ def _varied_legend() -> list:
 # %% ../../nbs/study/04_plots.ipynb #17ea7ace
 CORRELATED = {"near_auroc": "spurious OOD, AUROC (%)", "minority": "accuracy, minority group (%)"}
 
-
+# %% ../../nbs/study/04_plots.ipynb #a6f08fb5
 def plot_correlation(
     points: pd.DataFrame,  # row (benchmark), method, x (a fraction), own, quantity (one of CORRELATED), mean, std (percent)
 ) -> Figure:
@@ -536,7 +536,7 @@ def _draw_pairs(axis: Axes, rows: pd.DataFrame):
     axis.set_axisbelow(True)
     axis.tick_params(axis="y", length=0)
 
-
+# %% ../../nbs/study/04_plots.ipynb #d4019d47
 def _pairs_legend(rows: pd.DataFrame, plain: str) -> list:
     "The plain model, and each synthesis with what a filled or an open dot means."
     found = [(plain, "yes", method_label(plain))] + [
@@ -575,7 +575,7 @@ def plot_summary(
         page.text(TWO_COLUMNS - 0.05, height - 0.05, note, ha="right", va="bottom", fontsize=6.5, color="0.3")
     return figure
 
-
+# %% ../../nbs/study/04_plots.ipynb #bdcf43c0
 def _put_synthesis(page: Axes, synthesis: dict[str, Tensor], width: float, height: float, title: str):
     "Columns of images under their headings, as many lines as there is room for."
     size = min(width / max(1, len(synthesis)), 1.0)

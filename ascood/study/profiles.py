@@ -55,7 +55,7 @@ class Study(Settings):
     vary: dict[str, list] = Field(min_length=1)  # {setting: values}
     detectors: list[str] = []  # those of the method if empty
 
-
+# %% ../../nbs/study/00_profiles.ipynb #fa6fd63e
 class StudyPoint(NamedTuple):
     "One combination of a study's values, and the runs that show it."
     study: str
@@ -161,7 +161,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
                    method=point.variant if point else method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors,
                    validation_only=profile.validation_only, memory=profile.memory, snapshots=snapshots)
 
-
+# %% ../../nbs/study/00_profiles.ipynb #ec6feb41
 def check_names(what: str, names, known):
     for name in names:
         if name not in known:
@@ -209,7 +209,7 @@ def _profile_path(name: str) -> Path:
         raise FileNotFoundError(f"no profile {name!r}; choose one of {', '.join(list_profiles())}, or give the path of a YAML file")
     return path
 
-
+# %% ../../nbs/study/00_profiles.ipynb #116660ad
 def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     "A file's keys over those of the profile that it extends, if any, without the methods that it leaves out."
     try:
@@ -244,7 +244,7 @@ def _check_parameters(profile: Profile):
             if "no such parameter" in str(error):  # other complaints may be of this model alone
                 raise ValueError(f"profile {profile.name}: {error}") from None
 
-
+# %% ../../nbs/study/00_profiles.ipynb #ffda28d3
 def load_profile(
     name: str,  # One of `list_profiles()`, or the path of a YAML file; "paper:cifar10,cars" runs two of its benchmarks only
 ) -> Profile:
@@ -268,7 +268,7 @@ def load_profile(
     _check_parameters(profile)
     return profile
 
-
+# %% ../../nbs/study/00_profiles.ipynb #a800eb19
 def find_run(profile: Profile, benchmark: str, method: str, seed: int) -> RunSpec:
     "One run of a profile. Raises ValueError if the profile has no such run."
     check_names(f"benchmark in profile {profile.name}:", [benchmark], profile.benchmarks)

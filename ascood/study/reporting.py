@@ -49,7 +49,7 @@ GROUP_COLORS = {"ID": _PALETTE[7], "near OOD": _PALETTE[3], "far OOD": _PALETTE[
 def method_label(method: str) -> str:
     return METHOD_STYLE.get(method, (method, None))[0]
 
-
+# %% ../../nbs/study/01_reporting.ipynb #ed0e0eb9
 def method_color(method: str) -> str:
     return METHOD_STYLE.get(method, (None, _PALETTE[8]))[1]
 
@@ -159,7 +159,7 @@ QUANTITIES = {  # key: (heading, True if higher is better)
 
 SETTING_GROUP = {"spurious": "near", "fine-grained": "near", "conventional": "far"}  # the outliers that a setting is about
 
-
+# %% ../../nbs/study/01_reporting.ipynb #5abec42d
 def over_seeds(
     values: pd.DataFrame,  # A row for each seed, with a column `value`, and `run_id` if its runs are to be named
     by: list[str],  # Columns that tell the cells of a table apart
@@ -174,7 +174,7 @@ def over_seeds(
 def _keep_chosen(groups: pd.DataFrame, chosen: dict[tuple[str, str], str]) -> pd.DataFrame:
     return groups[[chosen.get((row.benchmark, row.method)) == row.detector for row in groups.itertuples()]]
 
-
+# %% ../../nbs/study/01_reporting.ipynb #f2f796e8
 def summarize(
     metrics: pd.DataFrame,  # Tidy rows
     chosen: dict[tuple[str, str], str] | None = None,  # From `choose_detectors`; every detector if None
@@ -226,7 +226,7 @@ def _cell(row, pattern: str) -> str:
         text = pattern.format(text, shown.replace("+", "").format(row.std))
     return text + (f" ({row.seeds} of {row.seeds + row.gaps} seeds)" if row.gaps else "")
 
-
+# %% ../../nbs/study/01_reporting.ipynb #87c58adf
 def _ranks(summary: pd.DataFrame, rank_by: Sequence[str]) -> pd.Series:  # 1 is best; NaN where nothing is ranked
     "Places among our own numbers, rounded as they are printed; none where there is nothing to compare with."
     ours = summary[summary["source"] == "here"] if "source" in summary else summary
@@ -299,7 +299,7 @@ def mark_close(
         close.append(("no" if answers[0] else "yes") if asked and answers else "unknown" if asked else "")
     return summary.assign(close=close)
 
-
+# %% ../../nbs/study/01_reporting.ipynb #455e96d6
 def _pair_names(row: dict, plain: dict[str, str]) -> tuple[tuple, tuple]:
     "A row's column in `differences` (benchmark, group, metric), and its own name there (method, detector); `plain` by benchmark."
     group, _, metric = row["quantity"].rpartition("_")
@@ -325,7 +325,7 @@ def to_latex(table: pd.DataFrame, caption: str) -> str:
     text = table.rename_axis(columns=lambda _: None).to_latex(escape=False, caption=caption, multirow=False)
     return _ruled(text, table).translate(_LATEX)
 
-
+# %% ../../nbs/study/01_reporting.ipynb #1101a083
 def _ruled(latex: str, table: pd.DataFrame) -> str:
     "With a rule wherever the first of several row labels changes."
     head, rule, rest = latex.partition("\\midrule\n")
@@ -356,7 +356,7 @@ class Block(NamedTuple):
     heading: str = ""  # Printed above it
     rank_by: Sequence[str] | None = _RANK_BY
 
-
+# %% ../../nbs/study/01_reporting.ipynb #f7f9b6c2
 def write_blocks(
     blocks: list[Block],  # Printed in turn; the CSV holds all their rows
     stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
@@ -376,7 +376,7 @@ def write_blocks(
     numbers = pd.concat([block.summary for block in blocks if len(block.summary)] or [block.summary for block in blocks[:1]])
     return write_printed(stem, numbers, "\n\n".join(printed), "\n".join(latex) or f"% {caption}: no rows\n", caption, note)
 
-
+# %% ../../nbs/study/01_reporting.ipynb #d72b26a8
 def write_table(
     summary: pd.DataFrame,  # From `summarize`: the numbers, unrounded
     rows: list[str],
@@ -422,7 +422,7 @@ def in_order(rows: pd.DataFrame) -> pd.DataFrame:
     place = rows["kind"].map(order) * 1000 + rows["method"].map(places).fillna(999)
     return rows.iloc[place.argsort(kind="stable")]
 
-
+# %% ../../nbs/study/01_reporting.ipynb #62565c94
 def gap_notes(metrics: pd.DataFrame) -> list[str]:
     "A line for each detector that failed: where, and why."
     failed = metrics[metrics["gap"].notna() & (metrics["gap"] != "")].drop_duplicates(_RUN)

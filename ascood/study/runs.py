@@ -94,7 +94,7 @@ def _forget_peak():
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
 
-
+# %% ../../nbs/study/03_runs.ipynb #dae5ac40
 def _peak_mib() -> float:
     "Peak memory in MiB: of tensors on a GPU, else of the whole process, Python and libraries included."
     if torch.cuda.is_available():
@@ -114,7 +114,7 @@ def write_text(path: Path, text: str):
 # %% ../../nbs/study/03_runs.ipynb #7eec9c41
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
-
+# %% ../../nbs/study/03_runs.ipynb #2be7fafa
 def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool = False) -> pd.DataFrame:
     "Score one trained run by all detectors of its profile. Writes scores.npz, groups.csv, evaluation.json and metrics.csv."
     _forget_peak()
@@ -139,7 +139,7 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
         write_text(folder / file, table[front].to_csv(index=False))
     return metrics
 
-
+# %% ../../nbs/study/03_runs.ipynb #7ce51c8d
 def _check_same_data(folder: Path, benchmark: Benchmark):
     "Raise ValueError if the run was trained from other lists than those that are there now."
     settings = json.loads((folder / "settings.json").read_text()) if (folder / "settings.json").is_file() else {}
@@ -187,10 +187,10 @@ def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
     with np.load(path) as file:
         return file[_CORRECT] if _CORRECT in file.files else None
 
-
+# %% ../../nbs/study/03_runs.ipynb #474fb5e7
 _CORRECT = "correct"
 
-# %% ../../nbs/study/03_runs.ipynb #a9f33f5f
+# %% ../../nbs/study/03_runs.ipynb #459cf8e2
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     """Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics.
 
@@ -214,7 +214,7 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
         write_text(target / "differences.csv", found.to_csv(index=False, float_format="%.5g"))
     return collected["metrics"]
 
-
+# %% ../../nbs/study/03_runs.ipynb #b0f8ce89
 def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd.DataFrame]]:
     "The files of finished runs, by the table that they go into."
     tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
@@ -228,7 +228,23 @@ def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd
         tables["runs"].append(_run_row(folder))
     return tables
 
-# %% ../../nbs/study/03_runs.ipynb #241feeb3
+
+def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:
+    return folder / f"{table}.csv", folder / f"{table}_studies.csv"
+
+
+def _split(profile: Profile, rows: pd.DataFrame) -> list[pd.DataFrame]:
+    "Rows of the profile's methods, and those of variants if there are studies."
+    own = rows["method"].isin(list(profile.methods))
+    return [rows[own], rows[~own]] if profile.studies else [rows]
+
+
+def _run_row(folder: Path) -> pd.DataFrame:
+    "run.json and evaluation.json as one row; nested settings as JSON."
+    record = {k: v for file in ("run.json", "evaluation.json") for k, v in json.loads((folder / file).read_text()).items()}
+    return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
+
+# %% ../../nbs/study/03_runs.ipynb #6676598b
 def _kept_runs(profile: Profile, results: str | Path, finished: list[RunSpec]) -> set[str]:
     "Ids of planned runs that were collected before and whose folders are not here, as in a fresh clone."
     if not (under_root(results) / profile.name / "runs.csv").is_file():
@@ -249,22 +265,6 @@ def _kept_differences(profile: Profile, found: pd.DataFrame, kept: set[str], pat
     touched = [bool({(row.benchmark, row.a_method), (row.benchmark, row.b_method)} & names) for row in earlier.itertuples()]
     anew = {*found[_PAIR].itertuples(index=False, name=None)}
     return [earlier[[is_touched and pair not in anew for is_touched, pair in zip(touched, earlier[_PAIR].itertuples(index=False, name=None))]]]
-
-
-def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:
-    return folder / f"{table}.csv", folder / f"{table}_studies.csv"
-
-
-def _split(profile: Profile, rows: pd.DataFrame) -> list[pd.DataFrame]:
-    "Rows of the profile's methods, and those of variants if there are studies."
-    own = rows["method"].isin(list(profile.methods))
-    return [rows[own], rows[~own]] if profile.studies else [rows]
-
-
-def _run_row(folder: Path) -> pd.DataFrame:
-    "run.json and evaluation.json as one row; nested settings as JSON."
-    record = {k: v for file in ("run.json", "evaluation.json") for k, v in json.loads((folder / file).read_text()).items()}
-    return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
 
 # %% ../../nbs/study/03_runs.ipynb #895e1021
 RowName = tuple[str, str]  # (method, detector)
@@ -290,7 +290,7 @@ def one_element(detector: str) -> str:
     "The i-ODIN of one element beside a row of more: of 'i-ODIN@k=10' 'i-ODIN', of 'i-ODIN@T=1000,k=10' 'i-ODIN@T=1000'."
     return re.sub(r"[@,]k=\d+$", "", detector)
 
-
+# %% ../../nbs/study/03_runs.ipynb #c47ac88a
 def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], plain: str, left_out: set[str]) -> list[tuple[RowName, RowName]]:
     "The best row of each table and each ASCOOD row against all others; `chosen` names a row a method, `left_out` methods that are never best."
     score_matters = key[1] != "accuracy"  # which is the model's
@@ -316,7 +316,7 @@ def _perturbed(drawn: dict, plain: str) -> list[tuple[RowName, RowName]]:
             for single in [(plain, one_element(name[1]))] for odin in [(plain, single[1].removeprefix("i-"))]
             if {odin, single} <= set(drawn) for pair in ((name, odin), (single, name)) if pair[0] != pair[1]]
 
-
+# %% ../../nbs/study/03_runs.ipynb #bf0e8fe5
 def _differences(drawn: dict, pairs_of: Callable) -> list[dict]:
     keys = dict.fromkeys(key for values in drawn.values() for key in values)
     return [{"group": key[0], "metric": key[1], "a_method": a[0], "a_detector": a[1], "b_method": b[0], "b_detector": b[1],
@@ -341,7 +341,7 @@ def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.Data
 
     return rows, drawn, pairs
 
-
+# %% ../../nbs/study/03_runs.ipynb #4d068cc1
 def _table_rows_drawn(profile: Profile, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
     "The rows of the tables on one benchmark: the plain model by every detector, each method by its chosen one, ASCOOD by those of the pairs; and their pairs."
     own = metrics[metrics["method"].isin(list(profile.methods)) & ~metrics["detector"].str.contains("@")]
@@ -353,7 +353,7 @@ def _table_rows_drawn(profile: Profile, benchmark: str, metrics: pd.DataFrame, r
     rows = _rows_of(profile, benchmark, names, results)
     return rows, draw_rows(rows, draws), partial(_table_pairs, chosen=chosen, plain=plain, left_out=left_out)
 
-
+# %% ../../nbs/study/03_runs.ipynb #41986c34
 def compare(profile: Profile, results: str | Path = "results", draws: int = 1000) -> pd.DataFrame:
     "Paired differences with 95 % intervals, a row each; see `paired_difference`. Reads scores.npz of finished runs."
     metrics = read_collected(profile, "metrics", results, variants=True)
@@ -394,7 +394,7 @@ def describe_runs(profile: Profile, results: str | Path = "results") -> str:
             f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
             f"Per run: `results/{profile.name}/runs.csv`." + _protocol(profile, results) + missing_runs(profile, results))
 
-
+# %% ../../nbs/study/03_runs.ipynb #61d079c1
 def protocol_file(profile: Profile, results: str | Path = "results") -> Path:
     "Where a profile's protocol is, if it has one: hypotheses, grid, seeds, and what counts, written before its runs."
     return under_root(results) / profile.name / "protocol.md"

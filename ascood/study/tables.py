@@ -49,7 +49,7 @@ def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity
     return pd.concat(parts, ignore_index=True).assign(seeds=3, gaps=0, runs="", source="published", published_on="",
                                                       file=f"results/published/{file}")
 
-
+# %% ../../nbs/study/06_tables.ipynb #ab70cc55
 def same_images(
     published: pd.DataFrame,  # From `read_published`
     benchmarks: list[str],  # Ours
@@ -103,7 +103,7 @@ def with_gaps(
     rows["gaps"] = seeds - rows["seeds"]
     return ours(rows[[*(c for c in _SUMMARY if c in rows), *(c for c in rows if c not in _SUMMARY)]])
 
-
+# %% ../../nbs/study/06_tables.ipynb #ed54edf0
 def summary_of(metrics: pd.DataFrame, chosen: dict | None = None) -> pd.DataFrame:
     "As `reporting.summarize`; also of no rows at all."
     return reporting.summarize(metrics, chosen) if len(metrics) else pd.DataFrame(columns=_SUMMARY)
@@ -133,7 +133,7 @@ def _published(rows: pd.DataFrame, names: list[str], columns: list[str], heading
     rows = rows.sort_values("quantity", key=lambda q: q.map(order), kind="stable")
     return [Block(rows, names, columns, heading, None)] if len(rows) else []
 
-
+# %% ../../nbs/study/06_tables.ipynb #6d84a777
 _NEAR_FAR = ["near_fpr95", "near_auroc", "far_fpr95", "far_auroc"]
 
 
@@ -160,7 +160,7 @@ def read_differences(profile: Profile, results: str | Path = "results") -> pd.Da
     path = under_root(results) / profile.name / "differences.csv"
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=_DIFFERENCES)
 
-
+# %% ../../nbs/study/06_tables.ipynb #480a7a06
 def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     "A summary with its marks (not told from the best; did not learn the task), and a note where the former are lacking."
     differences = read_differences(profile, results)
@@ -214,7 +214,7 @@ def _intervals(differences: pd.DataFrame) -> pd.DataFrame:
     named = same.rename(columns={"group": "ood_group", "metric": "quantity", "a_method": "method", "a_detector": "detector"})
     return named.assign(model="difference", decided=decided)[["benchmark", "method", "detector", "ood_group", "quantity", "model", "low", "high", "decided"]]
 
-
+# %% ../../nbs/study/06_tables.ipynb #79b0f93c
 def paired_rows(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, low, high, decided
     "The plain model, the ASCOOD model of the paper's synthesis, and their difference, by the same detectors."
     metrics = read_collected(profile, "metrics", results)
@@ -253,7 +253,7 @@ def _chosen_scores(chosen: dict[tuple[str, str], str]) -> str:
              if method_kind(method) in ("post-hoc", "ASCOOD")]
     return "Detectors chosen on validation: " + "; ".join(names) + "." if names else ""
 
-
+# %% ../../nbs/study/06_tables.ipynb #134779bc
 def report_table_compared(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Every post-hoc score and every training method on every benchmark: table_compared.{csv,md,tex}."
     metrics = read_collected(profile, "metrics", results)
@@ -386,7 +386,7 @@ def iodin_rows(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:  # As `
     wanted.sort(key=lambda row: (places[row["benchmark"]], float(row["elements"]) if row["elements"].isdigit() else np.inf))
     return with_gaps(summary_of(metrics[metrics["method"] == plain]), wanted, _NEAR_FAR, len(profile.seeds))
 
-
+# %% ../../nbs/study/06_tables.ipynb #17ef2d59
 def report_table_iodin(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "ODIN against i-ODIN with one and with more elements: table_iodin.{csv,md,tex}."
     table = iodin_rows(profile, read_collected(profile, "metrics", results, variants=True))
@@ -420,7 +420,7 @@ _SPACES = {"zscore": "z-score", "l2": "L2", "kl": "KL"}
 def _spaces(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{c: table[c].map(lambda name: _SPACES.get(name, name)) for c in ("uncertainty", "normalization") if c in table})
 
-
+# %% ../../nbs/study/06_tables.ipynb #43621a4a
 def report_table_feature_space(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Normalization of features by uncertainty loss: table_feature_space.{csv,md,tex}."
     table = study_rows(profile, read_collected(profile, "metrics", results, variants=True), "feature_space")
@@ -434,7 +434,7 @@ def report_table_feature_space(profile: Profile, results: str | Path = "results"
     blocks = [_block(profile, _spaces(table), [*rows, "detector"], ["quantity"]), *_published(_spaces(published), rows, ["quantity"])]
     return _write(profile, results, "table_feature_space", blocks, caption)
 
-
+# %% ../../nbs/study/06_tables.ipynb #0d80fc01
 def report_table_normalization(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Normalizations of features under the KL loss: table_normalization.{csv,md,tex}."
     table = study_rows(profile, read_collected(profile, "metrics", results, variants=True), "feature_space")
@@ -467,7 +467,7 @@ def _published_accuracy() -> pd.DataFrame:
     return long.assign(quantity="accuracy", std=np.nan, seeds=3, gaps=0, runs="", source="published", published_on="",
                        file="results/published/id_accuracy.csv").sort_values("benchmark", kind="stable")
 
-
+# %% ../../nbs/study/06_tables.ipynb #8c7b883a
 def report_table_accuracy(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Accuracy of the plain model and of every ASCOOD synthesis: table_accuracy.{csv,md,tex}."
     metrics = read_collected(profile, "metrics", results)
@@ -506,7 +506,7 @@ def set_rows(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:  # As `wi
     wanted = [row | which for row in planned(profile, metrics) for which in sets.get(row["benchmark"], unknown)]
     return with_gaps(found, wanted, ["fpr95", "auroc", "aupr_in", "aupr_out", "accuracy"], len(profile.seeds))
 
-
+# %% ../../nbs/study/06_tables.ipynb #f913e509
 def report_table_sets(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Every method on every OOD set by every metric, as OpenOOD prints it: table_sets.{csv,md,tex}."
     table = set_rows(profile, read_collected(profile, "metrics", results))
@@ -540,7 +540,7 @@ def _parts(run, images: int) -> list[dict]:
                  part=_SHARED[part].format(swept) if part in _SHARED else part, quantity="per_1000", value=1000 * spent / images)
             for part, spent in seconds.items()]
 
-
+# %% ../../nbs/study/06_tables.ipynb #0202b3eb
 def scoring_costs(profile: Profile, runs: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:  # With `part`
     "Seconds for 1,000 images of each detector on the plain model, and of the own scores of other methods that are not among them."
     images = groups[groups["group"] == "all"].groupby("run_id")["n"].sum()
@@ -621,7 +621,7 @@ def report_table_spurious(profile: Profile, results: str | Path = "results") -> 
     return reporting.write_plain_table(table, under_root(results) / profile.name / "table_spurious", caption,
                                        describe_runs(profile, results))
 
-
+# %% ../../nbs/study/06_tables.ipynb #cbc995c4
 def report_table_tuning(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "Validation results of every candidate setting, the chosen ones marked: table_tuning.{csv,md,tex}."
     table = reporting.tuning_table(read_collected(profile, "metrics", results))
@@ -692,7 +692,7 @@ def _numbers(row: dict, run: pd.Series, metrics: pd.DataFrame, groups: pd.DataFr
              for r in rows.to_dict("records")]
     return lines + [f"  hyperparameters of {d}: {h}" for d, h in rows.drop_duplicates("detector")[["detector", "hyperparameters"]].values]
 
-
+# %% ../../nbs/study/06_tables.ipynb #1720823d
 def _run_block(profile: Profile, row: dict, run: pd.Series, *collected: pd.DataFrame) -> list[str]:
     "One run of a table's row: what it gave, how it came about, and how to repeat it."
     seed = json.loads(run["config"])["seed"]
@@ -718,7 +718,7 @@ def _sides(row: dict) -> list[dict]:
         return [row]
     return [{"quantity": row["quantity"], **{name: row[f"{side}_{name}"] for name in ("method", "detector", "runs")}} for side in "ab"]
 
-
+# %% ../../nbs/study/06_tables.ipynb #dab0d7d6
 def trace(
     profile: Profile,
     table: str,  # A name in TABLES, or table_claims

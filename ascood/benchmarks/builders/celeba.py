@@ -28,7 +28,7 @@ def largest_subset(
             return keep, n - keep
     return 0, 0
 
-
+# %% ../../../nbs/benchmarks/builders/02_celeba.ipynb #ab856fe5
 def subsample(
     labels: np.ndarray,  # int64 [N] of 0 and 1
     environments: np.ndarray,  # int64 [N] of 0 and 1
@@ -48,7 +48,7 @@ _GET_CELEBA = ("list_attr_celeba.txt, list_eval_partition.txt and img_align_cele
                "and unpack it in the folder celeba of the data root")
 _ATTRIBUTES = ("Gray_Hair", "Male", "Bald")
 
-
+# %% ../../../nbs/benchmarks/builders/02_celeba.ipynb #fe58f3f9
 def _read_celeba(celeba: Path) -> pd.DataFrame:
     "File, partition (0 train, 1 validation, 2 test) and the three attributes (0 or 1) of each image."
     path = need(need(celeba, _GET_CELEBA) / "list_attr_celeba.txt", _GET_CELEBA)
@@ -88,7 +88,7 @@ def _plan_celeba(root: Path, celeba: Path, o: dict, progress: bool) -> BuildPlan
     check_images((root / path for part in lists.values() for path in part["path"]), _GET_CELEBA, progress)
     return BuildPlan(lists, ["not grey hair", "grey hair"], ["female", "male"])
 
-
+# %% ../../../nbs/benchmarks/builders/02_celeba.ipynb #c1d2dd0a
 def build_celeba(
     root: str | Path,  # Data root
     celeba: str | Path | None = None,  # Folder inside the root with the two text files and img_align_celeba/

@@ -25,6 +25,16 @@ from ascood.benchmarks.builders.lists import (
 )
 from .waterbirds import build_waterbirds
 
+# %% ../../../nbs/benchmarks/builders/06_command.ipynb #15a81f58
+def _target_list(root: Path, target: str) -> Path:
+    "Path of the list `target`. Raises ValueError if it is no name of a list, or that of a builder's."
+    path = root / "benchmark_imglist" / target
+    if path.suffix != ".txt" or ".." in Path(target).parts or not path.is_relative_to(root / "benchmark_imglist"):
+        raise ValueError(f"target must name a list below benchmark_imglist, such as waterbirds/test_sun.txt, not {target!r}")
+    if path.name in (build_record(path.parent) or {}).get("sha256", {}):
+        raise ValueError(f"{path} is part of a build; choose another name")
+    return path
+
 # %% ../../../nbs/benchmarks/builders/06_command.ipynb #15a81f57
 def list_folder(
     root: str | Path,  # Data root
@@ -38,11 +48,7 @@ def list_folder(
 ) -> pd.DataFrame:  # images of the list
     "List all images of a folder, sorted by path. Raises ValueError or FileNotFoundError, in one line."
     root, label = existing_root(root), checked_whole("label", label, -1)
-    folder, path = raw_folder(root, folder, ""), root / "benchmark_imglist" / target
-    if path.suffix != ".txt" or ".." in Path(target).parts or not path.is_relative_to(root / "benchmark_imglist"):
-        raise ValueError(f"target must name a list below benchmark_imglist, such as waterbirds/test_sun.txt, not {target!r}")
-    if path.name in (build_record(path.parent) or {}).get("sha256", {}):
-        raise ValueError(f"{path} is part of a build; choose another name")
+    folder, path = raw_folder(root, folder, ""), _target_list(root, target)
     images = images_in(need(folder, "its images"))
     if not images:
         raise ValueError(f"{folder} has no image ({', '.join(SUFFIXES)}) in it; correct the path")
@@ -78,7 +84,7 @@ def _add_options(parser: argparse.ArgumentParser, function: Callable):
         note = "required" if required else f"default {parameter.default}"
         parser.add_argument(flag, type=kind, required=required, default=argparse.SUPPRESS, metavar=kind.__name__.upper(), help=note)
 
-
+# %% ../../../nbs/benchmarks/builders/06_command.ipynb #6258022f
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ascood build", description="Build a benchmark from raw data sets below a data root.")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -68,7 +68,7 @@ def read_cars(folder: Path, download: bool, part: str) -> tuple[list[str], list[
         need(folder / file, GET_CARS)
     return _samples(lambda: StanfordCars(folder.parent, part, loader=str), folder / labels, GET_CARS)
 
-
+# %% ../../../nbs/benchmarks/builders/03_fine_grained.ipynb #50f74a49
 def build_cars(
     root: str | Path,  # Data root, with stanford_cars/ as torchvision.datasets.StanfordCars has it
     download: bool = False,  # For symmetry: no address offers this data set to torchvision any more
@@ -89,7 +89,7 @@ def build_cars(
 _GET_AIRCRAFT = ("fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ and unpack it in the data root, "
                  "or let download=True (--download) do that")
 
-
+# %% ../../../nbs/benchmarks/builders/03_fine_grained.ipynb #36c051db
 def build_aircraft(
     root: str | Path,  # Data root, with fgvc-aircraft-2013b/ as torchvision.datasets.FGVCAircraft has it
     download: bool = False,  # Fetch the images (2.8 GB) if they are not there

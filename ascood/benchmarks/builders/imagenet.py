@@ -56,7 +56,7 @@ def _flat_validation(root: Path, imagenet: Path, wnids: Sequence[str], part: str
             rows.append((inside_root(imagenet / "val" / Path(path).name, root), label[int(number)]))
     return rows
 
-
+# %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #578984e1
 def _plan_imagenet(root: Path, imagenet: Path, wnids: dict[str, str], o: dict, progress: bool) -> BuildPlan:
     rng, rows = np.random.RandomState(o["seed"]), {"train": [], "val": [], "test": []}
     need(imagenet / "train", _GET_IMAGENET), need(imagenet / "val", _GET_IMAGENET)
@@ -106,7 +106,7 @@ class _SamplesPlan(BuildPlan):
     def check(self):
         BuildPlan(self.lists, []).check()  # all but that each list has every class
 
-
+# %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #7d48893f
 def _plan_samples(root: Path, samples: Path, textures: Path, o: dict, progress: bool) -> BuildPlan:
     rng, images = np.random.RandomState(o["seed"]), images_in(need(samples, _GET_SAMPLES))
     if odd := [path for path in images if not re.match(r"n\d{8}_.", path.name)]:

@@ -37,18 +37,21 @@ def exact_environments(
 
 
 def checked_share(name: str, value, low: float = 0, high: float = 1) -> float:
+    "An option that is a fraction in [low, high]. Raises ValueError for anything else."
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value <= high:
         raise ValueError(f"{name} must be a number in [{low}, {high}], not {value!r}")
     return float(value)
 
 
 def checked_whole(name: str, value, low: int = 0) -> int:
+    "An option that is a whole number in [low, 2**32). Raises ValueError for anything else."
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < 2**32:
         raise ValueError(f"{name} must be a whole number, {low} or more, not {value!r}")
     return int(value)
 
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #a9597c6c
 def write_file(path: Path, content: str | bytes):
+    "Write a file, and its folder, such that it is whole or not there."
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # several processes may build the same
     unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -56,10 +59,12 @@ def write_file(path: Path, content: str | bytes):
 
 
 def read_text(path: Path) -> str:
+    "A UTF-8 file; bytes that are none become U+FFFD."
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 def sha256_of(path: Path) -> str:
+    "SHA-256 of a file, 64 hexadecimal digits."
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #628f700e
@@ -84,9 +89,10 @@ def image_fault(path: str | Path) -> str | None:
 
 
 def progress_bar(items, what: str, progress: bool):
+    "The items, with a progress bar that counts images if `progress` is true."
     return tqdm(items, desc=what, unit="image", disable=not progress, leave=False)
 
-
+# %% ../../../nbs/benchmarks/builders/00_lists.ipynb #c9665a87
 def check_images(paths: Iterable[Path], get: str, progress: bool):
     "Raise one ValueError that names the first broken image and says how many there are."
     faults = [(path, fault) for path in progress_bar(list(paths), "checking images", progress) if (fault := image_fault(path))]
@@ -96,6 +102,7 @@ def check_images(paths: Iterable[Path], get: str, progress: bool):
 
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #a5516a89
 def existing_root(root: str | Path) -> Path:
+    "The data root. Raises FileNotFoundError if there is no such folder."
     if not Path(root).is_dir():
         raise FileNotFoundError(f"the data root {root} does not exist; make the folder, or correct the path")
     return Path(root)
@@ -116,8 +123,9 @@ def raw_folder(root: Path, given: str | Path | None, usual: str) -> Path:
     inside_root(found, root)
     return found
 
-
+# %% ../../../nbs/benchmarks/builders/00_lists.ipynb #ccee19a5
 def need(path: Path, get: str) -> Path:
+    "A path that must exist. Raises FileNotFoundError, which names what to get."
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; get {get}")
     return path
@@ -147,6 +155,7 @@ def rows_of_text(path: Path, columns: int, get: str) -> list[tuple[str, list[str
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #1c36394d
 @dataclass
 class BuildPlan:
+    "What a builder is going to write."
     lists: dict[str, pd.DataFrame]  # {name: columns path, label and, where images have one, environment}
     classes: list[str]
     environments: list[str] = field(default_factory=list)  # their names
@@ -177,7 +186,8 @@ class BuildPlan:
         return texts | {"classes.txt": "".join(f"{name}\n" for name in self.classes)}
 
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #4d326906
-def read_built_list(path: Path) -> pd.DataFrame:
+def read_built_list(path: Path) -> pd.DataFrame:  # columns path and label
+    "A list that a builder wrote."
     rows = [line.rsplit(" ", 1) for line in read_text(path).splitlines()]
     return pd.DataFrame({"path": [row[0] for row in rows], "label": [int(row[1]) for row in rows]})
 
@@ -198,7 +208,7 @@ def _measure(folder: Path, names: Iterable[str], classes: list[str], environment
             found["correlation"][name] = round(float((table["environment"] == table["label"]).mean()), 6)
     return found
 
-
+# %% ../../../nbs/benchmarks/builders/00_lists.ipynb #e2b718e8
 def _summary(record: dict) -> pd.DataFrame:
     table = pd.DataFrame({"images": record["counts"]})
     if record["correlation"]:
@@ -227,14 +237,18 @@ def _verify(root: Path, folder: Path, record: dict, progress: bool) -> pd.DataFr
             raise ValueError(f"{root / path} {fault or 'is not as it was built'}; {mend}")
     return _summary(record)
 
+# %% ../../../nbs/benchmarks/builders/00_lists.ipynb #6e05fc82
+def _refuse_other_arguments(folder: Path, before: dict, arguments: dict):
+    if changed := [f"{key} {before.get(key)!r}, not {arguments[key]!r}" for key in arguments if before.get(key) != arguments[key]]:
+        raise ValueError(f"{folder} was built with {'; '.join(changed)[:300]}; overwrite=True (--overwrite) replaces it")
+
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #6e05fc81
 def build_lists(root: Path, name: str, builder: str, arguments: dict, plan: Callable[[], BuildPlan], overwrite: bool, progress: bool) -> pd.DataFrame:
+    "Build a benchmark, go on with its build, or verify one that is complete. Returns the number of images of each list. Raises ValueError."
     folder, arguments = root / "benchmark_imglist" / name, json.loads(json.dumps(arguments))
     done = build_record(folder)
     if done and not overwrite:
-        before = done.get("arguments", {})
-        if changed := [f"{key} {before.get(key)!r}, not {arguments[key]!r}" for key in arguments if before.get(key) != arguments[key]]:
-            raise ValueError(f"{folder} was built with {'; '.join(changed)[:300]}; overwrite=True (--overwrite) replaces it")
+        _refuse_other_arguments(folder, done.get("arguments", {}), arguments)
         return _verify(root, folder, done, progress)
     made = plan()
     made.check()
@@ -256,7 +270,7 @@ def build_lists(root: Path, name: str, builder: str, arguments: dict, plan: Call
     _unfinished(folder).unlink()
     return summary
 
-
+# %% ../../../nbs/benchmarks/builders/00_lists.ipynb #682a8f08
 def _unfinished(folder: Path) -> Path:
     return folder / "build.unfinished"
 
@@ -274,6 +288,7 @@ def build_record(folder: Path) -> dict | None:
 
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #5c15220b
 def open_picture(path: Path, mode: str) -> Image.Image:
+    "An image file in PIL's `mode`, decoded. Raises ValueError if it cannot be."
     try:
         with Image.open(path) as image:
             return image.convert(mode)

@@ -139,7 +139,7 @@ def _deal_backgrounds(birds: pd.DataFrame, piles: list[list[str]], n_spurious: i
     each = min(*map(len, left), (birds["split"] == "test").sum() // 2 or 1) if n_spurious is None else extra
     return dealt.tolist(), pd.DataFrame([(path, e) for e in (0, 1) for path in sorted(left[e][:each])], columns=["background", "environment"])
 
-
+# %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #031a28ff
 def _split_birds(birds: pd.DataFrame, val_fraction: float, correlations: dict[str, float], rng) -> pd.DataFrame:
     "Adds split (train, val, test) and environment."
     birds["split"] = np.where(birds["train"], "train", "test")
@@ -167,7 +167,7 @@ def _make_images(root: Path, table: pd.DataFrame, threshold: int, size: int | No
 # %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #f07aed71
 _MADE = "images_classic/waterbirds_made"  # no folder of another source is called so
 
-
+# %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #5cb8a3dd
 def _plan_waterbirds(root: Path, cub: Path, masks: Path, places: Path, o: dict, progress: bool) -> BuildPlan:
     rng = np.random.RandomState(o["seed"])
     birds = _read_cub(cub, o["species"] == "published")
@@ -195,6 +195,23 @@ def _plan_waterbirds(root: Path, cub: Path, masks: Path, places: Path, o: dict, 
     make = functools.partial(_make_images, root, table, o["threshold"], o["size"], o["format"], progress)
     return BuildPlan(lists, ["landbird", "waterbird"], list(ENVIRONMENTS), make)
 
+# %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #3ed21188
+def _waterbirds_options(**options) -> dict:
+    "The options of `build_waterbirds`, as they are written into build.json. Raises ValueError for one that is out of range."
+    for name in ("correlation", "val_correlation", "test_correlation"):
+        options[name] = checked_share(name, options[name])
+    options["val_fraction"] = checked_share("val_fraction", options["val_fraction"], 0.01, 0.99)
+    options["threshold"], options["seed"] = checked_whole("threshold", options["threshold"], 1), checked_whole("seed", options["seed"])
+    for name, allowed in (("format", ("png", "jpg")), ("species", ("corrected", "published"))):
+        if options[name] not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(allowed)}, not {options[name]!r}")
+    for name, low in (("n_spurious", 2), ("size", 8)):
+        if options[name] is not None:
+            options[name] = checked_whole(name, options[name], low)
+    if options["n_spurious"] is not None and options["n_spurious"] % 2:
+        raise ValueError(f"n_spurious must be even (as much land as water), not {options['n_spurious']}")
+    return options
+
 # %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #3a3ec45f
 def build_waterbirds(
     root: str | Path,  # Data root
@@ -219,18 +236,9 @@ def build_waterbirds(
     Raises ValueError or FileNotFoundError, in one line, before anything is written.
     """
     root = existing_root(root)
-    options = {"correlation": checked_share("correlation", correlation), "val_correlation": checked_share("val_correlation", val_correlation),
-               "test_correlation": checked_share("test_correlation", test_correlation),
-               "val_fraction": checked_share("val_fraction", val_fraction, 0.01, 0.99), "n_spurious": n_spurious, "size": size,
-               "threshold": checked_whole("threshold", threshold, 1), "format": format, "species": species, "seed": checked_whole("seed", seed)}
-    for name, allowed in (("format", ("png", "jpg")), ("species", ("corrected", "published"))):
-        if options[name] not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(allowed)}, not {options[name]!r}")
-    for name, low in (("n_spurious", 2), ("size", 8)):
-        if options[name] is not None:
-            options[name] = checked_whole(name, options[name], low)
-    if n_spurious is not None and n_spurious % 2:
-        raise ValueError(f"n_spurious must be even (as much land as water), not {n_spurious}")
+    options = _waterbirds_options(
+        correlation=correlation, val_correlation=val_correlation, test_correlation=test_correlation, val_fraction=val_fraction,
+        n_spurious=n_spurious, size=size, threshold=threshold, format=format, species=species, seed=seed)
     cub, places = raw_folder(root, cub, "CUB_200_2011"), raw_folder(root, places, "places365")
     masks = _find_masks(cub, raw_folder(root, segmentations, "segmentations") if segmentations else None)
     folders = {"cub": inside_root(cub, root), "places": inside_root(places, root), "segmentations": inside_root(masks, root)}
