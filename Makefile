@@ -53,7 +53,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/start_here.ipynb nbs/guide.ipynb nbs/index.ipynb
 	$(MAKE) export readme
 
 export: $(READY)

@@ -54,7 +54,7 @@ class ImageSet(Dataset):
         self.images, self.labels, self.transform = images, labels, transform
         self.environments, self.masks = environments, masks
 
-    scoring_batch = 256  # images a forward pass when nothing is trained
+    scoring_batch = 256  # images per forward pass outside training
 
     def to(self, device: torch.device | str) -> "ImageSet":
         "The same set with its pixels on a device; batches are then augmented there."
@@ -77,13 +77,13 @@ class ImageSet(Dataset):
 
 # %% ../nbs/05_data.ipynb #85970f8e
 class _Seeded(NamedTuple):
-    "An index, and the seed of that image's augmentation in this round."
+    "An index, and the seed of that image's augmentation in this pass over the data."
     index: int
     seed: int
 
 
 class _SeededOrder(Sampler):
-    "A new random order in each round, with a seed for each image, all from one generator."
+    "A new random order in each pass over the data, with a seed for each image, all from one generator."
 
     def __init__(self, n: int, generator: torch.Generator | None):
         self.n, self.generator = n, generator
@@ -110,7 +110,7 @@ class LazyImages(Dataset):
         transform: Callable,  # from a PIL image to the model's normalised input [3,H,W]
         environments: Tensor | None = None,  # int64 [N]
         workers: int = 0,  # processes that decode; they do not change the images
-        scoring_batch: int = 64,  # images a forward pass when nothing is trained
+        scoring_batch: int = 64,  # images per forward pass outside training
     ):
         labels = torch.full((len(source),), labels) if isinstance(labels, int) else labels
         for name, values in (("labels", labels), ("environments", environments)):
@@ -142,7 +142,7 @@ class LazyImages(Dataset):
 
 # %% ../nbs/05_data.ipynb #ba959166
 class _WholeBatches(Dataset):
-    "An ImageSet as PyTorch's loader asks for it when it wants a whole batch at once, each image `views` times."
+    "An ImageSet that gives PyTorch's loader a whole batch at once, each image `views` times."
 
     def __init__(self, images: ImageSet | LazyImages, views: int = 1):
         self.images, self.views = images, views
@@ -281,7 +281,7 @@ def holdout_split(
 
 # %% ../nbs/05_data.ipynb #19b933b4
 SETTINGS = ("spurious", "fine-grained", "conventional")
-_WING = "ascood.benchmarks"  # its modules enter their benchmarks when it is imported
+_WING = "ascood.benchmarks"  # its modules register their benchmarks when it is imported
 
 
 class Registered(NamedTuple):
@@ -295,7 +295,7 @@ _REGISTER: dict[str, Registered] = {}
 
 
 def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False):
-    "Enter a benchmark under its name, in place of one that had it. Raises ValueError for an unknown setting."
+    "Register a benchmark under its name; it replaces an earlier one of that name. Raises ValueError for an unknown setting."
     if setting not in SETTINGS:
         raise ValueError(f"benchmark {name}: unknown setting {setting!r}; choose one of {', '.join(SETTINGS)}")
     _REGISTER[name] = Registered(setting, build, on_disk)

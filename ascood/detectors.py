@@ -93,7 +93,7 @@ class IODIN(GradientDetector):
 
 # %% ../nbs/08_detectors.ipynb #ecca1508
 class Relation(FeaturesDetector):
-    """Neural relation graph (Kim et al., NeurIPS 2023, arXiv 2301.12321): kinship with training images.
+    """Neural relation graph (Kim et al., NeurIPS 2023, arXiv 2301.12321): similarity to training images.
 
     Score: minus the mean over training images of `relation ** power`, in [-1, 0].
     """
@@ -191,7 +191,7 @@ def gram_row_sums(
 
 
 class _ThenSeed:
-    "A loader after whose last batch the random state is that of seed 0, whatever the loader itself drew."
+    "A loader that sets the random state to that of seed 0 after its last batch, whatever it drew before."
 
     def __init__(self, loader):
         self.loader = loader
@@ -207,7 +207,7 @@ class _ThenSeed:
 class PackedGram(Gram):
     """pytorch-ood's Gram on images, or on the row sums that `pack` makes of their layers' maps.
 
-    The share of the training images that the library holds out at random is drawn with seed 0.
+    The library holds out a random share of the training images; here it is drawn with seed 0.
     """
 
     def pack(self, layers: list[Tensor]) -> Tensor:  # Maps of every layer, [B,C_l,H_l,W_l] -> [B, sum C_l * orders]
@@ -372,7 +372,7 @@ def _on_features(kind: type[Detector]):
 
 # %% ../nbs/08_detectors.ipynb #243ad157
 class HeadGradNorm(GradNorm):
-    "pytorch-ood's GradNorm by the weights of the head alone, as in its paper: a function of the features."
+    "pytorch-ood's GradNorm with the gradient by the head's weights only, as in its paper: a function of the features."
 
     def __init__(self, model: Classifier, **kw):
         super().__init__(model.head, param_filter=lambda name: name == "weight", **kw)
@@ -395,7 +395,7 @@ def _vim(model: Classifier, norm_std, d: int | None = None) -> Detector:
 
 # %% ../nbs/08_detectors.ipynb #8dee184e
 def _gen_grid(model: Classifier) -> dict[str, list]:
-    "M is how many classes count: those of the grid below C, and C."
+    "Candidates for M, the number of classes that count: the grid's values below C, and C."
     space = GEN.hyperparameter_space
     return space | {"M": sorted({min(m, model.num_classes) for m in space["M"]})}
 
@@ -467,7 +467,7 @@ def list_detectors() -> list[str]:
 
 
 def recipe(name: str) -> Recipe:
-    "What DETECTORS or OWN_SCORES say of a name; of 'i-ODIN@k=10' what they say of 'i-ODIN'. Raises ValueError for unknown names."
+    "The recipe of a detector, from DETECTORS or OWN_SCORES; of 'i-ODIN@k=10' that of 'i-ODIN'. Raises ValueError for unknown names."
     known, plain = DETECTORS | OWN_SCORES, name.partition("@")[0]
     if plain not in known:
         raise ValueError(f"unknown detector {name!r}; choose one of {', '.join(known)}")

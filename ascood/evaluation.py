@@ -46,7 +46,7 @@ class Activations(NamedTuple):
     maps: Tensor | None = None  # [N,m,H',W'], before pooling
     stages: tuple[Tensor, ...] | None = None  # spatial means of each stage's output, each [N,C_l]
     gram: Tensor | None = None  # row sums of the stages' Gram matrices, [N, sum C_l * orders]
-    map_scores: dict[str, Tensor] | None = None  # scores [N] that were read off the maps as they passed by
+    map_scores: dict[str, Tensor] | None = None  # scores [N] that were computed from the maps during the pass
 
 # %% ../nbs/09_evaluation.ipynb #937a859b
 def _observe(model: Classifier, x: Tensor, also: set[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def _predict(detector: Detector, reads: str, found: Activations, device, chunk: 
 
 # %% ../nbs/09_evaluation.ipynb #f7883853
 def candidates(name: str, model: Classifier, given: dict) -> list[dict]:
-    "Hyperparameters to try: the detector's grid, where `given` does not fix them already, or has a list to try instead."
+    "Hyperparameters to try: from `given` where it has a value or a list of values, else from the detector's grid."
     grid = recipe(name).grid(model) | given
     return [given | dict(zip(grid, values)) for values in product(*(v if isinstance(v, list) else [v] for v in grid.values()))]
 
@@ -275,7 +275,7 @@ def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict],
 
 # %% ../nbs/09_evaluation.ipynb #3c6d272f
 def _fitting_set(benchmark: Benchmark) -> ImageSet | LazyImages:
-    "The training images as test images are shown: without augmentation."
+    "The training images without augmentation, like test images."
     return benchmark.train.with_transform(benchmark.val.transform)
 
 
@@ -323,7 +323,7 @@ class _MapScorers:
 
 # %% ../nbs/09_evaluation.ipynb #7f40f022
 def _map_scorers(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict]) -> _MapScorers:
-    "Those among the wanted detectors. One that reads blocks and needs more than that is a gap."
+    "Those among the wanted detectors. One that reads blocks and needs fitting or a choice is a gap."
     passing = _MapScorers()
 
     def make(name: str, simple: bool):

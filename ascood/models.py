@@ -30,7 +30,7 @@ from .normalization import NORMALIZATIONS, standardize
 class Backbone(nn.Sequential):
     "Maps images [B,3,H,W] to feature maps [B,num_features,H',W'] before pooling."
 
-    name = ""  # in BACKBONES, where `create_backbone` made it
+    name = ""  # its key in BACKBONES, if `create_backbone` made it
 
     def __init__(self, layers: OrderedDict, num_features: int):
         super().__init__(layers)
@@ -321,7 +321,7 @@ def load_classifier(
 
 # %% ../nbs/04_models.ipynb #2fbe2f00
 class _OpenOODFile(NamedTuple):
-    "What a checkpoint is of, and its weights under OpenOOD's names."
+    "Which network a checkpoint belongs to, and its weights under OpenOOD's names."
     backbone: str
     num_classes: int
     sigma: float | None  # None: plain training, no standardisation

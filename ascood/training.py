@@ -92,14 +92,14 @@ class Step(NamedTuple):
     outliers: Tensor | None = None  # as many auxiliary outliers as images, for methods that ask for them
 
 
-_METHODS: dict[str, type["CrossEntropy"]] = {}  # {name: class}; a subclass enters itself
+_METHODS: dict[str, type["CrossEntropy"]] = {}  # {name: class}; a subclass registers itself
 
 # %% ../nbs/06_training.ipynb #171d93f3
 class CrossEntropy(Settings):
-    "Plain cross-entropy: the model that post-hoc methods score."
+    "Plain cross-entropy: the classifier that post-hoc detectors use."
 
     name: ClassVar[str] = "cross_entropy"
-    own_score: ClassVar[str | None] = None  # the detector that the method's paper scores it by; None: any
+    own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
     views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first
     normalization: str = "none"
@@ -196,7 +196,7 @@ def create_method(kind: str, **settings) -> CrossEntropy:
 
 # %% ../nbs/06_training.ipynb #fbc2d0e0
 def create_optimizer(model: Classifier, config: TrainConfig, steps: int):
-    "SGD with a learning-rate factor for the head, no decay for what the head spares, and a cosine schedule over `steps` steps."
+    "SGD with a learning-rate factor for the head, no weight decay where the head forbids it, and a cosine schedule over `steps` steps."
     head, spared = dict(model.head.named_parameters()), getattr(model.head, "no_weight_decay", ())
     ids, lr = {id(p) for p in head.values()}, config.lr * config.head_lr_factor
     groups = [{"params": [p for p in model.parameters() if id(p) not in ids]},
@@ -312,7 +312,7 @@ def _train_epoch(method, model, loader, outliers, optimizer, schedule, accelerat
 
 # %% ../nbs/06_training.ipynb #8107c816
 def _endless(loader):
-    "Images of a loader, round after round; None for ever if there is none."
+    "The images of a loader, again and again without end; None each time if there is no loader."
     while True:
         yield from (x for x, _ in loader) if loader is not None else (None,)
 

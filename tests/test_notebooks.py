@@ -27,7 +27,7 @@ LONGER = {  # room and definition: exported cells of more than 25 lines
     "08_detectors IODIN", "08_detectors PackedGram", "08_detectors Relation", "09_page _PAGE", "11_cli _command",
 }
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
-NOTEBOOKS = [*ROOMS, ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
+NOTEBOOKS = [*ROOMS, *(ROOT / "nbs" / f"{name}.ipynb" for name in ("index", "start_here", "guide")), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
 
 
 def test_package_is_what_the_notebooks_export(tmp_path):

@@ -93,7 +93,7 @@ def _rng(seed: int, name: str) -> np.random.RandomState:
 def deal(
     items: Sequence,  # What is dealt
     sizes: dict[str, int],  # {share: how many}
-    what: str,  # For the message, and for the order
+    what: str,  # Name of the items, for the error message; it also decides the random order
     seed: int,
 ) -> dict[str, list]:  # {share: items}
     "Disjoint random shares. Raises DataError if there are not enough items."
@@ -298,7 +298,7 @@ def build_texture_animals(
     seed: int = 0,  # Decides which file goes into which set, and where every animal stands
     animals: Sequence[str] = ANIMALS,  # Labels 0 and 1: two of cat, dog, horse
     correlation: float = 0.9,  # Share of each class whose surroundings go with it in training, in [0, 1]; elsewhere it is 0.5
-    pixels: int = 64,  # Side of an image; 64 to 96 is what the photographs carry
+    pixels: int = 64,  # Side of an image; the photographs have enough detail for 64 to 96
     object_pixels: int = 40,  # Side of the square that an animal is enlarged to
     n_train: int = Sizes().train,
     n_val: int = Sizes().val,

@@ -54,7 +54,7 @@ Key = tuple[str, str]  # (group, set)
 class Row(NamedTuple):
     "What one row of a table was computed from."
     scores: list[dict[Key, np.ndarray]]  # for each seed, scores of id/test and of every OOD set
-    correct: list[np.ndarray]  # for each seed, whether each ID test image got its class, bool [N]
+    correct: list[np.ndarray]  # for each seed, whether each ID test image was classified correctly, bool [N]
 
 # %% ../../nbs/study/02_bootstrap.ipynb #01d1ffca
 def draw_rows(

@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
 
 
 def verdict(evidence: list[Evidence], lacking: bool = False) -> str:
-    "'supported' or 'contradicted' if all that is decided agrees and something is, 'mixed' if it does not, else 'undecided'; 'incomplete' if runs lack."
+    "'supported' or 'contradicted' if some evidence is decided and all of it agrees, 'mixed' if it disagrees, 'undecided' if none is; 'incomplete' if runs lack."
     said = {e.says for e in evidence} - {"undecided"}
     if not evidence:
         return "not tested"

@@ -129,7 +129,7 @@ def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]
 
 # %% ../../nbs/study/07_figures.ipynb #236f5a6c
 def _draw_gallery_training(profile: Profile, name: str, results: str | Path) -> Figure:
-    "Outliers by the models of several epochs, of the first seed's first ASCOOD method that reads the model."
+    "Outliers by the models of several epochs, of the first seed's first ASCOOD method whose synthesis uses the model."
     ours = sorted(_ours(profile, name), key=lambda run: run.settings["synthesis"] == "gaussian")  # noise is the same at every epoch
     run, models = next(((run, models) for run in ours if (models := _models_by_epoch(run, results))), (None, {}))
     if run is None:

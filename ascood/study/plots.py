@@ -365,7 +365,7 @@ def plot_compared(
 
 # %% ../../nbs/study/04_plots.ipynb #346b7471
 class FeatureNorms(NamedTuple):
-    "What a model does to the images of each group, such as {'ID': values [N], 'near OOD': ..., 'far OOD': ...}."
+    "Norms and logits of the images of each group, such as {'ID': values [N], 'near OOD': ..., 'far OOD': ...}."
     pooled: dict[str, np.ndarray]  # norm of h
     read: dict[str, np.ndarray]  # norm of what the head reads
     logit: dict[str, np.ndarray]  # maximum logit
@@ -415,7 +415,7 @@ def plot_features(
 
 # %% ../../nbs/study/04_plots.ipynb #1220c65d
 def _draw_standardised(axis: Axes, norms: FeatureNorms):
-    "All of them in one place, and the place that Proposition 2 says."
+    "All norms, which have one value, and the value that Proposition 2 gives."
     bins = np.linspace(0, 2 * norms.expected, 42)
     for label, values in norms.read.items():
         axis.stairs(np.histogram(values, bins)[0] / len(values), bins, fill=True, color=GROUP_COLORS[label], alpha=0.45)
@@ -454,7 +454,7 @@ VARIED = {  # {quantity: (label, colour, marker)} in `plot_sensitivity`
 # %% ../../nbs/study/04_plots.ipynb #e20952bc
 def plot_sensitivity(
     points: pd.DataFrame,  # row, setting (both labels), x, own (the profile's value?), quantity, mean, std (percent)
-    reference: pd.DataFrame,  # row, setting, quantity, mean: cross-entropy by the same scores
+    reference: pd.DataFrame,  # row, setting, quantity, mean: cross-entropy with the same detectors
 ) -> Figure:
     "A row of panels for each `row`, a panel for each setting. Two columns wide."
     lines, settings = list(points["row"].unique()), list(points["setting"].unique())

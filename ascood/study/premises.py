@@ -57,7 +57,7 @@ def step_size(
 
 # %% ../../nbs/study/05_premises.ipynb #0515e1e0
 def _outliers(synthesizer: OutlierSynthesizer, x: Tensor, g: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
-    "What the synthesizer makes, from an attribution that is there."
+    "The outliers of the synthesizer, from an attribution that was already computed."
     if synthesizer.kind == "gaussian":
         return gaussian_outliers(x, alpha, generator)
     if synthesizer.kind == "shuffle":
@@ -77,7 +77,7 @@ def _of_batch(model: nn.Module, x: Tensor, y: Tensor, masks: Tensor | None, synt
 
 # %% ../../nbs/study/05_premises.ipynb #21b5848b
 def _summary(found: dict[str, Tensor]) -> dict[str, float]:
-    "Means over images; of the steps medians, because an image that is nearly 0 has a ratio without bound."
+    "Means over images; medians for the step sizes, because an image that is nearly 0 has a ratio without bound."
     mean = {name: found[name].nanmean().item() for name in ("area", "g_inside", "g_inv_inside")}
     ratios = {f"{name}_ratio": mean[name] / mean["area"] if mean["area"] else np.nan for name in ("g_inside", "g_inv_inside")}
     steps = {name: found[name].nanmedian().item() for name in ("step_touched", "step_all")}
@@ -96,7 +96,7 @@ def premises(
     epochs: int = 1,
     limit: int = 256,  # At most so many images, evenly spaced
     batch: int = 32,  # Images a pass
-) -> dict[str, float]:  # A number for each of QUANTITIES, and how many images and which alpha they are of
+) -> dict[str, float]:  # A number for each of QUANTITIES, and the number of images and the alpha behind them
     "The premises of one model, by one attribution pass and one forward pass of images and outliers. Raises ValueError for masks of another size than the images."
     generator, device = torch.Generator().manual_seed(0), next((p.device for p in model.parameters()), "cpu")
     alpha, masks = alpha_at(epoch, epochs, synthesizer.alpha_max, synthesizer.alpha_min), getattr(images, "masks", None)
@@ -139,7 +139,7 @@ def premises_of_run(
     benchmark: Benchmark | None = None,  # The run's, if it is loaded already
     limit: int = 256,  # Validation images
 ) -> pd.DataFrame:  # run_id, benchmark, setting, method, seed, epoch (0: before training), synthesizer, and a column a quantity
-    "The premises of a run by the epochs that its model was trained, with alpha of the last of them. No rows if the trained model is not there."
+    "The premises of a run by the number of epochs trained, with the alpha of the last epoch. No rows if the trained model is not there."
     files = _files_by_epoch(run, results)
     if run.config.epochs not in files:
         return pd.DataFrame()
@@ -163,7 +163,7 @@ def has_synthesis(profile: Profile) -> bool:
 
 
 def _up_to_date(rows: pd.DataFrame, run: RunSpec, synthesizer: OutlierSynthesizer, results: str | Path) -> bool:
-    "Whether a run's rows have every epoch that could be measured now, with this synthesizer; so they are if the run is not here."
+    "Whether a run's rows have every epoch that could be measured now, with this synthesizer; also true if the run is not here."
     epochs = set(_files_by_epoch(run, results)) | {0}
     return run.config.epochs not in epochs or bool(len(rows)) and epochs <= {*rows["epoch"]} and {*rows["synthesizer"]} == {_described(synthesizer)}
 

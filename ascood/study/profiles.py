@@ -18,7 +18,7 @@ from typing import NamedTuple
 import yaml
 from pydantic import Field
 
-from .. import baselines  # noqa: F401 (enters its methods)
+from .. import baselines  # noqa: F401 (registers its methods)
 from ..data import Benchmark, check_options, default_options, list_benchmarks, load_benchmark
 from ..detectors import create_detector, list_detectors, recipe
 from ..models import Classifier, create_backbone
@@ -75,7 +75,7 @@ class Profile(Settings):
     description: str
     seeds: list[int] = Field(min_length=1)
     data_seed: int = 0
-    detectors: list[str] | dict[str, dict] = list_detectors()  # for methods without an own score
+    detectors: list[str] | dict[str, dict] = list_detectors()  # for methods without a detector of their own
     validation_only: bool = False  # for choosing settings: no test set is read
     memory: float = Field(4.0, ge=0)  # GiB of activations that an evaluation keeps in memory; the rest goes to temporary files
     train: dict = {}  # of TrainConfig
@@ -232,7 +232,7 @@ def _without(names: dict | list, out: list[str]) -> dict | list:
 
 # %% ../../nbs/study/00_profiles.ipynb #4a245d90
 def _check_parameters(profile: Profile):
-    "Refuse hyperparameters that a detector does not have; a small untrained model serves to ask."
+    "Refuse hyperparameters that a detector does not have; the check uses a small untrained model."
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
     model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
     for name, params in map(json.loads, sorted(given)):
@@ -241,7 +241,7 @@ def _check_parameters(profile: Profile):
         try:
             create_detector(name, model, **{k: v[0] if isinstance(v, list) and v else v for k, v in params.items()})  # a list: each is tried
         except ValueError as error:
-            if "no such parameter" in str(error):  # other complaints may be of this model alone
+            if "no such parameter" in str(error):  # other errors may concern only this small model
                 raise ValueError(f"profile {profile.name}: {error}") from None
 
 # %% ../../nbs/study/00_profiles.ipynb #ffda28d3

@@ -63,7 +63,7 @@ def method_kind(method: str) -> str:
     return "post-hoc" if method in PLAIN else "training"
 
 
-PLAIN = ("cross_entropy", "pretrained")  # classifiers that post-hoc scores read: trained here, or by others
+PLAIN = ("cross_entropy", "pretrained")  # classifiers for post-hoc detectors: trained here, or by others
 
 
 def plain_method(
@@ -99,7 +99,7 @@ _PAPER_SCORE = {"spurious": "ODIN", "fine-grained": "Relation", "conventional": 
 
 
 def paper_choice(benchmark: str, setting: str) -> str:
-    "The paper's synthesis on a benchmark; on one that it has not, that of the benchmark which it is modelled on."
+    "The paper's synthesis on a benchmark; for a benchmark that is not in the paper, that of the one on which it is modelled."
     return _PAPER_SYNTHESIS.get(benchmark, "ascood_shuffle" if setting == "conventional" else "ascood")
 
 
@@ -230,7 +230,7 @@ def _cell(row, pattern: str) -> str:
 def _ranks(summary: pd.DataFrame, rank_by: Sequence[str]) -> pd.Series:  # 1 is best; NaN where nothing is ranked
     "Places among our own numbers, rounded as they are printed; none where there is nothing to compare with."
     ours = summary[summary["source"] == "here"] if "source" in summary else summary
-    ours = ours[ours["gaps"] == 0] if "gaps" in ours else ours  # the mean of some seeds is no match for that of all
+    ours = ours[ours["gaps"] == 0] if "gaps" in ours else ours  # a mean over some seeds is not comparable with one over all
     ours = ours[ours["left_out"] != "yes"] if "left_out" in ours else ours
     sign = ours["quantity"].map(lambda q: -1 if QUANTITIES[q][1] else 1)
     ranked = (sign * ours["mean"].round(2)).groupby([ours[c] for c in rank_by])
@@ -238,7 +238,7 @@ def _ranks(summary: pd.DataFrame, rank_by: Sequence[str]) -> pd.Series:  # 1 is 
 
 
 def _named(summary: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    "With labels in place of keys; a published quantity says that it is one unless the table or its rows do."
+    "With labels in place of keys; a published quantity is labelled as such unless the table or its rows already say so."
     printed = summary.copy()
     printed["quantity"] = printed["quantity"].map(lambda q: QUANTITIES[q][0])
     if "source" in printed:
@@ -259,7 +259,7 @@ def cells(
     flavor: str = "markdown",  # or "latex"
     rank_by: Sequence[str] | None = _RANK_BY,  # Within which entries compete; None marks none
 ) -> pd.DataFrame:  # Strings "mean ± std" ("mean" of one seed); the best is bold, the second underlined, one close to the best has ≈
-    "The printed table. A missing run is an empty cell, a gap a dash; what fewer seeds than asked for gave says so; a decided difference is bold."
+    "The printed table. A missing run is an empty cell, a gap a dash; a mean over fewer seeds than asked for says so; a decided difference is bold."
     best, second, pattern, near_best, no_rival = _MARKS[flavor]
     printed = _named(summary.reset_index(drop=True), rows)
     numbers = summary.reindex(columns=["mean", "std", "seeds", "gaps", "quantity", "model", "low", "high"])
@@ -403,7 +403,7 @@ def write_plain_table(
 
 # %% ../../nbs/study/01_reporting.ipynb #79c2675b
 def compared(metrics: pd.DataFrame) -> pd.DataFrame:  # As `summarize`, and kind; `method` is what the row is called
-    "Every post-hoc score of the plain model, then every training method by one score, in order of KINDS."
+    "Every post-hoc detector on the plain model, then every training method with one detector, in order of KINDS."
     chosen, summary = choose_detectors(metrics), summarize(metrics)
     group, _, metric = summary["quantity"].str.partition("_").T.values
     summary = summary.assign(kind=summary["method"].map(method_kind), metric=metric)

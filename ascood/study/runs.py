@@ -8,6 +8,7 @@ __all__ = ['RowName', 'code_version', 'provenance', 'check_data', 'train_run', '
            'describe_runs', 'protocol_file', 'missing_runs']
 
 # %% ../../nbs/study/03_runs.ipynb #417cffa5
+import ast
 import hashlib
 import json
 import platform
@@ -38,11 +39,19 @@ _DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "d
              "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes", "benchmarks/builders/lists")
 
 
+def _without_prose(source: str) -> str:
+    "A module without its comments and docstrings."
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
 def code_version() -> str:
-    "Version and a digest of the modules that decide a run's numbers."
+    "Version and a digest of the modules that decide a run's numbers; comments and docstrings do not count."
     folder = Path(ascood.__file__).parent
-    lines = [line for module in _DECIDING for line in (folder / f"{module}.py").read_text().splitlines()]
-    code = "\n".join(line for line in lines if not line.startswith("# %%"))  # nbdev's marks change with the notebook's prose
+    code = "\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in _DECIDING)
     return f"{ascood.__version__}+{hashlib.sha256(code.encode()).hexdigest()[:10]}"
 
 
@@ -163,7 +172,7 @@ def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
 
 # %% ../../nbs/study/03_runs.ipynb #b8c2b355
 def save_scores(scores: Scores, path: Path, correct: np.ndarray):
-    "All scores, and for each ID test image whether its class was found."
+    "All scores, and for each ID test image whether it was classified correctly."
     flat = {f"{d}|{group}|{name}": values for d, by_set in scores.items() for (group, name), values in by_set.items()}
     flat[_CORRECT] = correct
     unfinished = path.with_name(path.name + ".unfinished.npz")
@@ -183,7 +192,7 @@ def load_scores(path: str | Path) -> Scores:
 
 
 def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
-    "For each ID test image of `evaluate_run`'s scores.npz: was its class found? None if an older version wrote the file."
+    "For each ID test image of `evaluate_run`'s scores.npz: was it classified correctly? None if an older version wrote the file."
     with np.load(path) as file:
         return file[_CORRECT] if _CORRECT in file.files else None
 
@@ -287,13 +296,13 @@ def _rows_of(profile: Profile, benchmark: str, names: list[RowName], results: st
 
 
 def one_element(detector: str) -> str:
-    "The i-ODIN of one element beside a row of more: of 'i-ODIN@k=10' 'i-ODIN', of 'i-ODIN@T=1000,k=10' 'i-ODIN@T=1000'."
+    "The name of i-ODIN with one element and the same other settings: 'i-ODIN' for 'i-ODIN@k=10', 'i-ODIN@T=1000' for 'i-ODIN@T=1000,k=10'."
     return re.sub(r"[@,]k=\d+$", "", detector)
 
 # %% ../../nbs/study/03_runs.ipynb #c47ac88a
 def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], plain: str, left_out: set[str]) -> list[tuple[RowName, RowName]]:
     "The best row of each table and each ASCOOD row against all others; `chosen` names a row a method, `left_out` methods that are never best."
-    score_matters = key[1] != "accuracy"  # which is the model's
+    score_matters = key[1] != "accuracy"  # accuracy is a property of the model
     rows = [name for name in drawn if "@" not in name[1] and (name in chosen or name[0] == plain and score_matters)]
     of_methods = [name for name in rows if name in chosen]
     exposed = [name for name in of_methods if reporting.method_kind(name[0]) in ("post-hoc", "with outlier data", "ASCOOD")]
@@ -325,7 +334,7 @@ def _differences(drawn: dict, pairs_of: Callable) -> list[dict]:
 
 # %% ../../nbs/study/03_runs.ipynb #ec07fc69
 def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
-    "The points of a study on one benchmark, each by the score that validation chose among the study's; and their pairs."
+    "The points of a study on one benchmark, each with the detector that validation chose among the study's; and their pairs."
     points = {p.variant: p for p in profile.points if (p.study, p.benchmark) == (study, benchmark)}
     allowed = profile.studies[study].detectors or [d for d in metrics["detector"].unique() if "@" not in d]
     chosen = reporting.choose_detectors(metrics[metrics["method"].isin(list(points)) & metrics["detector"].isin(allowed)])
@@ -343,7 +352,7 @@ def _points_drawn(profile: Profile, study: str, benchmark: str, metrics: pd.Data
 
 # %% ../../nbs/study/03_runs.ipynb #4d068cc1
 def _table_rows_drawn(profile: Profile, benchmark: str, metrics: pd.DataFrame, results: str | Path, draws: int):
-    "The rows of the tables on one benchmark: the plain model by every detector, each method by its chosen one, ASCOOD by those of the pairs; and their pairs."
+    "The rows of the tables on one benchmark: the plain model with every detector, each method with its chosen one, ASCOOD with those of the pairs; and their pairs."
     own = metrics[metrics["method"].isin(list(profile.methods)) & ~metrics["detector"].str.contains("@")]
     plain, left_out = reporting.plain_method(own), {method for _, method in reporting.did_not_learn(own)}
     chosen = [(method, detector) for (_, method), detector in reporting.choose_detectors(own).items()]

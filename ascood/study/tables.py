@@ -105,7 +105,7 @@ def with_gaps(
 
 # %% ../../nbs/study/06_tables.ipynb #ed54edf0
 def summary_of(metrics: pd.DataFrame, chosen: dict | None = None) -> pd.DataFrame:
-    "As `reporting.summarize`; also of no rows at all."
+    "As `reporting.summarize`; it also accepts a table without rows."
     return reporting.summarize(metrics, chosen) if len(metrics) else pd.DataFrame(columns=_SUMMARY)
 
 # %% ../../nbs/study/06_tables.ipynb #dbc52d33
@@ -402,7 +402,7 @@ def report_table_iodin(profile: Profile, results: str | Path = "results") -> str
 
 # %% ../../nbs/study/06_tables.ipynb #f1dd0a32
 def study_rows(profile: Profile, metrics: pd.DataFrame, study: str) -> pd.DataFrame:  # With study, base (the method), and each varied setting
-    "Every point of a study by the score that validation chose; `method` is the variant's name."
+    "Every point of a study with the detector that validation chose; `method` is the variant's name."
     points = [p for p in profile.points if p.study == study]
     wanted = [dict(study=study, benchmark=p.benchmark, setting=_SETTINGS[p.benchmark], method=p.variant, base=p.method,
                    **{key: str(value) for key, value in p.values.items()}) for p in points]
@@ -542,7 +542,7 @@ def _parts(run, images: int) -> list[dict]:
 
 # %% ../../nbs/study/06_tables.ipynb #0202b3eb
 def scoring_costs(profile: Profile, runs: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:  # With `part`
-    "Seconds for 1,000 images of each detector on the plain model, and of the own scores of other methods that are not among them."
+    "Seconds for 1,000 images of each detector on the plain model, and of other methods' own detectors that are not among them."
     images = groups[groups["group"] == "all"].groupby("run_id")["n"].sum()
     timed = runs[runs["run_id"].isin(images.index) & runs["method"].isin(list(profile.methods))].dropna(subset="evaluation_seconds")
     rows = pd.DataFrame([row for run in timed.itertuples() for row in _parts(run, images[run.run_id])],
@@ -713,7 +713,7 @@ def _cell_line(row: dict) -> str:
 
 
 def _sides(row: dict) -> list[dict]:
-    "The row itself, or of a difference both sides."
+    "The row itself, or both sides of a difference."
     if "a_runs" not in row:
         return [row]
     return [{"quantity": row["quantity"], **{name: row[f"{side}_{name}"] for name in ("method", "detector", "runs")}} for side in "ab"]

@@ -35,7 +35,7 @@ def subsample(
     correlation: float,
     rng: np.random.RandomState,
 ) -> np.ndarray:  # ascending indices of the images to keep
-    "The most images of each class of which exactly the share `correlation` is in the environment of that class."
+    "As many images of each class as possible, with exactly the share `correlation` in the environment of that class."
     kept = []
     for label in (0, 1):
         groups = [np.flatnonzero((labels == label) & (environments == e)) for e in (label, 1 - label)]

@@ -104,7 +104,7 @@ _ALSO_IMAGENET = ("bubbly", "cobwebbed", "honeycombed", "spiralled")  # kinds of
 
 class _SamplesPlan(BuildPlan):
     def check(self):
-        BuildPlan(self.lists, []).check()  # all but that each list has every class
+        BuildPlan(self.lists, []).check()  # every check, except that each list has every class
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #7d48893f
 def _plan_samples(root: Path, samples: Path, textures: Path, o: dict, progress: bool) -> BuildPlan:

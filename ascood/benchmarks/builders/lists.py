@@ -117,7 +117,7 @@ def inside_root(path: str | Path, root: Path) -> str:
 
 
 def raw_folder(root: Path, given: str | Path | None, usual: str) -> Path:
-    "Folder of a raw data set inside `root`: as given, from `root` or from here, or where it usually lies. It need not exist."
+    "Folder of a raw data set inside `root`: as given (relative to `root` or to the working directory), else its usual place. It need not exist."
     places = [root / usual, root / "images_classic" / usual] if given is None else [root / given, Path(given)]
     found = next((place for place in places if place.is_dir()), places[0])
     inside_root(found, root)

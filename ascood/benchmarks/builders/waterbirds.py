@@ -165,7 +165,7 @@ def _make_images(root: Path, table: pd.DataFrame, threshold: int, size: int | No
     return table[["path", "bird", "background"]].assign(sha256=hashes).to_csv(index=False, lineterminator="\n")
 
 # %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #f07aed71
-_MADE = "images_classic/waterbirds_made"  # no folder of another source is called so
+_MADE = "images_classic/waterbirds_made"  # no other source has a folder of this name
 
 # %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #5cb8a3dd
 def _plan_waterbirds(root: Path, cub: Path, masks: Path, places: Path, o: dict, progress: bool) -> BuildPlan:
