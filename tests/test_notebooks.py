@@ -84,7 +84,7 @@ def test_exported_cells_fit_on_a_screen():
     assert long == LONGER, "correct LONGER: " + ", ".join(sorted(long ^ LONGER))
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + 1 :], ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
+@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + 3 :], ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
 def test_experiment_has_one_parameters_cell(notebook):
     cells = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
