@@ -54,7 +54,7 @@ def code_version() -> str:
     code = "\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in _DECIDING)
     return f"{ascood.__version__}+{hashlib.sha256(code.encode()).hexdigest()[:10]}"
 
-
+# %% ../../nbs/study/03_runs.ipynb #8819312b
 def provenance() -> dict:
     "Code, libraries, device and time, for `run.json`."
     libraries = ("torch", "torchvision", "accelerate", "pytorch-ood", "mlxtend", "scikit-learn", "scikit-image", "matplotlib", "numpy")
