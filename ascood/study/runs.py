@@ -223,7 +223,7 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
         write_text(target / "differences.csv", found.to_csv(index=False, float_format="%.5g"))
     return collected["metrics"]
 
-# %% ../../nbs/study/03_runs.ipynb #b0f8ce89
+# %% ../../nbs/study/03_runs.ipynb #9fba91bc
 def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd.DataFrame]]:
     "The files of finished runs, by the table that they go into."
     tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
@@ -237,7 +237,7 @@ def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd
         tables["runs"].append(_run_row(folder))
     return tables
 
-
+# %% ../../nbs/study/03_runs.ipynb #d886a0be
 def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:
     return folder / f"{table}.csv", folder / f"{table}_studies.csv"
 
