@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
 export PYTHONPATH := $(CURDIR)
 export PYTHONDONTWRITEBYTECODE := 1
+# glibc keeps and reuses large blocks, on huge pages, instead of asking the kernel for each tensor anew; other systems ignore it.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592
 ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
