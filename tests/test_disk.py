@@ -398,7 +398,7 @@ def test_what_a_builder_left_behind_decides(tmp_path):
         load_benchmark("celeba", root=tmp_path)
     file.write_text(before)
     (file.parent / "build.unfinished").touch()
-    with pytest.raises(DataError, match="interrupted; run the same command"):
+    with pytest.raises(DataError, match="interrupted; run the same `python -m ascood build` again"):
         load_benchmark("celeba", root=tmp_path)
 
 
@@ -616,7 +616,7 @@ def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "ascood.data", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "ascood", "data", *arguments], capture_output=True, text=True)
 
 
 def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, capsys, monkeypatch):
