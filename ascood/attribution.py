@@ -34,7 +34,11 @@ def _forward_without_parameters(model: nn.Module, x: Tensor, copy_buffers: bool)
     return functional_call(model, state, (x,))
 
 # %% ../nbs/00_attribution.ipynb #f0544dc8
-def _check_labels(x: Tensor, y: Tensor):
+def _check_input(x: Tensor, y: Tensor, mode: str):
+    if mode not in ("eval", "train"):
+        raise ValueError(f"mode is 'eval' or 'train', not {mode!r}")
+    if not x.is_floating_point():
+        raise TypeError(f"x needs a floating-point dtype, but has {x.dtype}; normalise the images first")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"y holds class indices and needs an integer dtype, but has {y.dtype}; use y.long()")
     if y.shape != x.shape[:1]:
@@ -48,6 +52,12 @@ def _check_logits(logits: Tensor, y: Tensor):
     if low < 0 or high >= logits.shape[1]:
         raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, but y holds values from {low} to {high}")
 
+
+def _check_finite(g: Tensor):
+    if not g.isfinite().all():
+        bad = (~g.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        raise FloatingPointError(f"the gradient of image(s) {bad[:8]} is not finite; check x and the model's weights")
+
 # %% ../nbs/00_attribution.ipynb #c6b20e24
 def true_class_gradient(
     model: nn.Module,  # Classifier that maps [B,C,H,W] to logits [B,classes]
@@ -55,29 +65,20 @@ def true_class_gradient(
     y: Tensor,  # True classes [B], integer dtype, in 0..classes-1
     mode: str = "eval",  # "eval": batch norm uses running statistics (the paper's choice); "train": batch statistics
 ) -> Tensor:  # G [B,C,H,W], dtype of `x`, detached
-    """Gradient of each image's true-class logit with respect to that image (paper, Section 3).
+    """`G = d sum_b z_{y_b}(x_b) / dx`, the gradient of each image's true-class logit with respect to that image (paper, Section 3).
 
-    Exactly `d sum_b z_{y_b}(x_b) / dx`. Computes no parameter gradient and leaves the model as it was: modes of all
-    submodules, `requires_grad`, `.grad` and buffers, also when it raises.
-    Raises TypeError (dtype of `x` or `y`), ValueError (shapes, label range, `mode`) and FloatingPointError (gradient
-    not finite).
+    Leaves the model as it was, also when it raises: modes, `requires_grad`, `.grad` and buffers. Raises TypeError (dtypes), ValueError (shapes, label
+    range, `mode`) and FloatingPointError (gradient not finite).
     """
-    if mode not in ("eval", "train"):
-        raise ValueError(f"mode is 'eval' or 'train', not {mode!r}")
-    if not x.is_floating_point():
-        raise TypeError(f"x needs a floating-point dtype, but has {x.dtype}; normalise the images first")
-    _check_labels(x, y)
+    _check_input(x, y, mode)
     if len(x) == 0:
         return torch.zeros_like(x)
     with submodule_modes(model, mode == "train"), torch.inference_mode(False), torch.enable_grad():
         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
         logits = _forward_without_parameters(model, x, copy_buffers=mode == "train")
         _check_logits(logits, y)
-        true_class = logits.gather(1, y.long()[:, None])
-        (g,) = torch.autograd.grad(true_class.sum(), x)
-    if not g.isfinite().all():
-        bad = (~g.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        raise FloatingPointError(f"the gradient of image(s) {bad[:8]} is not finite; check x and the model's weights")
+        (g,) = torch.autograd.grad(logits.gather(1, y.long()[:, None]).sum(), x)
+    _check_finite(g)
     return g
 
 # %% ../nbs/00_attribution.ipynb #75b4e7bf

@@ -92,28 +92,25 @@ def alpha_at(
     return alpha_min + (alpha_max - alpha_min) * (1 - epoch / epochs)
 
 # %% ../nbs/01_synthesis.ipynb #ccdb54e0
-SYNTHESES = ("gradient", "subtract", "shuffle", "gaussian")
+SYNTHESES = {  # name: (x, G, alpha, p_inv, generator) -> x'
+    "gradient": lambda x, g, alpha, fraction, generator: add_gradient(x, g, alpha, fraction),
+    "subtract": lambda x, g, alpha, fraction, generator: subtract_gradient(x, g, alpha, fraction),
+    "shuffle": lambda x, g, alpha, fraction, generator: shuffle_invariant(x, g, fraction, generator),
+    "gaussian": lambda x, g, alpha, fraction, generator: gaussian_outliers(x, alpha, generator),  # needs no G
+}
 
-# %% ../nbs/01_synthesis.ipynb #8d25ce02
+# %% ../nbs/01_synthesis.ipynb #f6f94bf0
 @dataclass(frozen=True)
 class OutlierSynthesizer:
-    """Makes virtual outliers from a batch of training images (paper, Section 3).
-
-    Raises ValueError for an unknown `kind`, a `fraction` outside [0, 1] or a negative alpha.
-    """
-
+    "Outliers from a batch of training images (paper, Section 3). Raises ValueError for an unknown `kind` or impossible numbers."
     kind: str = "gradient"  # one of SYNTHESES
     fraction: float = 0.1  # p_inv in [0, 1]; `gaussian` has no use for it
     alpha_max: float = 1.0  # alpha at the first epoch; `shuffle` has no use for it
     alpha_min: float = 1.0  # alpha towards the last epoch
-    mode: str = "eval"  # mode of the model during attribution: "eval" (the paper's) or "train"
+    mode: str = "eval"  # of the model during attribution: "eval" (the paper's) or "train"
 
     def __post_init__(self):
-        if self.kind not in SYNTHESES:
-            raise ValueError(f"unknown synthesis {self.kind!r}; choose one of {', '.join(SYNTHESES)}")
-        _check_fraction(self.fraction)
-        if not (self.alpha_max >= 0 and self.alpha_min >= 0):
-            raise ValueError(f"alpha must not be negative, but is {self.alpha_max} to {self.alpha_min}")
+        _check_synthesis(self)
 
     def __call__(
         self,
@@ -125,10 +122,13 @@ class OutlierSynthesizer:
         generator: torch.Generator | None = None,  # Makes `shuffle` and `gaussian` repeatable
     ) -> Tensor:  # Outliers x' [B,C,H,W], dtype of `x`, detached
         "Outliers for this batch, with the alpha of this epoch. Raises as `true_class_gradient`."
-        alpha = alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
-        if self.kind == "gaussian":
-            return gaussian_outliers(x, alpha, generator)
-        g = true_class_gradient(model, x, y, self.mode)
-        if self.kind == "shuffle":
-            return shuffle_invariant(x, g, self.fraction, generator)
-        return (add_gradient if self.kind == "gradient" else subtract_gradient)(x, g, alpha, self.fraction)
+        g = None if self.kind == "gaussian" else true_class_gradient(model, x, y, self.mode)
+        return SYNTHESES[self.kind](x, g, alpha_at(epoch, epochs, self.alpha_max, self.alpha_min), self.fraction, generator)
+
+# %% ../nbs/01_synthesis.ipynb #d920c119
+def _check_synthesis(settings: OutlierSynthesizer):
+    if settings.kind not in SYNTHESES:
+        raise ValueError(f"unknown synthesis {settings.kind!r}; choose one of {', '.join(SYNTHESES)}")
+    _check_fraction(settings.fraction)
+    if not (settings.alpha_max >= 0 and settings.alpha_min >= 0):
+        raise ValueError(f"alpha must not be negative, but is {settings.alpha_max} to {settings.alpha_min}")

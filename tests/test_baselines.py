@@ -57,7 +57,7 @@ def test_every_method_is_known_by_name_with_its_score_and_needs():
 def test_trains_and_its_checkpoint_gives_the_same_logits(tmp_path, tiny, batch, monkeypatch, name):
     trained = []
     finish = train.__globals__["_finish"]
-    monkeypatch.setitem(train.__globals__, "_finish", lambda done, model, *rest: (trained.append(model), finish(done, model, *rest))[1])
+    monkeypatch.setitem(train.__globals__, "_finish", lambda run, *rest: (trained.append(run.bare), finish(run, *rest))[1])
     run = train(small(name), tiny, CONFIG, tmp_path, progress=False)
     model, loaded = trained[0].eval(), load_classifier(run.checkpoint)
     assert math.isfinite(run.history.loss.iloc[0]) and type(loaded) is type(model)
