@@ -23,8 +23,14 @@ endif
 
 .PHONY: reproduce test benchmark env notebooks export readme lab unlock clean
 
+# The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
+# process that was killed, are not used.
+LOCK = .snakemake/$(PROFILE_NAME).lock
+
 reproduce: $(READY)
-	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
+	@mkdir -p .snakemake
+	@flock --nonblock $(LOCK) true || echo "Another call, or a job that it left running, works on profile $(PROFILE_NAME); waiting until it ends (Ctrl-C stops waiting)."
+	@flock $(LOCK) $(BIN)/snakemake --nolock --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
 	@echo "Profile $(PROFILE) is up to date."
 	@echo "  all on one page: results/$(PROFILE_NAME)/report.html"
 	@echo "  tables:  results/$(PROFILE_NAME)/table_*.md (also .csv, .tex)"

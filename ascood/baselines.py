@@ -6,8 +6,8 @@
 __all__ = ['hinted_loss', 'steered', 'ConfidenceClassifier', 'ConfBranch', 'rotations', 'RotationClassifier', 'RotPred',
            'DecomposedHead', 'DecomposedClassifier', 'GODIN', 'earlier_and_later', 'FeatureQueue', 'virtual_outliers',
            'VirtualOutlierClassifier', 'VOS', 'LogitNorm', 'compactness', 'dispersion', 'moved_prototypes',
-           'PrototypeHead', 'PrototypeClassifier', 'CIDER', 'boundary_outliers', 'open_loss', 'BoundaryClassifier',
-           'NPOS', 'OE', 'outside_boxes', 'mix_outliers', 'soft_targets', 'MixOE']
+           'PrototypeHead', 'PrototypeClassifier', 'start_prototypes', 'CIDER', 'boundary_outliers', 'open_loss',
+           'BoundaryClassifier', 'NPOS', 'npos_loss', 'OE', 'outside_boxes', 'mix_outliers', 'soft_targets', 'MixOE']
 
 # %% ../nbs/07_baselines.ipynb #1a14f745
 import math
@@ -57,13 +57,13 @@ class ConfBranch(CrossEntropy):
     "DeVries & Taylor, Learning Confidence for Out-of-Distribution Detection in Neural Networks, arXiv 1802.04865 (2018)."
 
     name: ClassVar[str] = "conf_branch"
+    network: ClassVar[type[Classifier]] = ConfidenceClassifier
     own_score: ClassVar[str] = "ConfBranch"
     budget: float = Field(0.3, gt=0)  # beta, in nats
     weight: float = Field(0.1, gt=0)  # lambda at the start
 
     def create_model(self, config: TrainConfig, num_classes: int) -> ConfidenceClassifier:
-        backbone = create_backbone(config.backbone, config.pretrained)
-        model = ConfidenceClassifier(backbone, num_classes, self.normalization, self.sigma)
+        model = super().create_model(config, num_classes)
         model.weight.fill_(self.weight)
         return model
 
@@ -102,12 +102,9 @@ class RotPred(CrossEntropy):
     NeurIPS 2019, arXiv 1906.12340. Only upright images enter the loss of the classes."""
 
     name: ClassVar[str] = "rot_pred"
+    network: ClassVar[type[Classifier]] = RotationClassifier
     own_score: ClassVar[str] = "RotPred"
     weight: float = Field(0.5, ge=0)  # lambda of the authors' experiments on robustness, taken for all
-
-    def create_model(self, config: TrainConfig, num_classes: int) -> RotationClassifier:
-        backbone = create_backbone(config.backbone, config.pretrained)
-        return RotationClassifier(backbone, num_classes, self.normalization, self.sigma)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         logits, turned = model(rotations(x), with_rotation=True)
@@ -149,11 +146,8 @@ class GODIN(CrossEntropy):
     Out-of-Distribution Data, CVPR 2020, arXiv 2002.11297: DeConf-C."""
 
     name: ClassVar[str] = "godin"
+    network: ClassVar[type[Classifier]] = DecomposedClassifier
     own_score: ClassVar[str] = "G-ODIN"
-
-    def create_model(self, config: TrainConfig, num_classes: int) -> DecomposedClassifier:
-        backbone = create_backbone(config.backbone, config.pretrained)
-        return DecomposedClassifier(backbone, num_classes, self.normalization, self.sigma)
 
 # %% ../nbs/07_baselines.ipynb #70f6a2b7
 def earlier_and_later(y: Tensor) -> tuple[Tensor, Tensor]:  # classes [B] -> two int64 [B]
@@ -217,13 +211,28 @@ class VirtualOutlierClassifier(Classifier):
         h = self.features(x)
         return (self.head(h), h) if with_features else self.head(h)
 
+    def regularised(self, logits: Tensor, y: Tensor, outliers: Tensor, weight: float) -> Tensor:
+        "Cross-entropy, plus `weight` times the logistic loss of the energies of images and outliers (pytorch-ood's VOSRegLoss)."
+        with torch.no_grad():
+            self.energy_weights.weight.clamp_(min=0.01)  # with none above 0 the weighted energy is infinite
+        unknown = y.new_full((len(outliers),), -1)
+        return ood_loss.VOSRegLoss(self.phi, self.energy_weights, weight)(torch.cat([logits, self.head(outliers)]), torch.cat([y, unknown]))
+
+# %% ../nbs/07_baselines.ipynb #268ad1c3
+def _at_most(settings: CrossEntropy, **bounds: str) -> CrossEntropy:
+    "Raises ValueError if a setting exceeds the one that bounds it."
+    for name, bound in bounds.items():
+        if getattr(settings, name) > getattr(settings, bound):
+            raise ValueError(f"{name} {getattr(settings, name)} exceeds {bound} {getattr(settings, bound)}")
+    return settings
+
 # %% ../nbs/07_baselines.ipynb #5fb146a1
 class VOS(CrossEntropy):
     """Du, Wang, Cai & Li, VOS: Learning What You Don't Know by Virtual Outlier Synthesis, ICLR 2022, arXiv 2202.01197.
-    The authors remember 1,000 features a class and draw 10,000 samples; here it is a tenth of both. The weights of the
-    energy are kept at 0.01 or above: with two classes both fell to zero in our runs, where the energy is infinite."""
-
+    The authors remember 1,000 features a class and draw 10,000 samples; here it is a tenth of both."""
     name: ClassVar[str] = "vos"
+    network: ClassVar[type[Classifier]] = VirtualOutlierClassifier
+    network_settings: ClassVar[tuple[str, ...]] = ("queue",)
     own_score: ClassVar[str] = "EBO"
     weight: float = Field(0.1, ge=0)
     start: float = Field(0.4, ge=0, le=1)  # the share of the epochs before the first outliers: 40 of 100
@@ -232,25 +241,15 @@ class VOS(CrossEntropy):
     select: int = Field(1, ge=1)  # ...of which so many stay
 
     @model_validator(mode="after")
-    def _enough_samples(self):
-        if self.select > self.sample_from:
-            raise ValueError(f"select {self.select} exceeds the {self.sample_from} samples of sample_from")
-        return self
-
-    def create_model(self, config: TrainConfig, num_classes: int) -> VirtualOutlierClassifier:
-        backbone = create_backbone(config.backbone, config.pretrained)
-        return VirtualOutlierClassifier(backbone, num_classes, self.normalization, self.sigma, self.queue)
+    def _possible(self):
+        return _at_most(self, select="sample_from")
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            step.bare.energy_weights.weight.clamp_(min=0.01)  # with none above 0 the weighted energy is infinite
-        (logits, h), queue = model(x, with_features=True), step.bare.queue
-        started = step.epoch >= self.start * step.epochs and queue.full()
-        outliers = virtual_outliers(queue.features, self.sample_from, self.select) if started else h[:0].detach()
-        queue.push(h, y)
-        criterion = ood_loss.VOSRegLoss(step.bare.phi, step.bare.energy_weights, self.weight if started else 0.0)
-        unknown = y.new_full((len(outliers),), -1)
-        return criterion(torch.cat([logits, step.bare.head(outliers)]), torch.cat([y, unknown])), logits
+        (logits, h), net = model(x, with_features=True), step.bare
+        started = step.epoch >= self.start * step.epochs and net.queue.full()
+        outliers = virtual_outliers(net.queue.features, self.sample_from, self.select) if started else h[:0].detach()
+        net.queue.push(h, y)
+        return net.regularised(logits, y, outliers, self.weight if started else 0.0), logits
 
 # %% ../nbs/07_baselines.ipynb #da348c5d
 class LogitNorm(CrossEntropy):
@@ -331,12 +330,23 @@ class PrototypeClassifier(Classifier):
         h = self.features(x)
         return self.head.embed(h) if embed else self.head(h)
 
-# %% ../nbs/07_baselines.ipynb #aa03f24c
-class CIDER(CrossEntropy):
-    """Ming, Sun, Dia & Li, How to Exploit Hyperspherical Embeddings for Out-of-Distribution Detection?, ICLR 2023,
-    arXiv 2203.04450."""
+# %% ../nbs/07_baselines.ipynb #6cfdafe9
+@torch.no_grad()
+def start_prototypes(model: PrototypeClassifier, known: Iterable[tuple[Tensor, Tensor]]):
+    "Set the prototypes to the class means of the embeddings, of length 1; a class without an image keeps its random one."
+    prototypes, model = model.head.prototypes, model.eval()
+    total = torch.zeros_like(prototypes)
+    for x, y in known:
+        z = model(x.to(total.device), embed=True)
+        total.index_add_(0, y.to(total.device), z.to(total.dtype))
+    prototypes.copy_(F.normalize(torch.where(total.any(1, keepdim=True), total, prototypes), dim=-1))
 
+# %% ../nbs/07_baselines.ipynb #9d5d7b58
+class CIDER(CrossEntropy):
+    "Ming, Sun, Dia & Li, How to Exploit Hyperspherical Embeddings for Out-of-Distribution Detection?, ICLR 2023, arXiv 2203.04450."
     name: ClassVar[str] = "cider"
+    network: ClassVar[type[Classifier]] = PrototypeClassifier
+    network_settings: ClassVar[tuple[str, ...]] = ("dim", "tau")
     own_score: ClassVar[str] = "KNN"
     views: ClassVar[int] = 2
     weight: float = Field(2.0, ge=0)  # lambda_c, of compactness; dispersion has weight 1
@@ -344,19 +354,8 @@ class CIDER(CrossEntropy):
     gamma: float = Field(0.95, ge=0, lt=1)  # the authors' for CIFAR-10; 0.5 for CIFAR-100
     dim: int = Field(128, ge=2)  # of the embedding
 
-    def create_model(self, config: TrainConfig, num_classes: int) -> PrototypeClassifier:
-        backbone = create_backbone(config.backbone, config.pretrained)
-        return PrototypeClassifier(backbone, num_classes, self.normalization, self.sigma, self.dim, self.tau)
-
-    @torch.no_grad()
     def prepare(self, model: PrototypeClassifier, known: Iterable[tuple[Tensor, Tensor]]):
-        "Prototypes start at the class means of the embeddings, of length 1; a class without an image keeps its random one."
-        prototypes, model = model.head.prototypes, model.eval()
-        total = torch.zeros_like(prototypes)
-        for x, y in known:
-            z = model(x.to(total.device), embed=True)
-            total.index_add_(0, y.to(total.device), z.to(total.dtype))
-        prototypes.copy_(F.normalize(torch.where(total.any(1, keepdim=True), total, prototypes), dim=-1))
+        start_prototypes(model, known)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         return self.closed_loss(model(x, embed=True), y, step.bare.head)
@@ -408,12 +407,13 @@ class BoundaryClassifier(PrototypeClassifier):
     def architecture(self) -> dict:
         return super().architecture() | {"queue": self.queue.features.shape[1]}
 
-# %% ../nbs/07_baselines.ipynb #2b9d4fb7
+# %% ../nbs/07_baselines.ipynb #551f6e1d
 class NPOS(CIDER):
-    """Tao, Du, Zhu & Li, Non-Parametric Outlier Synthesis, ICLR 2023, arXiv 2303.02966. `weight`, `tau`, `gamma` and
-    `dim` as in CIDER; a smaller queue with smaller `k`, `boundary` and `candidates` than the authors'."""
-
+    """Tao, Du, Zhu & Li, Non-Parametric Outlier Synthesis, ICLR 2023, arXiv 2303.02966. The rest of the settings as in CIDER;
+    a smaller queue with smaller `k`, `boundary` and `candidates` than the authors'."""
     name: ClassVar[str] = "npos"
+    network: ClassVar[type[Classifier]] = BoundaryClassifier
+    network_settings: ClassVar[tuple[str, ...]] = ("dim", "tau", "queue")
     open_weight: float = Field(0.1, ge=0)  # alpha, of the open loss
     start: float = Field(0.4, ge=0, le=1)  # the share of the epochs before the first outliers: 40 of 100
     queue: int = Field(100, ge=2)  # embeddings remembered of each class
@@ -423,25 +423,25 @@ class NPOS(CIDER):
     noise: float = Field(0.1, gt=0)  # their standard deviation
 
     @model_validator(mode="after")
-    def _fits_the_queue(self):
+    def _possible(self):
         if self.k >= self.queue or self.boundary > self.queue:
             raise ValueError(f"k {self.k} must be less than, and boundary {self.boundary} at most, the queue's length {self.queue}")
         return self
 
-    def create_model(self, config: TrainConfig, num_classes: int) -> BoundaryClassifier:
-        backbone = create_backbone(config.backbone, config.pretrained)
-        return BoundaryClassifier(backbone, num_classes, self.normalization, self.sigma, self.dim, self.tau, self.queue)
-
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        z, queue = model(x, embed=True), step.bare.queue
-        loss, logits = self.closed_loss(z, y, step.bare.head)
-        started = step.epoch >= self.start * step.epochs and queue.full()
-        outliers = z[:0].detach()
-        if started:
-            outliers = boundary_outliers(queue.features, self.k, self.boundary, self.candidates, self.noise)
-        queue.push(z, y)
-        known, unknown = step.bare.phi(torch.cat([z, outliers])).split([len(z), len(outliers)])
-        return loss + (self.open_weight if started else 0.0) * open_loss(known, unknown), logits
+        return npos_loss(self, model(x, embed=True), y, step)
+
+# %% ../nbs/07_baselines.ipynb #eee8714a
+def npos_loss(settings: NPOS, z: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    net = step.bare
+    loss, logits = settings.closed_loss(z, y, net.head)
+    started = step.epoch >= settings.start * step.epochs and net.queue.full()
+    outliers = z[:0].detach()
+    if started:
+        outliers = boundary_outliers(net.queue.features, settings.k, settings.boundary, settings.candidates, settings.noise)
+    net.queue.push(z, y)
+    known, unknown = net.phi(torch.cat([z, outliers])).split([len(z), len(outliers)])
+    return loss + (settings.open_weight if started else 0.0) * open_loss(known, unknown), logits
 
 # %% ../nbs/07_baselines.ipynb #a19256fa
 class OE(CrossEntropy):

@@ -24,18 +24,33 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import RandomResizedCrop, v2
 
 # %% ../nbs/05_data.ipynb #68b410f5
-def _changed(dataset: Dataset, **attributes) -> Dataset:
-    "A shallow copy with other attributes."
-    changed = copy.copy(dataset)
-    vars(changed).update(attributes)
-    return changed
+class _Labelled(Dataset):
+    "What both kinds of image sets share."
+
+    def __init__(self, n: int, labels: Tensor | int, transform: Callable, environments: Tensor | None, masks: Tensor | None = None):
+        self.labels = torch.full((n,), labels) if isinstance(labels, int) else labels
+        self.transform, self.environments, self.masks = transform, environments, masks
+        for name, values in (("labels", self.labels), ("environments", environments), ("masks", masks)):
+            if values is not None and len(values) != n:
+                raise ValueError(f"{n} images but {len(values)} {name}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def changed(self, **attributes) -> "_Labelled":
+        "A shallow copy with other attributes."
+        changed = copy.copy(self)
+        vars(changed).update(attributes)
+        return changed
+
+    def with_transform(self, transform: Callable) -> "_Labelled":
+        return self.changed(transform=transform)
 
 # %% ../nbs/05_data.ipynb #10e18157
-class ImageSet(Dataset):
-    """Images in memory: `set[i]` is `(image, label)`, `set[[i, j]]` a batch, both after `transform`.
-
-    Label -1 means out-of-distribution. Raises ValueError if lengths, dtype or shape do not fit.
-    """
+class ImageSet(_Labelled):
+    """Images in memory: `set[i]` is `(image, label)`, `set[[i, j]]` a batch, both after `transform`. Label -1 means out-of-distribution.
+    Raises ValueError if lengths, dtype or shape do not fit."""
+    scoring_batch = 256  # images per forward pass outside training
 
     def __init__(
         self,
@@ -47,33 +62,16 @@ class ImageSet(Dataset):
     ):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be uint8 [N,3,H,W], but are {images.dtype} {tuple(images.shape)}")
-        labels = torch.full((len(images),), labels) if isinstance(labels, int) else labels
-        for name, values in (("labels", labels), ("environments", environments), ("masks", masks)):
-            if values is not None and len(values) != len(images):
-                raise ValueError(f"{len(images)} images but {len(values)} {name}")
-        self.images, self.labels, self.transform = images, labels, transform
-        self.environments, self.masks = environments, masks
+        super().__init__(len(images), labels, transform, environments, masks)
+        self.images = images
 
-    scoring_batch = 256  # images per forward pass outside training
-
-    def to(self, device: torch.device | str) -> "ImageSet":
-        "The same set with its pixels on a device; batches are then augmented there."
-        return _changed(self, images=self.images.to(device))
-
-    def with_transform(self, transform: Callable) -> "ImageSet":
-        return _changed(self, transform=transform)
-
-    def __len__(self) -> int:
-        return len(self.images)
+    def to(self, device: torch.device | str) -> "ImageSet":  # batches are then augmented there
+        return self.changed(images=self.images.to(device))
 
     def __getitem__(self, index: int | Sequence[int]):
-        if isinstance(index, (int, np.integer)):
-            return self.transform(self.images[index]), int(self.labels[index])
-        index = torch.as_tensor(list(index))
-        return self.transform(self.images[index]), self.labels[index]
-
-    def __repr__(self) -> str:
-        return f"ImageSet({len(self)} images of {self.images.shape[-2]}x{self.images.shape[-1]}, labels {self.labels.unique().tolist()})"
+        one = isinstance(index, (int, np.integer))
+        index = int(index) if one else torch.as_tensor(list(index))
+        return self.transform(self.images[index]), int(self.labels[index]) if one else self.labels[index]
 
 # %% ../nbs/05_data.ipynb #85970f8e
 class _Seeded(NamedTuple):
@@ -97,11 +95,8 @@ class _SeededOrder(Sampler):
         return iter([_Seeded(i, s) for i, s in zip(order.tolist(), seeds.tolist())])
 
 # %% ../nbs/05_data.ipynb #8a9e421f
-class LazyImages(Dataset):
-    """Images that are decoded when they are asked for; otherwise as ImageSet.
-
-    Raises ValueError if the numbers of images, labels and environments differ.
-    """
+class LazyImages(_Labelled):
+    "Images that are decoded when they are asked for; otherwise as ImageSet. Raises ValueError if lengths do not fit."
 
     def __init__(
         self,
@@ -112,33 +107,25 @@ class LazyImages(Dataset):
         workers: int = 0,  # processes that decode; they do not change the images
         scoring_batch: int = 64,  # images per forward pass outside training
     ):
-        labels = torch.full((len(source),), labels) if isinstance(labels, int) else labels
-        for name, values in (("labels", labels), ("environments", environments)):
-            if values is not None and len(values) != len(source):
-                raise ValueError(f"{len(source)} images but {len(values)} {name}")
-        self.source, self.labels, self.transform, self.environments = source, labels, transform, environments
-        self.workers, self.scoring_batch = workers, scoring_batch
-
-    with_transform = ImageSet.with_transform
+        super().__init__(len(source), labels, transform, environments)
+        self.source, self.workers, self.scoring_batch = source, workers, scoring_batch
 
     def to(self, device: torch.device | str) -> "LazyImages":
         return self  # batches go to the device one by one
 
-    def __len__(self) -> int:
-        return len(self.source)
-
     def __getitem__(self, index: int | Sequence[int] | _Seeded):
         if isinstance(index, _Seeded):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(index.seed)
-                return self[index.index]
+            return _with_seed(self, index)
         if isinstance(index, (int, np.integer)):
             return self.transform(self.source[index]), int(self.labels[index])
-        images = [self.transform(self.source[int(i)]) for i in index]
-        return torch.stack(images), self.labels[torch.as_tensor(list(index))]
+        index = [int(i) for i in index]
+        return torch.stack([self.transform(self.source[i]) for i in index]), self.labels[index]
 
-    def __repr__(self) -> str:
-        return f"LazyImages({len(self)} images, labels {self.labels.unique().tolist()})"
+# %% ../nbs/05_data.ipynb #e8e9890a
+def _with_seed(images: LazyImages, index: _Seeded) -> tuple[Tensor, int]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(index.seed)
+        return images[index.index]
 
 # %% ../nbs/05_data.ipynb #ba959166
 class _WholeBatches(Dataset):
@@ -234,9 +221,24 @@ class RandomCrops(nn.Module):
         cropped = F.grid_sample(batch.float(), grid, padding_mode="border", align_corners=False)
         return cropped.round().clamp(0, 255).to(torch.uint8).reshape(*images.shape[:-2], side, side)
 
+# %% ../nbs/05_data.ipynb #2b7c02e5
+class _Sets:
+    "What can be asked of a benchmark as a whole."
+
+    def sets(self) -> dict[tuple[str, str], ImageSet | LazyImages]:
+        "Every set that is scored, by (group, name): ID validation and test, OOD validation, and every group of OOD test sets."
+        found = {("id", "val"): self.val, ("id", "test"): self.test}
+        found |= {("val", name): images for name, images in self.ood_val.items()}
+        return found | {(group, name): images for group, sets in self.ood.items() for name, images in sets.items()}
+
+    def pixels(self, x: Tensor) -> Tensor:
+        "Undo the normalisation of [B,3,H,W] and clip to [0, 1], for showing an image."
+        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (x * std + mean).clamp(0, 1)
+
 # %% ../nbs/05_data.ipynb #aa098a90
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(_Sets):
     "In-distribution and out-of-distribution sets of one experiment, and how their pixels are normalised."
 
     name: str
@@ -253,17 +255,6 @@ class Benchmark:
     class_names: tuple[str, ...] = ()
     majority: dict[int, set[int]] = field(default_factory=dict)  # {label: environments that go with it in training}
     sources: dict[str, str] = field(default_factory=dict)  # {"group/set": the files it was read from, for provenance}
-
-    def sets(self) -> dict[tuple[str, str], ImageSet | LazyImages]:
-        "Every set that is scored, by (group, name): ID validation and test, OOD validation, and every group of OOD test sets."
-        found = {("id", "val"): self.val, ("id", "test"): self.test}
-        found |= {("val", name): images for name, images in self.ood_val.items()}
-        return found | {(group, name): images for group, sets in self.ood.items() for name, images in sets.items()}
-
-    def pixels(self, x: Tensor) -> Tensor:
-        "Undo the normalisation of [B,3,H,W] and clip to [0, 1], for showing an image."
-        mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
-        return (x * std + mean).clamp(0, 1)
 
 # %% ../nbs/05_data.ipynb #338b149d
 def _normalize(mean, std, *augmentations: nn.Module) -> v2.Compose:

@@ -110,11 +110,14 @@ class Method(Settings):
 class CrossEntropy(Method):
     "Plain cross-entropy: the classifier that post-hoc detectors use."
     name: ClassVar[str] = "cross_entropy"
+    network: ClassVar[type[Classifier]] = Classifier  # a subclass has the parts that a method adds...
+    network_settings: ClassVar[tuple[str, ...]] = ()  # ...and may need these settings of the method
     normalization: Literal[*NORMALIZATIONS] = "none"
     sigma: float = Field(0.5, gt=0)
 
     def create_model(self, config: TrainConfig, num_classes: int) -> Classifier:
-        return Classifier(create_backbone(config.backbone, config.pretrained), num_classes, self.normalization, self.sigma)
+        more = {name: getattr(self, name) for name in self.network_settings}
+        return self.network(create_backbone(config.backbone, config.pretrained), num_classes, self.normalization, self.sigma, **more)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         "The scalar loss of a batch, and the logits [B,C] of its images."

@@ -123,7 +123,7 @@ def test_without_auxiliary_outliers_there_is_no_training(tmp_path, tiny, name):
         ("rot_pred", {"weight": -1}, "weight"),
         ("godin", {"tau": 1}, "unknown setting 'tau'"),
         ("vos", {"start": 1.1}, "start"),
-        ("vos", {"select": 5, "sample_from": 4}, "select 5 exceeds"),
+        ("vos", {"select": 5, "sample_from": 4}, "select 5 exceeds sample_from 4"),
         ("logit_norm", {"tau": 0}, "tau"),
         ("cider", {"gamma": 1}, "gamma"),
         ("npos", {"k": 100}, "k 100 must be less than"),
