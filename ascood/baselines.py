@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from pytorch_ood import loss as ood_loss
 from torch import Tensor, nn
 
-from .models import Backbone, Classifier, create_backbone
+from .models import Backbone, Classifier
 from .training import CrossEntropy, Step, TrainConfig
 
 # %% ../nbs/07_baselines.ipynb #e4cfc21a

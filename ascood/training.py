@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'Method', 'CrossEntropy', 'ASCOOD', 'Pretrained', 'list_methods',
-           'create_method', 'create_optimizer', 'TrainedRun', 'train']
+           'create_method', 'create_optimizer', 'alone', 'TrainedRun', 'train']
 
 # %% ../nbs/06_training.ipynb #5e3a5803
+import fcntl
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -271,6 +273,25 @@ def _write_text(path: Path, text: str):
     unfinished.write_text(text)
     unfinished.replace(path)
 
+# %% ../nbs/06_training.ipynb #83a7883f
+@contextmanager
+def alone(path: Path, progress: bool = True):
+    "Hold an existing file; wait while another process holds it. Of the processes of one distributed run, the first one holds it for all."
+    if int(os.environ.get("RANK", 0)) > 0:
+        yield
+        return
+    while True:
+        with open(path, "r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if progress:
+                    print(f"another process works on {path.parent}; waiting until it ends", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:  # else it was replaced before it was held
+                yield
+                return
+
 # %% ../nbs/06_training.ipynb #956eaa56
 class _Run(NamedTuple):
     method: Method
@@ -404,6 +425,25 @@ def _check_batches(method: Method, benchmark: Benchmark, config: TrainConfig):
         raise ValueError(f"method {method.name} learns from auxiliary outliers, at least one batch ({config.batch_size}) of them; "
                          f"benchmark {benchmark.name} has {len(benchmark.auxiliary or ())}. Give it some, or leave the method out")
 
+# %% ../nbs/06_training.ipynb #ab78c78f
+def _finished(out_dir: Path) -> TrainedRun | None:
+    run = TrainedRun(out_dir / "model.safetensors", out_dir / "history.csv")
+    if not all(path.exists() for path in run):
+        return None
+    load_classifier(run.checkpoint)
+    return run._replace(history=pd.read_csv(run.history))
+
+
+def _train(method: Method, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool, snapshots: Sequence[int]) -> TrainedRun:
+    _check_batches(method, benchmark, config)
+    run = _begin(method, benchmark, config)
+    _resume(run.accelerator, out_dir)
+    if not run.done.history:
+        with run.accelerator.autocast():
+            method.prepare(run.bare, batches(run.images.with_transform(benchmark.val.transform), run.images.scoring_batch))
+    _epochs(run, benchmark, out_dir, progress, snapshots)
+    return _finish(run, out_dir)
+
 # %% ../nbs/06_training.ipynb #db69a386
 def train(
     method: Method,  # What to train: CrossEntropy(), ASCOOD(...), or another method
@@ -417,14 +457,5 @@ def train(
     images or auxiliary outliers; FloatingPointError if the loss stops being finite."""
     out_dir = Path(out_dir)
     _claim(out_dir, {"method": method.name, **method.model_dump(), "benchmark": benchmark.name, **config.model_dump(), **_data_of(benchmark, method)})
-    if (checkpoint := out_dir / "model.safetensors").exists() and (history := out_dir / "history.csv").exists():
-        load_classifier(checkpoint)
-        return TrainedRun(checkpoint, pd.read_csv(history))
-    _check_batches(method, benchmark, config)
-    run = _begin(method, benchmark, config)
-    _resume(run.accelerator, out_dir)
-    if not run.done.history:
-        with run.accelerator.autocast():
-            method.prepare(run.bare, batches(run.images.with_transform(benchmark.val.transform), run.images.scoring_batch))
-    _epochs(run, benchmark, out_dir, progress, snapshots)
-    return _finish(run, out_dir)
+    with alone(out_dir / "settings.json", progress):
+        return _finished(out_dir) or _train(method, benchmark, config, out_dir, progress, snapshots)

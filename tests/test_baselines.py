@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascood import baselines
+from ascood import training
 from ascood.baselines import (
     CIDER, GODIN, MixOE, NPOS, OE, VOS, ConfBranch, DecomposedHead, FeatureQueue, LogitNorm, PrototypeHead, RotPred,
     boundary_outliers, compactness, dispersion, hinted_loss, mix_outliers, moved_prototypes, open_loss, rotations,
@@ -156,7 +156,7 @@ class Flat(Backbone):
 
 @pytest.fixture
 def flat(monkeypatch):
-    monkeypatch.setattr(baselines, "create_backbone", lambda name, pretrained: Flat())
+    monkeypatch.setattr(training, "create_backbone", lambda name, pretrained: Flat())
 
 
 def test_confidence_loss_by_hand():
