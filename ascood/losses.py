@@ -8,7 +8,6 @@ __all__ = ['uniform_kl', 'ascood_loss', 'energy_uncertainty']
 # %% ../nbs/03_losses.ipynb #247b8492
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
