@@ -1,6 +1,7 @@
 """The Snakefile, run for real on a tiny profile."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,41 @@ def test_failed_cell_fails_the_run_and_its_notebook_is_kept(workflow):
     assert status != 0 and "FloatingPointError" in output
     (kept,) = [p for p in workflow.folder.glob("results/tiny/runs/*/train.ipynb") if "FloatingPointError" in p.read_text()]
     assert not (kept.parent / "model.safetensors").exists()
+
+
+@pytest.fixture
+def made(tmp_path):
+    "`make reproduce` with a stand-in for Snakemake that works for as many seconds as the file `seconds` says; returns a function that starts it."
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    ready = subprocess.run("cksum < requirements.lock | cut -d' ' -f1", shell=True, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "venv" / f".ready-{ready}").touch()
+    snakemake = tmp_path / "venv" / "bin" / "snakemake"
+    snakemake.write_text('#!/bin/sh\nseconds=$(cat seconds)\necho "working: $*"\nsleep "$seconds"\necho ended >> ended\n')
+    snakemake.chmod(0o755)
+
+    def start(seconds):
+        (tmp_path / "seconds").write_text(str(seconds))
+        return subprocess.Popen(["make", "reproduce", "VENV=venv", "PROFILE=smoke"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True, start_new_session=True)
+
+    start.folder = tmp_path
+    return start
+
+
+def test_a_killed_reproduce_leaves_no_lock(made):
+    first = made(600)
+    assert "working" in first.stdout.readline()
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    output, _ = (again := made(0)).communicate(timeout=60)
+    assert again.returncode == 0 and "waiting" not in output and "Profile smoke is up to date" in output
+
+
+def test_two_living_calls_of_reproduce_take_turns(made):
+    first = made(3)
+    assert "working" in first.stdout.readline()
+    output, _ = (second := made(0)).communicate(timeout=60)
+    assert first.wait() == second.returncode == 0 and "works on profile smoke; waiting" in output
+    assert (made.folder / "ended").read_text().split() == ["ended", "ended"] and "--nolock" in output
