@@ -61,7 +61,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/start_here.ipynb nbs/guide.ipynb nbs/index.ipynb
+	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/start_here.ipynb nbs/guide.ipynb nbs/other_libraries.ipynb nbs/index.ipynb
 	$(MAKE) export readme
 
 export: $(READY)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'IMAGENET_SCALING', 'Backbone', 'create_backbone', 'ThreeSteps', 'Classifier',
            'pretrained_classifier', 'save_classifier', 'load_classifier', 'load_openood_checkpoint',
-           'classifier_from_openood']
+           'classifier_from_openood', 'save_openood_checkpoint']
 
 # %% ../nbs/04_models.ipynb #55900d8b
 import importlib
@@ -391,3 +391,20 @@ def classifier_from_openood(path: str | Path) -> Classifier:  # In eval mode, on
     file = _read_openood(path)
     model = Classifier(create_backbone(file.backbone), file.num_classes, file.normalization, file.sigma or 0.5)
     return load_openood_checkpoint(path, model)
+
+# %% ../nbs/04_models.ipynb #56ec3f35
+def save_openood_checkpoint(model: Classifier, path: str | Path) -> Path:
+    "Write the weights of a ResNet as OpenOOD, or the released ASCOOD code, reads them (`torch.save`). Raises ValueError for other networks."
+    kind, plain = getattr(model.backbone, "name", ""), model.normalization == "none"
+    if type(model) is not Classifier or kind not in ("cifar_resnet18", "resnet18", "resnet50") or model.normalization == "l2":
+        raise ValueError(f"OpenOOD has no network for a {type(model).__name__} of {kind or 'another backbone'} with normalization={model.normalization!r}; "
+                         "it has ResNet-18 and ResNet-50, plain or standardised")
+    weights = {}
+    for name, values in model.state_dict().items():
+        name = name.removeprefix("backbone.").replace("head.", "fc.")
+        name = name.replace(".downsample.", ".shortcut.") if kind == "cifar_resnet18" else name
+        weights[name if plain else f"backbone.{name}"] = values.detach().cpu().contiguous()
+    path, unfinished = Path(path), Path(path).with_name(Path(path).name + ".unfinished")
+    torch.save(weights if plain else weights | {"sigma": torch.tensor(model.sigma)}, unfinished)
+    unfinished.replace(path)
+    return path
