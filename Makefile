@@ -1,5 +1,6 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
+# make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
 # make benchmark   one pass over the images against method by method, the input pipeline alone, and what each training method costs, in time
 VENV ?= .venv
 PYTHON ?= python3
@@ -21,7 +22,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark env notebooks export readme lab unlock clean
+.PHONY: reproduce test benchmark docs env notebooks export readme lab unlock clean
 
 reproduce: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
@@ -34,6 +35,11 @@ reproduce: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: $(READY)
+	@rm -rf _docs && mkdir _docs
+	@$(BIN)/python -m ascood.study.notebooks nbs/docs.ipynb _docs/docs.ipynb -p out _docs
+	@echo "Open _docs/index.html."
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
@@ -55,7 +61,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/start_here.ipynb nbs/guide.ipynb nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/start_here.ipynb nbs/guide.ipynb nbs/docs.ipynb nbs/index.ipynb
 	$(MAKE) export readme
 
 export: $(READY)
