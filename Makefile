@@ -1,5 +1,6 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
+# make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
 # make benchmark   one pass over the images against method by method, the input pipeline alone, and what each training method costs, in time
 VENV ?= .venv
 PYTHON ?= python3
@@ -21,7 +22,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark env notebooks export readme lab unlock clean
+.PHONY: reproduce test benchmark docs env notebooks export readme lab unlock clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -40,6 +41,11 @@ reproduce: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: $(READY)
+	@rm -rf _docs && mkdir _docs
+	@$(BIN)/python -m ascood.study.notebooks nbs/docs.ipynb _docs/docs.ipynb -p out _docs
+	@echo "Open _docs/index.html."
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
@@ -61,7 +67,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) nbs/start_here.ipynb nbs/guide.ipynb nbs/other_libraries.ipynb nbs/index.ipynb
+	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) $(addprefix nbs/,start_here.ipynb guide.ipynb other_libraries.ipynb docs.ipynb index.ipynb)
 	$(MAKE) export readme
 
 export: $(READY)

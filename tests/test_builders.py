@@ -687,6 +687,18 @@ def test_no_list_leaves_the_root(tmp_path):
     refuse(lambda: build_celeba(tmp_path, **QUIET), "leads out of its folder")
 
 
+def test_no_list_names_a_link_that_leaves_the_root(tmp_path):
+    root, secret = tmp_path / "root", tmp_path / "secret.jpg"
+    save_image(secret, (9, 9, 9), (8, 8), np.random.RandomState(0))
+    (root / "sun").mkdir(parents=True)
+    (root / "sun/0.jpg").symlink_to(secret)
+    refuse(lambda: list_folder(root, "sun", "ood/x.txt", **QUIET), "sun/0.jpg is a link that leaves the data root")
+    for image in (make_celeba(root, 60, seed=3) / "img_align_celeba").iterdir():
+        image.unlink(), image.symlink_to(secret)
+    refuse(lambda: build_celeba(root, **QUIET), ".jpg is a link that leaves the data root")
+    assert not (root / "benchmark_imglist").exists()
+
+
 def test_a_record_of_another_kind_is_no_build(raw):
     folder = raw / "benchmark_imglist/waterbirds"
     folder.mkdir(parents=True)

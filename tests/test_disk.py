@@ -3,6 +3,8 @@
 import pickle
 import subprocess
 import sys
+import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +228,56 @@ def test_a_mistake_in_a_list_is_named_by_file_and_line(tmp_path, line, complaint
     assert str(error.value).startswith(f"{file}, line 4: ") and complaint in str(error.value)
     file.write_text("a/0.png 0\nimages_classic/a/0.png 1\n\n")
     assert [len(read_list(file, tmp_path, 3)), read_list(file, tmp_path, 3).lines] == [2, [1, 2]]
+
+
+def test_no_link_leads_a_list_out_of_the_root(tmp_path):
+    "A folder may be linked in the root or one folder below it; no image and no deeper folder may."
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    trees.save_image(elsewhere / "deep" / "0.png", (1, 2, 3), (32, 32), RNG)
+    (root / "images_classic" / "own").mkdir(parents=True)
+    for link in ("images_classic/set", "images_classic/own/folder", "whole"):
+        (root / link).symlink_to(elsewhere)
+    for link in ("images_classic/own/0.png", "0.png", "images_classic/0.png"):
+        (root / link).symlink_to(elsewhere / "deep" / "0.png")
+    (root / "images_classic/own/same.png").symlink_to(root / "images_classic/own/real.png")
+    trees.save_image(root / "images_classic/own/real.png", (1, 2, 3), (32, 32), RNG)
+    (root / "list.txt").write_text("set/deep/0.png 0\nwhole/deep/0.png 0\nown/same.png 0\n")
+    assert len(read_list(root / "list.txt", root, 1)) == 3
+    for path in ("own/folder/deep/0.png", "own/0.png", "0.png", "images_classic/0.png"):
+        (root / "list.txt").write_text(f"{path} 0\n")
+        with pytest.raises(DataError, match=f"line 1: the path {path} leaves the data root by a link"):
+            read_list(root / "list.txt", root, 1)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("member", ["../escape.txt", "/tmp/ascood-escape.txt", "link"])
+def test_an_archive_never_extracts_outside_its_folder(tmp_path, monkeypatch, kind, member):
+    "What torchvision downloads is unpacked by torchvision; an archive that would leave the folder is one line."
+    folder, archive = tmp_path / "data", tmp_path / f"archive.{kind}"
+    folder.mkdir()
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as made:
+            made.writestr(member, "x")
+    else:
+        with tarfile.open(archive, "w:gz" if kind == "tar.gz" else "w") as made:
+            entry = tarfile.TarInfo(member)
+            if member == "link":
+                entry.type, entry.linkname = tarfile.SYMTYPE, "/etc"
+            made.addfile(entry)
+
+    def dataset(root, download):
+        torchvision.datasets.utils.extract_archive(archive, root)
+        return []
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", dataset)
+    opened = []
+    try:
+        opened = disk.FromTorchvision("MNIST", ({},)).open(folder, download=True)
+    except DataError as error:
+        assert str(error).startswith("no MNIST of torchvision") and "\n" not in str(error)
+    assert [path.name for path in tmp_path.iterdir() if path != folder] == [archive.name] and not Path("/tmp/ascood-escape.txt").exists()
+    assert all(path.resolve().is_relative_to(folder) for path in folder.rglob("*")) and len(opened) == 0
+    assert "extractall" not in "".join(path.read_text() for path in (Path(__file__).parents[1] / "ascood").rglob("*.py")), "we unpack nothing ourselves"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])

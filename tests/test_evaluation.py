@@ -71,7 +71,8 @@ def test_validation_only_reads_no_test_set(trained, holdout, monkeypatch):
 
     for images in (holdout.test, *holdout.ood["near"].values(), *holdout.ood["far"].values()):
         monkeypatch.setattr(images, "transform", forbidden)
-    found = score_benchmark(trained, holdout, ["MSP", "i-ODIN", "TempScale", "KNN"], validation_only=True)
+    detectors = {"MSP": {}, "i-ODIN": {"temperature": [1, 100], "eps": 0.001}, "TempScale": {}, "KNN": {}}
+    found = score_benchmark(trained, holdout, detectors, validation_only=True)
     assert not found.gaps and all({group for group, _ in by_set} == {"id", "val"} for by_set in found.scores.values())
 
 

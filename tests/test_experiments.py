@@ -17,8 +17,8 @@ TINY = {
     "seeds": [0],
     "train": {"epochs": 1},
     "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "alpha_min": 0.3, "weight": 0.1}},
-    "benchmarks": {"scene-digits": {}},
-    "detectors": ["MSP", "i-ODIN"],
+    "benchmarks": {"scene-digits": {"options": {"n_train": 40, "n_ood": 40}}},
+    "detectors": {"MSP": {}, "i-ODIN": {"temperature": [1, 100], "eps": [0.001, 0.004]}},
 }
 
 

@@ -18,15 +18,12 @@ ROOT = Path(__file__).parents[1]
 WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study")]
 ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 LONGER = {  # room and definition: exported cells of more than 25 lines
-    "00_lists BuildPlan", "00_lists build_lists", "00_profiles Profile", "00_profiles RunSpec",
-    "01_disk BenchmarkSpec", "01_disk find_sets", "01_disk load_from_disk", "01_disk read_list", 
-    "01_waterbirds _plan_waterbirds", "01_waterbirds build_waterbirds", "04_plots plot_gallery_training", "04_plots plot_problem",
-    "04_plots plot_roc", "04_plots plot_sensitivity", "04_plots plot_summary", 
-    "06_command list_folder", "06_tables trace", 
-    "08_claims NO_OUTLIERS", "09_page _PAGE", "11_cli _command",
+    "00_profiles Profile", "00_profiles RunSpec", "04_plots plot_gallery_training", "04_plots plot_problem", "04_plots plot_roc",
+    "04_plots plot_sensitivity", "04_plots plot_summary", "06_tables trace", "08_claims NO_OUTLIERS", "09_page _PAGE", "11_cli _command",
 }
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
-NOTEBOOKS = [*ROOMS, *(ROOT / "nbs" / f"{name}.ipynb" for name in ("index", "start_here", "guide", "other_libraries")), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
+TOURS = ("index", "start_here", "guide", "other_libraries", "docs")
+NOTEBOOKS = [*ROOMS, *(ROOT / "nbs" / f"{name}.ipynb" for name in TOURS), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
 
 
 def test_package_is_what_the_notebooks_export(tmp_path):
@@ -83,7 +80,7 @@ def test_exported_cells_fit_on_a_screen():
     assert long == LONGER, "correct LONGER: " + ", ".join(sorted(long ^ LONGER))
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + 4 :], ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
+@pytest.mark.parametrize("notebook", NOTEBOOKS[len(ROOMS) + len(TOURS) :], ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
 def test_experiment_has_one_parameters_cell(notebook):
     cells = [c for c in nbformat.read(notebook, 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1

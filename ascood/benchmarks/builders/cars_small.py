@@ -6,17 +6,17 @@
 __all__ = ['CAR_CLASSES', 'CARS_IN_VIEW', 'build_cars_small']
 
 # %% ../../../nbs/benchmarks/builders/04_cars_small.ipynb #ff309364
-import functools
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.meta import delegates
 from PIL import Image
 
-from .fine_grained import GET_CARS, holdout_options, plan_holdout, read_cars
+from .fine_grained import CARS, holdout_options, plan_holdout
 from ascood.benchmarks.builders.lists import (
-    BuildPlan, build_lists, check_images, checked_whole, existing_root, images_in, inside_root, need, open_picture, place_image, progress_bar, raw_folder,
+    BuildPlan, build_lists, check_images, checked_whole, images_in, inside_root, need, open_picture, place_image, progress_bar, raw_folder,
 )
 
 # %% ../../../nbs/benchmarks/builders/04_cars_small.ipynb #384ebecf
@@ -62,7 +62,7 @@ def _with_red_first(plan: BuildPlan, root: Path, progress: bool) -> BuildPlan:
 _GET_TEXTURES = "the Describable Textures (https://www.robots.ox.ac.uk/~vgg/data/dtd/) and lay them in images_largescale/textures of the data root"
 
 
-def _plan_cars_small(root: Path, folder: Path, o: dict, progress: bool) -> BuildPlan:
+def _plan_cars_small(root: Path, o: dict, progress: bool, folder: Path) -> BuildPlan:
     "The lists of `cars`, and the OOD sets: samples of ImageNet dealt into three, and textures."
     textures = images_in(need(root / "images_largescale" / "textures", _GET_TEXTURES))
     rest = _without_cars(root / "images_largescale" / "imagenet_samples")
@@ -72,12 +72,13 @@ def _plan_cars_small(root: Path, folder: Path, o: dict, progress: bool) -> Build
     parts = {f"{name}_imagenet": [rest[i] for i in sorted(part)] for name, part in zip(("val", "test", "train"), np.split(order, ends))}
     found = parts | {"test_textures": textures}
     check_images((path for part in found.values() for path in part), "it again", progress)
-    plan = plan_holdout(root, "cars-small", functools.partial(read_cars, folder, False), 196, 150, o, GET_CARS, progress)
+    plan = plan_holdout(root, o, progress, folder, "cars-small", CARS)
     plan.lists |= {name: pd.DataFrame({"path": [inside_root(path, root) for path in part], "label": -1}) for name, part in found.items()}
     plan.notes["left_out"] = sorted({*CAR_CLASSES, *CARS_IN_VIEW})
     return _with_red_first(plan, root, progress) if o["swap_red_blue"] else plan
 
 # %% ../../../nbs/benchmarks/builders/04_cars_small.ipynb #e63665cf
+@delegates(build_lists)
 def build_cars_small(
     root: str | Path,  # Data root, with stanford_cars/ and, in images_largescale/, imagenet_samples/ and textures/
     split: int = 0,  # Which classes are held out
@@ -86,13 +87,10 @@ def build_cars_small(
     n_far: int = 450,  # ImageNet samples for the far test; those that remain are auxiliary outliers
     swap_red_blue: bool = False,  # Write the cars again with these two channels exchanged, for a copy that stores blue first
     seed: int = 0,
-    overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
-    progress: bool = True,
+    **kwargs,
 ) -> pd.DataFrame:  # images of each list
     "List a reduced Stanford Cars with OOD sets of its own. Raises ValueError or FileNotFoundError, in one line."
-    root = existing_root(root)
+    folders = {"folder": raw_folder(root, None, CARS.usual)}
     options = holdout_options(split, val_fraction, seed) | {"n_val": checked_whole("n_val", n_val, 1), "n_far": checked_whole("n_far", n_far, 1),
                                                              "swap_red_blue": bool(swap_red_blue)}
-    folder = raw_folder(root, None, "stanford_cars")
-    return build_lists(root, "cars-small", "build_cars_small", {"folder": inside_root(folder, root)} | options,
-                  lambda: _plan_cars_small(root, folder, options, progress), overwrite, progress)
+    return build_lists(root, "cars-small", folders, options, _plan_cars_small, **kwargs)

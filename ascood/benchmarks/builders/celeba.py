@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.meta import delegates
 
 from ascood.benchmarks.builders.lists import (
-    BuildPlan, build_lists, check_images, checked_share, checked_whole, existing_root, inside_root, need, raw_folder, read_text, rows_of_text,
+    BuildPlan, build_lists, check_images, checked_share, checked_whole, inside_root, need, raw_folder, read_text, rows_of_text,
 )
 
 # %% ../../../nbs/benchmarks/builders/02_celeba.ipynb #88031685
@@ -72,7 +73,7 @@ def _read_celeba(celeba: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["file", "partition", "label", "environment", "bald"])
 
 # %% ../../../nbs/benchmarks/builders/02_celeba.ipynb #e139d8f2
-def _plan_celeba(root: Path, celeba: Path, o: dict, progress: bool) -> BuildPlan:
+def _plan_celeba(root: Path, o: dict, progress: bool, celeba: Path) -> BuildPlan:
     rng, table = np.random.RandomState(o["seed"]), _read_celeba(celeba)
     here = inside_root(celeba, root)
     table["path"] = [f"{here}/img_align_celeba/{file}" for file in table["file"]]
@@ -89,6 +90,7 @@ def _plan_celeba(root: Path, celeba: Path, o: dict, progress: bool) -> BuildPlan
     return BuildPlan(lists, ["not grey hair", "grey hair"], ["female", "male"])
 
 # %% ../../../nbs/benchmarks/builders/02_celeba.ipynb #c1d2dd0a
+@delegates(build_lists)
 def build_celeba(
     root: str | Path,  # Data root
     celeba: str | Path | None = None,  # Folder inside the root with the two text files and img_align_celeba/
@@ -96,16 +98,13 @@ def build_celeba(
     val_correlation: float | None = None,  # The same in validation; None keeps the official partition
     test_correlation: float | None = None,  # The same in the test
     seed: int = 0,
-    overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
-    progress: bool = True,
+    **kwargs,
 ) -> pd.DataFrame:  # images, correlation and groups of each list
     """List CelebA as Ming et al. (2022) use it. Labels: 1 grey hair; environments: 0 female, 1 male; OOD: bald men.
 
     Raises ValueError or FileNotFoundError, in one line, before anything is written.
     """
-    root = existing_root(root)
+    folders = {"celeba": raw_folder(root, celeba, "celeba")}
     shares = {"correlation": correlation, "val_correlation": val_correlation, "test_correlation": test_correlation}
     options = {name: None if value is None and name != "correlation" else checked_share(name, value) for name, value in shares.items()}
-    options["seed"], celeba = checked_whole("seed", seed), raw_folder(root, celeba, "celeba")
-    return build_lists(root, "celeba", "build_celeba", {"celeba": inside_root(celeba, root)} | options,
-                  lambda: _plan_celeba(root, celeba, options, progress), overwrite, progress)
+    return build_lists(root, "celeba", folders, options | {"seed": checked_whole("seed", seed)}, _plan_celeba, **kwargs)

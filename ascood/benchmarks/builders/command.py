@@ -21,7 +21,7 @@ from .celeba import build_celeba
 from .fine_grained import build_aircraft, build_cars
 from .imagenet import build_imagenet100, build_imagenet_samples
 from ascood.benchmarks.builders.lists import (
-    SUFFIXES, BuildPlan, build_record, check_images, checked_whole, existing_root, images_in, inside_root, need, raw_folder, read_text, write_file,
+    SUFFIXES, BuildPlan, build_record, check_images, checked_whole, images_in, inside_root, need, raw_folder, refuse_other_text, texts_of, write_file,
 )
 from .waterbirds import build_waterbirds
 
@@ -47,20 +47,17 @@ def list_folder(
     progress: bool = True,
 ) -> pd.DataFrame:  # images of the list
     "List all images of a folder, sorted by path. Raises ValueError or FileNotFoundError, in one line."
-    root, label = existing_root(root), checked_whole("label", label, -1)
-    folder, path = raw_folder(root, folder, ""), _target_list(root, target)
-    images = images_in(need(folder, "its images"))
-    if not images:
+    folder, root, path = raw_folder(root, folder, ""), Path(root), _target_list(Path(root), target)
+    if not (images := images_in(need(folder, "its images"))):
         raise ValueError(f"{folder} has no image ({', '.join(SUFFIXES)}) in it; correct the path")
     if limit is not None and checked_whole("limit", limit, 1) < len(images):
         images = [images[i] for i in sorted(np.random.RandomState(checked_whole("seed", seed)).permutation(len(images))[:limit])]
     check_images(images, "it again, or remove it", progress)
-    plan = BuildPlan({path.stem: pd.DataFrame({"path": [inside_root(image, root) for image in images], "label": label})}, [])
-    plan.check()
-    text = plan.files()[path.name]
-    if path.exists() and not overwrite and read_text(path) != text:
-        raise ValueError(f"{path} is there already and says something else; overwrite=True (--overwrite) replaces it")
-    write_file(path, text)
+    plan = BuildPlan({path.stem: pd.DataFrame({"path": [inside_root(image, root) for image in images], "label": checked_whole("label", label, -1)})}, [])
+    plan.check(root)
+    if not overwrite:
+        refuse_other_text(path, texts_of(plan)[path.name])
+    write_file(path, texts_of(plan)[path.name])
     return pd.DataFrame({"images": [len(images)]}, index=pd.Index([path.stem], name="list"))
 
 # %% ../../../nbs/benchmarks/builders/06_command.ipynb #ef1def38

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.meta import delegates
 
 from ascood.benchmarks.builders.lists import (
-    BuildPlan, build_lists, check_images, checked_share, checked_whole, existing_root, images_in, inside_root, need, raw_folder, read_text, rows_of_text,
+    BuildPlan, build_lists, check_images, checked_share, checked_whole, images_in, inside_root, need, raw_folder, read_text, rows_of_text,
 )
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #e18204f3
@@ -57,27 +58,32 @@ def _flat_validation(root: Path, imagenet: Path, wnids: Sequence[str], part: str
     return rows
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #578984e1
-def _plan_imagenet(root: Path, imagenet: Path, wnids: dict[str, str], o: dict, progress: bool) -> BuildPlan:
-    rng, rows = np.random.RandomState(o["seed"]), {"train": [], "val": [], "test": []}
+def _folder_validation(imagenet: Path, wnid: str, fraction: float, rng: np.random.RandomState) -> dict[str, list[Path]]:
+    "A class's official validation images, dealt to validation and test."
+    images = images_in(need(imagenet / "val" / wnid, _GET_IMAGENET))
+    if len(images) < 2:
+        raise ValueError(f"{imagenet / 'val' / wnid} has {len(images)} images; validation and test need one each; get {_GET_IMAGENET}")
+    validates = set(rng.permutation(len(images))[: max(1, round(fraction * len(images)))].tolist())
+    return {part: [path for i, path in enumerate(images) if (i in validates) == (part == "val")] for part in ("val", "test")}
+
+# %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #407b8660
+def _plan_imagenet(root: Path, o: dict, progress: bool, imagenet: Path) -> BuildPlan:
+    rng, rows, wnids = np.random.RandomState(o["seed"]), {"train": [], "val": [], "test": []}, dict(o["classes"])
     need(imagenet / "train", _GET_IMAGENET), need(imagenet / "val", _GET_IMAGENET)
     if unknown := [wnid for wnid in wnids if not (imagenet / "train" / wnid).is_dir()]:
         raise ValueError(f"{imagenet / 'train' / unknown[0]} is missing ({len(unknown)} of {len(wnids)} classes are); correct classes, or get {_GET_IMAGENET}")
     folders = any((imagenet / "val" / wnid).is_dir() for wnid in wnids)
     for label, wnid in enumerate(wnids):
-        rows["train"] += [(inside_root(path, root), label) for path in images_in(imagenet / "train" / wnid)]
-        if folders:
-            images = images_in(need(imagenet / "val" / wnid, _GET_IMAGENET))
-            if len(images) < 2:
-                raise ValueError(f"{imagenet / 'val' / wnid} has {len(images)} images; validation and test need one each; get {_GET_IMAGENET}")
-            validates = set(rng.permutation(len(images))[: max(1, round(o["val_fraction"] * len(images)))].tolist())
-            for i, path in enumerate(images):
-                rows["val" if i in validates else "test"].append((inside_root(path, root), label))
+        parts = {"train": images_in(imagenet / "train" / wnid)} | (_folder_validation(imagenet, wnid, o["val_fraction"], rng) if folders else {})
+        for part, images in parts.items():
+            rows[part] += [(inside_root(path, root), label) for path in images]
     if not folders:
         rows |= {part: _flat_validation(root, imagenet, list(wnids), part) for part in ("val", "test")}
     check_images((root / path for part in rows.values() for path, _ in part), _GET_IMAGENET, progress)
     return BuildPlan({f"{part}_imagenet100": pd.DataFrame(r, columns=["path", "label"]) for part, r in rows.items()}, list(wnids.values()))
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #8a4726c5
+@delegates(build_lists)
 def build_imagenet100(
     root: str | Path,  # Data root
     classes: str | Path | Sequence[str],  # Text file, or list, of WordNet IDs; label i is the i-th
@@ -85,16 +91,13 @@ def build_imagenet100(
     num_classes: int = 100,  # How many `classes` must name
     val_fraction: float = 0.1,  # Share of each class's official validation images that is for validation; the others are the test
     seed: int = 0,
-    overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
-    progress: bool = True,
+    **kwargs,
 ) -> pd.DataFrame:  # images of each list
     "List a subset of ImageNet-1k's classes. Raises ValueError or FileNotFoundError, in one line, before anything is written."
-    root = existing_root(root)
+    folders = {"imagenet": raw_folder(root, imagenet, "images_largescale/imagenet_1k")}
     options = {"val_fraction": checked_share("val_fraction", val_fraction, 0.01, 0.99), "seed": checked_whole("seed", seed)}
     wnids = _read_wnids(classes, checked_whole("num_classes", num_classes, 2))
-    imagenet = raw_folder(root, imagenet, "images_largescale/imagenet_1k")
-    return build_lists(root, "imagenet100", "build_imagenet100", {"imagenet": inside_root(imagenet, root), "classes": [*wnids.items()]} | options,
-                  lambda: _plan_imagenet(root, imagenet, wnids, options, progress), overwrite, progress)
+    return build_lists(root, "imagenet100", folders, {"classes": [*wnids.items()]} | options, _plan_imagenet, **kwargs)
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #d7ca8d76
 _GET_SAMPLES = "one image of each of ImageNet's 1,000 classes, named n01440764_tench.jpg or alike, in images_largescale/imagenet_samples/ of the data root"
@@ -102,12 +105,16 @@ _GET_DTD = "Describable Textures from https://www.robots.ox.ac.uk/~vgg/data/dtd/
 _ALSO_IMAGENET = ("bubbly", "cobwebbed", "honeycombed", "spiralled")  # kinds of texture
 
 
-class _SamplesPlan(BuildPlan):
-    def check(self):
-        BuildPlan(self.lists, []).check()  # every check, except that each list has every class
+def _deal_textures(textures: Path, val_textures: int, rng: np.random.RandomState) -> dict[str, list[str]]:
+    "Kinds of texture for validation and for the test."
+    kinds = sorted(place.name for place in need(textures, _GET_DTD).iterdir() if place.is_dir() and place.name not in _ALSO_IMAGENET)
+    if not 0 < val_textures < len(kinds):
+        raise ValueError(f"{textures} has {len(kinds)} kinds of texture, and val_textures must leave some of them, not be {val_textures}; get {_GET_DTD}")
+    first = sorted(rng.permutation(kinds)[:val_textures].tolist())
+    return {"val": first, "test": [kind for kind in kinds if kind not in first]}
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #7d48893f
-def _plan_samples(root: Path, samples: Path, textures: Path, o: dict, progress: bool) -> BuildPlan:
+def _plan_samples(root: Path, o: dict, progress: bool, samples: Path, textures: Path) -> BuildPlan:
     rng, images = np.random.RandomState(o["seed"]), images_in(need(samples, _GET_SAMPLES))
     if odd := [path for path in images if not re.match(r"n\d{8}_.", path.name)]:
         raise ValueError(f"{odd[0]} is not named by its WordNet ID, such as n01440764_tench.jpg; get {_GET_SAMPLES}")
@@ -117,18 +124,15 @@ def _plan_samples(root: Path, samples: Path, textures: Path, o: dict, progress: 
     label = {wnid: i for i, wnid in enumerate(sorted(names))}
     known = pd.DataFrame([(inside_root(path, root), label[path.name[:9]]) for path in images], columns=["path", "label"])
     validates = np.isin(np.arange(len(known)), rng.permutation(len(known))[: o["val_images"]])
-    kinds = sorted(place.name for place in need(textures, _GET_DTD).iterdir() if place.is_dir() and place.name not in _ALSO_IMAGENET)
-    if not 0 < o["val_textures"] < len(kinds):
-        raise ValueError(f"{textures} has {len(kinds)} kinds of texture, and val_textures must leave some of them, not be {o['val_textures']}; get {_GET_DTD}")
-    first = sorted(rng.permutation(kinds)[: o["val_textures"]].tolist())
-    parts = {"val": first, "test": [kind for kind in kinds if kind not in first]}
+    parts = _deal_textures(textures, o["val_textures"], rng)
     ood = {part: pd.DataFrame({"path": [inside_root(path, root) for kind in of for path in images_in(textures / kind)], "label": -1}) for part, of in parts.items()}
     check_images((root / path for part in (known, *ood.values()) for path in part["path"]), f"{_GET_SAMPLES}; and {_GET_DTD}", progress)
     lists = {"val_imagenet-samples": known[validates], "test_imagenet-samples": known[~validates]}
-    return _SamplesPlan(lists | {f"{part}_textures": table for part, table in ood.items()}, [names[wnid] for wnid in label],
-                        notes={"textures": parts})
+    return BuildPlan(lists | {f"{part}_textures": table for part, table in ood.items()}, [names[wnid] for wnid in label],
+                     notes={"textures": parts}, every_class=False)
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #f781195e
+@delegates(build_lists)
 def build_imagenet_samples(
     root: str | Path,  # Data root
     samples: str | Path | None = None,  # Folder inside the root of the images; images_largescale/imagenet_samples if None
@@ -137,16 +141,12 @@ def build_imagenet_samples(
     val_images: int = 300,  # How many of them are for validation; the others are the test
     val_textures: int = 3,  # How many kinds of texture are for validation; the others are the test
     seed: int = 0,
-    overwrite: bool = False,  # Replace a build made with other arguments, mend a damaged one
-    progress: bool = True,
+    **kwargs,
 ) -> pd.DataFrame:  # images of each list
     "List one image of each ImageNet class, and textures as outliers. Raises ValueError or FileNotFoundError, in one line."
-    root = existing_root(root)
+    folders = {"samples": raw_folder(root, samples, "images_largescale/imagenet_samples"), "textures": raw_folder(root, textures, "images_largescale/textures")}
     options = {"num_classes": checked_whole("num_classes", num_classes, 2), "val_images": checked_whole("val_images", val_images, 1),
                "val_textures": checked_whole("val_textures", val_textures, 1), "seed": checked_whole("seed", seed)}
     if val_images >= num_classes:
         raise ValueError(f"val_images must leave images for the test: fewer than {num_classes}, not {val_images}")
-    samples, textures = raw_folder(root, samples, "images_largescale/imagenet_samples"), raw_folder(root, textures, "images_largescale/textures")
-    return build_lists(root, "imagenet-samples", "build_imagenet_samples",
-                  {"samples": inside_root(samples, root), "textures": inside_root(textures, root)} | options,
-                  lambda: _plan_samples(root, samples, textures, options, progress), overwrite, progress)
+    return build_lists(root, "imagenet-samples", folders, options, _plan_samples, **kwargs)
