@@ -11,6 +11,7 @@ import io
 import json
 import os
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,37 +97,7 @@ def _data_url(png: Path) -> str:
     return "data:image/webp;base64," + base64.b64encode(small.getvalue()).decode()
 
 # %% ../../nbs/study/09_page.ipynb #5c9350f2
-_PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ascood: {{ profile.name }}</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; overflow-wrap: break-word; }
-h1 { line-height: 1.2; } h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); } h3 { margin-top: 2.5rem; }
-nav ul { columns: 18rem; padding-left: 1.2rem; } .summary, .from, figcaption { opacity: .75; } .from { font-size: .85rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; white-space: nowrap; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; } tbody tr:hover { background: var(--soft); }
-#table_claims td:first-child, #table_claims td:nth-child(4) { white-space: normal; min-width: 12rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; }
-@media (max-width: 40rem) { body { font-size: 15px; padding: .6rem; } th, td { padding: .25rem .35rem; }
-  #table_claims td:nth-child(n) { white-space: normal; min-width: 3.5rem; overflow-wrap: anywhere; }
-  #table_claims td:nth-child(3) { overflow-wrap: normal; } }
-@media print { nav { display: none; } .scroll { overflow: visible; } }
-</style></head><body>
-<h1>ascood: profile <code>{{ profile.name }}</code></h1>
-{{ description | safe }}
-<p class="from">{{ about }}</p>
-<nav aria-label="Contents"><ul>{% for heading, parts in sections %}<li>{{ heading }}<ul>
-{% for part in parts %}<li><a href="#{{ part.name }}">{{ part.title }}</a></li>{% endfor %}</ul></li>{% endfor %}</ul></nav>
-<main>{% for heading, parts in sections %}
-<h2>{{ heading }}</h2>
-{% for part in parts %}<section id="{{ part.name }}"><h3>{{ part.title }}</h3>
-<div class="summary">{{ part.summary | safe }}</div>
-{{ part.body | safe }}
-<p class="from">{% if part.name.startswith("table_") %}Files: <a href="{{ part.name }}.csv">CSV</a>, <a href="{{ part.name }}.md">Markdown</a>,
-<a href="{{ part.name }}.tex">LaTeX</a>. {% endif %}{% if part.name == "protocol" %}File: <a href="protocol.md">protocol.md</a>. {% endif %}{% if part.notebook %}Notebook: <a href="notebooks/{{ part.name }}.ipynb">executed</a>.{% endif %}</p></section>
-{% endfor %}{% endfor %}</main></body></html>
-""", autoescape=True)
+_PAGE = Template((files("ascood.study") / "page.html").read_text(encoding="utf-8"), autoescape=True)
 
 # %% ../../nbs/study/09_page.ipynb #e4d8b282
 _FIRST = ("table_paired", "table_claims")
