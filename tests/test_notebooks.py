@@ -18,13 +18,12 @@ ROOT = Path(__file__).parents[1]
 WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study")]
 ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 LONGER = {  # room and definition: exported cells of more than 25 lines
-    "00_attribution true_class_gradient", "00_lists BuildPlan", "00_lists build_lists", "00_profiles Profile", "00_profiles RunSpec",
+    "00_attribution true_class_gradient", "00_lists BuildPlan", "00_lists build_lists",
     "01_disk BenchmarkSpec", "01_disk find_sets", "01_disk load_from_disk", "01_disk read_list", "01_synthesis OutlierSynthesizer",
-    "01_waterbirds _plan_waterbirds", "01_waterbirds build_waterbirds", "04_models Classifier", "04_plots plot_gallery_training", "04_plots plot_problem",
-    "04_plots plot_roc", "04_plots plot_sensitivity", "04_plots plot_summary", "05_data Benchmark", "05_data ImageSet", "05_data LazyImages",
-    "06_command list_folder", "06_tables trace", "06_training ASCOOD", "06_training CrossEntropy", "06_training TrainConfig", "06_training _train",
-    "06_training train", "07_baselines CIDER", "07_baselines NPOS", "07_baselines VOS", "08_claims NO_OUTLIERS", "08_detectors DETECTORS",
-    "08_detectors IODIN", "08_detectors PackedGram", "08_detectors Relation", "09_page _PAGE", "11_cli _command",
+    "01_waterbirds _plan_waterbirds", "01_waterbirds build_waterbirds", "04_models Classifier", "05_data Benchmark", "05_data ImageSet", "05_data LazyImages",
+    "06_command list_folder", "06_training ASCOOD", "06_training CrossEntropy", "06_training TrainConfig", "06_training _train",
+    "06_training train", "07_baselines CIDER", "07_baselines NPOS", "07_baselines VOS", "08_detectors DETECTORS",
+    "08_detectors IODIN", "08_detectors PackedGram", "08_detectors Relation",
 }
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
 NOTEBOOKS = [*ROOMS, *(ROOT / "nbs" / f"{name}.ipynb" for name in ("index", "start_here", "guide")), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]

@@ -46,7 +46,7 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
         write_pages(profile, results, figures)
     print(f"tables: {under_root(results) / profile.name}\nfigures: {under_root(figures) / profile.name}")
 
-
+# %% ../../nbs/study/11_cli.ipynb #fee21cda
 def write_pages(profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> tuple[Path, Path]:
     "The HTML page and the README of a profile, from the tables and figures that are there; tables for which it plans no rows are removed."
     remove_stale_tables(profile, results)

@@ -25,6 +25,7 @@ from .profiles import Profile, project_root, under_root
 from .runs import describe_runs, protocol_file, write_text
 from .tables import TABLES, tables_of
 
+# %% ../../nbs/study/09_page.ipynb #166b815b
 ALL_TABLES = TABLES | {"table_claims": report_table_claims}
 
 
