@@ -18,7 +18,9 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"],
     packages=find_packages(include=["ascood", "ascood.*"]),
+    package_data={"ascood.study": ["page.html"]},
     python_requires=f">={cfg['min_python']}",
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),

@@ -107,29 +107,42 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"benchmarks": {"scene-digit": {}}}, "unknown benchmark 'scene-digit'; choose one of"),
-        ({"detectors": ["MPS"]}, "unknown detector 'MPS'; choose one of"),
-        ({"train": {"epoch": 3}}, "unknown setting 'epoch'"),
+        ({"benchmarks": {"scene-digit": {}}}, "profile tiny.yaml: unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),
+        ({"detectors": ["MPS"]}, "profile tiny.yaml: unknown detector 'MPS'; did you mean 'MSP'?"),
+        ({"train": {"epoch": 3}}, "profile tiny.yaml: scene-digits, cross_entropy: unknown setting 'epoch'; did you mean 'epochs'?"),
         ({"methods": {"ascood": {"alpha": 3}}}, "unknown setting 'alpha'"),
         ({"methods": {"oee": {}}}, "unknown method 'oee'"),
-        ({"methods": {"ascood": {"detectors": ["MPS"]}}}, "unknown detector 'MPS'; choose one of"),
-        ({"detectors": {"KNN": {"kk": 5}}}, "profile tiny: detector KNN has no such parameter"),
+        ({"methods": {"ascood": {"detectors": ["MPS"]}}}, "unknown detector 'MPS'; did you mean 'MSP'?"),
+        ({"detectors": {"KNN": {"kk": 5}}}, "profile tiny.yaml: detector KNN has no such parameter"),
         ({"shown": ["ascod"]}, "unknown method in `shown` 'ascod'"),
         ({"benchmarks": {"scene-digits-all": {"methods": {"ascod": {}}}}}, "unknown method 'ascod'"),
-        ({"seed": [1]}, "unknown setting 'seed'"),
+        ({"seed": [1]}, "unknown setting 'seed'; did you mean 'seeds'?"),
         ({"seeds": []}, "seeds"),
+        ({"seeds": [0, 1, 0]}, "profile tiny.yaml: seeds: a seed is one run, and 0 is there twice"),
+        ({"seeds": None}, "seeds: Input should be a valid list, not None"),
+        ({"benchmarks": {"scene-digits": {"option": {}}}}, "unknown setting 'benchmarks.scene-digits.option'; did you mean 'options'?"),
+        ({"methods": {"ascood": 3} | {f"m{i}": {} for i in range(99)}}, "profile tiny.yaml: methods.ascood: Input should be a valid dictionary, not 3"),
+        ({"train": {"epochs": list(range(1000))}}, "epochs: Input should be a valid integer, not"),
     ],
 )
 def test_wrong_profiles_are_one_line_before_any_work(tmp_path, capsys, changes, words):
     assert main(["--results", str(tmp_path / "r"), "run", profile_file(tmp_path, **changes)]) == 2
     error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1 and not (tmp_path / "r").exists()
+    assert words in error and error.count("\n") == 1 and len(error) < 200 and not (tmp_path / "r").exists()
+
+
+def test_a_missing_key_is_named_without_the_rest_of_the_file(tmp_path):
+    for key in ("methods", "benchmarks", "seeds", "description"):
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != key}))
+        with pytest.raises(ValueError, match=f"profile tiny.yaml: setting '{key}' is missing") as caught:
+            load_profile(str(tmp_path / "tiny.yaml"))
+        assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["status", "embeded"], "no profile 'embeded'; choose one of cars-small, cars-small-gpu,"),
+        (["status", "embeded"], "no profile 'embeded'; did you mean 'embedded'?"),
         (["train", "smoke", "scene-digits-holdout", "ascood", "7"], "no seed 7; choose one of [0]"),
         (["train", "smoke", "scene-digits-all", "ascood", "0"], "unknown benchmark"),
         (["report", "smoke", "table_1"], "unknown report 'table_1'"),
@@ -189,7 +202,10 @@ def test_broken_yaml_is_one_line(tmp_path, capsys):
     path.write_text("methods: {a: [")
     assert main(["status", str(path)]) == 2
     error = capsys.readouterr().err
-    assert "not valid YAML" in error and error.count("\n") == 1
+    assert "profile broken.yaml: not valid YAML" in error and error.count("\n") == 1
+    path.write_bytes("description: é".encode("latin-1"))
+    assert main(["status", str(path)]) == 2
+    assert "profile broken.yaml: not UTF-8 text (byte 13); save it as UTF-8" in capsys.readouterr().err
 
 
 def test_run_id_changes_with_what_decides_the_weights_and_only_then(tmp_path):
@@ -247,7 +263,7 @@ def test_a_part_of_a_profile(capsys):
     assert [r.run_id for r in part.runs] == [r.run_id for r in load_profile("paper").runs]  # tables gather all that is finished
     assert main(["status", "paper:cars"]) == 0
     assert {line.split()[-1].split("-")[0] for line in capsys.readouterr().out.splitlines()} == {"cars"}
-    assert main(["status", "paper:boats"]) == 2 and "choose one of waterbirds" in capsys.readouterr().err
+    assert main(["status", "paper:boats"]) == 2 and "unknown benchmark 'boats'; choose one of waterbirds" in capsys.readouterr().err
 
 
 def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path, capsys):
@@ -257,7 +273,7 @@ def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path, capsys):
     with pytest.raises(ValueError, match="unknown method in profile tiny, scene-digits: 'ascood'"):
         find_run(profile, "scene-digits", "ascood", 0)
     changes["benchmarks"]["scene-digits-all"]["leave_out"] = ["asood"]
-    with pytest.raises(ValueError, match="'asood'; choose one of"):
+    with pytest.raises(ValueError, match="'asood'; did you mean 'ascood'"):
         load_profile(profile_file(tmp_path, **changes))
 
 

@@ -10,7 +10,7 @@ import pytest
 from ascood.detectors import Difference
 from ascood.study import reporting, tables
 from ascood.study.claims import report_table_claims
-from ascood.study.page import profile_readme, report_page
+from ascood.study.page import profile_readme, remove_stale_tables, report_page
 from ascood.study.profiles import Profile
 from ascood.study.runs import compare, describe_runs, save_scores
 from ascood.training import checked
@@ -71,7 +71,7 @@ def cell(folder, table, **where):
 def test_main_table_by_hand_and_its_gaps(tmp_path):
     profile = a_profile(methods={"cross_entropy": {}, "vos": {}, "ascood": {}})
     written(profile, tmp_path, by_seed, lambda run: run.method == "cross_entropy" or run.method == "ascood" and run.config.seed == 1)
-    text = tables.report_table_main(profile, tmp_path)
+    text = tables.TABLES["table_main"](profile, tmp_path)
     lines = {line.split("|")[2].strip(): [c.strip() for c in line.split("|")[3:-1]] for line in text.splitlines() if line.count("|") > 4}
     assert lines["Cross-entropy"] == ["KNN", "29.00 ± 1.00", "71.00 ± 1.00", "24.00 ± 1.00", "76.00 ± 1.00", "90.00 ± 0.00"]
     assert lines["ASCOOD (gradient)"][1] == "8.00 (1 of 2 seeds)", "a mean of fewer seeds is not ranked"
@@ -91,7 +91,7 @@ def test_an_entry_that_is_not_told_from_the_best_is_marked(tmp_path):
     pairs = [difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", False), difference(("cross_entropy", "KNN"), ("ascood", "KNN"), "fpr95", True),
              difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", False, "far") | {"study": "sigma"}]
     pd.DataFrame(pairs).to_csv(tmp_path / "t" / "differences.csv", index=False)
-    text = tables.report_table_main(profile, tmp_path)
+    text = tables.TABLES["table_main"](profile, tmp_path)
     plain = next(line for line in text.splitlines() if "Cross-entropy" in line).split("|")
     assert plain[5].strip() == "<u>71.00 ± 1.00</u> ≈" and plain[4].strip() == "<u>29.00 ± 1.00</u>"
     assert "≈" not in next(line for line in text.splitlines() if "ASCOOD (gradient)" in line)
@@ -112,7 +112,7 @@ def test_the_best_is_never_marked_and_studies_pairs_do_not_count():
 def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
     profile = a_profile(benchmarks={"cifar10": {}}, methods={"cross_entropy": {}, "ascood_shuffle": {"kind": "ascood", "synthesis": "shuffle"}})
     written(profile, tmp_path, lambda run: 20 if run.method == "cross_entropy" else 30)
-    text = tables.report_table_compared(profile, tmp_path)
+    text = tables.TABLES["table_compared"](profile, tmp_path)
     row = [c.strip() for c in next(line for line in text.splitlines() if "ASCOOD (shuffle)" in line).split("|")]
     assert row[4] == "**45.00 ± 0.00**" and row[7] == "98.32 ± 0.07"  # the mean of 40 and 50; the published one is far better, and not bold
     assert "cifar10 AUROC ↑, published" in text
@@ -137,21 +137,21 @@ def test_accuracy_is_compared_seed_by_seed():
 def test_a_study_treats_its_base_point_like_the_others(tmp_path):
     profile = a_profile(studies={"sigma": STUDY, "feature_space": SPACE})
     written(profile, tmp_path, by_seed, lambda run: "uncertainty=energy" not in run.method)
-    tables.report_table_studies(profile, tmp_path)
+    tables.TABLES["table_studies"](profile, tmp_path)
     base, = cell(tmp_path, "table_studies", varied="σ = 0.5 (as elsewhere)", quantity="near_auroc")
     assert (base["detector"], float(base["mean"])) == ("MSP", 81)  # KNN would have been chosen, but the study asks for MSP alone
     other, = cell(tmp_path, "table_studies", method="ascood@sigma=2", quantity="near_auroc")
     assert float(other["mean"]) == 71
-    text = tables.report_table_feature_space(profile, tmp_path)
+    text = tables.TABLES["table_feature_space"](profile, tmp_path)
     assert [line.split("|")[5].strip() for line in text.splitlines() if "| energy" in line][:2] == ["–", "–"]
     assert "Published, on the paper's benchmarks:" in text
-    assert "| L2 " in tables.report_table_normalization(profile, tmp_path) and not cell(tmp_path, "table_normalization", uncertainty="energy")
+    assert "| L2 " in tables.TABLES["table_normalization"](profile, tmp_path) and not cell(tmp_path, "table_normalization", uncertainty="energy")
 
 
 def test_iodin_by_how_much_it_moves(tmp_path):
     profile = a_profile(detectors=["MSP", "ODIN", "i-ODIN"], more_detectors={"cross_entropy": {"i-ODIN@k=10": {"k": 10}}})
     written(profile, tmp_path, by_seed)
-    text = tables.report_table_iodin(profile, tmp_path)
+    text = tables.TABLES["table_iodin"](profile, tmp_path)
     assert [line.split("|")[3].strip() for line in text.splitlines() if "ODIN  " in line][:3] == ["1", "10", "all (3·H·W)"]
     assert {row["elements"] for row in cell(tmp_path, "table_iodin", detector="i-ODIN@k=10")} == {"10"}
 
@@ -160,7 +160,7 @@ def test_iodin_of_fixed_temperature_is_named(tmp_path):
     more = {"ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1,k=10": {"temperature": 1, "k": 10}}
     profile = a_profile(detectors=["MSP", "ODIN", "i-ODIN"], more_detectors={"cross_entropy": more})
     written(profile, tmp_path, by_seed)
-    tables.report_table_iodin(profile, tmp_path)
+    tables.TABLES["table_iodin"](profile, tmp_path)
     rows = {(row["detector"], row["name"], row["elements"]) for row in cell(tmp_path, "table_iodin", source="here")}
     assert rows == {("ODIN", "ODIN", "all (3·H·W)"), ("i-ODIN", "i-ODIN", "1"), ("ODIN@T=1", "ODIN@T=1", "all (3·H·W)"), ("i-ODIN@T=1", "i-ODIN@T=1", "1"),
                     ("i-ODIN@T=1,k=10", "i-ODIN@T=1", "10")}
@@ -172,7 +172,7 @@ def test_cost_by_hand_and_gaps_where_older_runs_say_nothing(tmp_path):
     runs = pd.read_csv(tmp_path / "t" / "runs.csv").drop(columns="training_peak_mib")
     seconds = json.dumps({"forward pass": 4.0, "MSP": 0.0, "KNN": 3.0, "image sweep": 10.0})
     runs.assign(evaluation_seconds=seconds).to_csv(tmp_path / "t" / "runs.csv", index=False)
-    text = tables.report_table_cost(profile, tmp_path)
+    text = tables.TABLES["table_cost"](profile, tmp_path)
     parts = {row["part"]: float(row["mean"]) for row in cell(tmp_path, "table_cost", quantity="per_1000")}
     assert parts == {"forward pass, shared by all": 2, "image sweep, for ODIN": 5, "MSP": 0, "KNN": 1.5}  # of 2,000 images
     assert [row["mean"] for row in cell(tmp_path, "table_cost", quantity="training_peak_mib")] == ["", ""]
@@ -182,27 +182,40 @@ def test_cost_by_hand_and_gaps_where_older_runs_say_nothing(tmp_path):
 def test_every_set_and_the_means(tmp_path):
     profile = a_profile()
     written(profile, tmp_path, by_seed)
-    tables.report_table_sets(profile, tmp_path)
+    tables.TABLES["table_sets"](profile, tmp_path)
     found = {row["ood"]: float(row["mean"]) for row in cell(tmp_path, "table_sets", method="ascood", quantity="aupr_in")}
     assert found == {"near: n": 91, "near: mean": 91, "far: f": 91, "far: g": 101, "far: mean": 96}
 
 
-def test_every_table_is_written_also_where_the_profile_has_no_such_runs(tmp_path):
+def test_a_table_is_written_only_if_the_profile_plans_rows_for_it(tmp_path):
     profile = a_profile(methods={"cross_entropy": {}})
     written(profile, tmp_path, by_seed)
-    assert {"table_imagenet100", "table_studies", "table_cost"} < set(tables.tables_of(profile)) and "table_spurious" not in tables.tables_of(profile)
-    for name in tables.tables_of(profile):
-        text = tables.TABLES[name](profile, tmp_path)
-        assert text == (tmp_path / "t" / f"{name}.md").read_text() and (tmp_path / "t" / f"{name}.csv").is_file()
-    for name in ("table_synthesis", "table_feature_space", "table_studies", "table_iodin"):
-        assert "Profile `t` has no such runs; `make reproduce PROFILE=embedded` has them." in (tmp_path / "t" / f"{name}.md").read_text()
-    assert "PROFILE=paper:imagenet100" in (tmp_path / "t" / "table_imagenet100.md").read_text()
+    assert tables.tables_of(profile) == ["table_compared", "table_main", "table_sets", "table_scores", "table_accuracy", "table_cost", "table_hyperparameters"]
+    for name, table in tables.TABLES.items():
+        if name in tables.tables_of(profile):
+            assert table(profile, tmp_path) == (tmp_path / "t" / f"{name}.md").read_text() and cell(tmp_path, name)
+        elif name != "table_tuning":
+            assert table(profile, tmp_path) == f"Profile `t` has no rows for {name}; nothing is written." and not list((tmp_path / "t").glob(f"{name}.*"))
+
+
+def test_tables_for_which_a_profile_no_longer_plans_rows_are_removed(tmp_path):
+    profile = a_profile(methods={"cross_entropy": {}})
+    written(profile, tmp_path, by_seed)
+    stale = [tmp_path / "t" / f"table_iodin{suffix}" for suffix in (".csv", ".md", ".tex")]
+    kept = [tmp_path / "t" / name for name in ("table_main.csv", "table_of_mine.csv", "table_claims.md")]
+    for path in stale + kept:
+        path.write_text("x")
+    assert remove_stale_tables(profile, tmp_path) == stale and not any(path.exists() for path in stale) and all(path.exists() for path in kept)
+    part = a_profile(benchmarks={"scene-digits-all": {}, "imagenet100": {}}, methods={"cross_entropy": {}}, only=["scene-digits-all"])
+    assert "table_imagenet100" not in tables.tables_of(part) and remove_stale_tables(part, tmp_path) == []
+    (tmp_path / "t" / "table_imagenet100.csv").write_text("x")
+    assert remove_stale_tables(part, tmp_path) == [], "the whole profile plans it"
 
 
 def test_a_cell_is_traced_to_the_numbers_whose_mean_it_is(tmp_path):
     profile = a_profile()
     runs = written(profile, tmp_path, by_seed)
-    tables.report_table_main(profile, tmp_path)
+    tables.TABLES["table_main"](profile, tmp_path)
     where = {"method": "ascood", "quantity": "far_auroc"}
     text = tables.trace(profile, "table_main", where, tmp_path)
     numbers = [float(line.split("auroc ")[1]) for line in text.splitlines() if " auroc " in line]
@@ -230,10 +243,10 @@ def test_trace_says_what_there_is(tmp_path):
     written(profile, tmp_path, by_seed)
     with pytest.raises(FileNotFoundError, match="report t table_sets"):
         tables.trace(profile, "table_sets", {}, tmp_path)
-    tables.report_table_sets(profile, tmp_path)
-    with pytest.raises(ValueError, match="unknown column 'methd'; choose one of .*method"):
+    tables.TABLES["table_sets"](profile, tmp_path)
+    with pytest.raises(ValueError, match="unknown column 'methd'; did you mean 'method'"):
         tables.trace(profile, "table_sets", {"methd": "ascood"}, tmp_path)
-    with pytest.raises(ValueError, match="unknown value of method 'acood'; choose one of ascood, cross_entropy"):
+    with pytest.raises(ValueError, match="unknown value of method 'acood'; did you mean 'ascood'"):
         tables.trace(profile, "table_sets", {"method": "acood"}, tmp_path)
     with pytest.raises(ValueError, match="50 rows of table_sets match; narrow"):
         tables.trace(profile, "table_sets", {}, tmp_path)
@@ -255,7 +268,7 @@ def test_the_same_detector_on_both_models_by_hand(tmp_path):
     written(profile, tmp_path, by_seed)
     pd.DataFrame([same("auroc", "near", 10, 8, 12), same("fpr95", "near", -10, -12, -8, agree=False), same("auroc", "far", 10, -1, 12),
                   same("auroc", "far", 5, 4, 6, method="ascood")]).to_csv(tmp_path / "t" / "differences.csv", index=False)
-    text = tables.report_table_paired(profile, tmp_path)
+    text = tables.TABLES["table_paired"](profile, tmp_path)
     lines = [[c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if "ASCOOD (shuffle)" in line]
     assert [line[:3] for line in lines] == [["near", "MSP", "ASCOOD (shuffle)"], ["far", "MSP", "ASCOOD (shuffle)"]], "the paper shuffles; EBO and SCALE were not asked for"
     assert lines[0][3:6] == ["61.00 ± 1.00", "71.00 ± 1.00", "**+10.00 [+8.00, +12.00]**"]
@@ -271,7 +284,7 @@ def test_the_same_detector_on_both_models_by_hand(tmp_path):
 def test_pairs_where_runs_are_missing_are_gaps(tmp_path):
     profile = a_profile(methods={"cross_entropy": {}, "ascood": {}})
     written(profile, tmp_path, by_seed, lambda run: run.method == "ascood" or run.config.seed == 0)
-    text = tables.report_table_paired(profile, tmp_path)
+    text = tables.TABLES["table_paired"](profile, tmp_path)
     line = next(line for line in text.splitlines() if "ASCOOD (gradient)" in line)  # of what the profile has, where it lacks the paper's choice
     assert line.count("(1 of 2 seeds)") == 4
 
@@ -315,7 +328,7 @@ def test_a_method_that_did_not_learn_is_marked_and_not_ranked(tmp_path):
     metrics = third_group(profile, tmp_path, vos=86.9, oe=87.1)
     metrics.loc[metrics["method"] == "vos", "auroc"] = 99.0
     metrics.to_csv(tmp_path / "t" / "metrics.csv", index=False)
-    text = tables.report_table_compared(profile, tmp_path)
+    text = tables.TABLES["table_compared"](profile, tmp_path)
     lines = {line.split("|")[2].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert lines["VOS"].count("†") == 3 and "**" not in lines["VOS"] and "†" not in lines["OE"]
     assert "**" in lines["ASCOOD (gradient)"] and "neither ranked nor counted as a rival: VOS on scene-digits-all." in text
@@ -333,14 +346,14 @@ def test_a_pretrained_classifier_is_a_plain_model(tmp_path):
     texts = {name: tables.TABLES[name](profile, tmp_path) for name in tables.tables_of(profile)}
     rows = [line.split("|")[1:3] for line in texts["table_compared"].splitlines() if line.startswith("| ")][1:]
     assert [[c.strip() for c in row] for row in rows] == [["post-hoc", "MSP"], ["", "ODIN"], ["", "i-ODIN"]] and "Pretrained" in texts["table_compared"]
-    assert texts["table_iodin"].count("ODIN ") >= 2 and "has no such runs" in texts["table_paired"]
+    assert texts["table_iodin"].count("ODIN ") >= 2 and "table_paired" not in texts
     assert "≈" in texts["table_compared"].split("Best per column")[1]
 
 
 def test_detectors_that_rank_otherwise_than_openood_are_named(tmp_path, monkeypatch):
     profile = a_profile()
     written(profile, tmp_path, by_seed)
-    assert "OpenOOD's code" not in tables.report_table_scores(profile, tmp_path)
+    assert "OpenOOD's code" not in tables.TABLES["table_scores"](profile, tmp_path)
     monkeypatch.setattr(tables.detectors, "NOT_AS_OPENOOD", {"KNN": Difference(0.95, "other features"), "KLM": Difference(None, "x")})
     for name in ("table_scores", "table_compared", "table_main", "table_sets"):
         assert "Not shown to rank images as OpenOOD's code does: KNN (rank correlation 0.950: other features)." in tables.TABLES[name](profile, tmp_path)
@@ -351,7 +364,7 @@ def test_the_protocol_is_named_where_it_is(tmp_path):
     written(profile, tmp_path, by_seed)
     assert "protocol" not in describe_runs(profile, tmp_path)
     (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
-    assert "`results/t/protocol.md`" in tables.report_table_main(profile, tmp_path)
+    assert "`results/t/protocol.md`" in tables.TABLES["table_main"](profile, tmp_path)
 
 
 def test_the_page_begins_with_the_pairs_and_holds_the_protocol(tmp_path):
@@ -370,12 +383,12 @@ def test_the_page_begins_with_the_pairs_and_holds_the_protocol(tmp_path):
 def test_the_readme_of_a_profile_lists_what_is_there_and_every_link_leads_to_a_file(tmp_path):
     profile = a_profile(methods=SHUFFLE)
     written(profile, tmp_path, by_seed)
-    tables.report_table_main(profile, tmp_path)
+    tables.TABLES["table_main"](profile, tmp_path)
     bare = profile_readme(profile, tmp_path, tmp_path / "figures").read_text()
     assert "(table_main.md)" in bare and "table_paired" not in bare and "protocol" not in bare and "![" not in bare
     write_scores(profile, tmp_path)
     compare(profile, tmp_path, draws=20).to_csv(tmp_path / "t" / "differences.csv", index=False)
-    tables.report_table_paired(profile, tmp_path)
+    tables.TABLES["table_paired"](profile, tmp_path)
     report_table_claims(profile, tmp_path)
     (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
     (tmp_path / "figures" / "t").mkdir(parents=True)

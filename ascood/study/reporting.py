@@ -7,7 +7,7 @@ __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'PLAIN', 'LOST_POINTS', 'QUA
            'method_color', 'method_kind', 'plain_method', 'group_means', 'choose_detectors', 'paper_choice',
            'paper_score', 'paired_scores', 'did_not_learn', 'mark_left_out', 'say_left_out', 'over_seeds', 'summarize',
            'summarize_sets', 'cells', 'mark_close', 'to_markdown', 'to_latex', 'write_printed', 'Block', 'write_blocks',
-           'write_table', 'write_plain_table', 'compared', 'in_order', 'gap_notes', 'hyperparameter_table',
+           'to_plain_text', 'write_plain_table', 'compared', 'in_order', 'gap_notes', 'hyperparameter_table',
            'tuning_table']
 
 # %% ../../nbs/study/01_reporting.ipynb #56dd6536
@@ -350,7 +350,7 @@ def write_printed(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex:
 # %% ../../nbs/study/01_reporting.ipynb #2f4e00c3
 class Block(NamedTuple):
     "A part of a table."
-    summary: pd.DataFrame  # The numbers, unrounded, as `cells` reads them; may be empty
+    summary: pd.DataFrame  # The numbers, unrounded, as `cells` reads them
     rows: list[str]
     columns: list[str]
     heading: str = ""  # Printed above it
@@ -358,37 +358,28 @@ class Block(NamedTuple):
 
 # %% ../../nbs/study/01_reporting.ipynb #f7f9b6c2
 def write_blocks(
-    blocks: list[Block],  # Printed in turn; the CSV holds all their rows
+    blocks: list[Block],  # Printed in turn, those without rows left out; the CSV holds all their rows
     stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
     caption: str,
     note: str = "",  # Provenance, printed below the Markdown table
 ) -> str:  # The Markdown
-    "Write one table as CSV (tidy, unrounded), Markdown and LaTeX; of an empty block only the heading is printed."
-    printed, latex, title = [], [], caption
+    "Write one table as CSV (tidy, unrounded), Markdown and LaTeX."
+    markdown, latex = [], []
+    blocks = [block for block in blocks if len(block.summary)]
     for block in blocks:
-        here = [block.heading] if block.heading else []
-        if len(block.summary):
-            given = (block.summary, block.rows, block.columns)
-            here.append(to_markdown(cells(*given, "markdown", block.rank_by)))
-            latex.append(to_latex(cells(*given, "latex", block.rank_by), " ".join(filter(None, [title, block.heading]))))
-            title = ""
-        printed += here
-    numbers = pd.concat([block.summary for block in blocks if len(block.summary)] or [block.summary for block in blocks[:1]])
-    return write_printed(stem, numbers, "\n\n".join(printed), "\n".join(latex) or f"% {caption}: no rows\n", caption, note)
-
-# %% ../../nbs/study/01_reporting.ipynb #d72b26a8
-def write_table(
-    summary: pd.DataFrame,  # From `summarize`: the numbers, unrounded
-    rows: list[str],
-    columns: list[str],
-    stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
-    caption: str,
-    note: str = "",  # Provenance, printed below the Markdown table
-) -> str:  # The Markdown
-    "Write a table of one block."
-    return write_blocks([Block(summary, rows, columns)], stem, caption, note)
+        given = (block.summary, block.rows, block.columns)
+        markdown += [block.heading] * bool(block.heading) + [to_markdown(cells(*given, "markdown", block.rank_by))]
+        title = " ".join(filter(None, [caption * (not latex), block.heading]))
+        latex.append(to_latex(cells(*given, "latex", block.rank_by), title))
+    numbers = pd.concat([block.summary for block in blocks])
+    return write_printed(stem, numbers, "\n\n".join(markdown), "\n".join(latex), caption, note)
 
 # %% ../../nbs/study/01_reporting.ipynb #df37999d
+def to_plain_text(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:  # strings
+    "A table as it is printed: so many digits after the point, a dash for what there is not."
+    return table.round(digits).astype(object).where(table.notna(), "–").astype(str)
+
+
 def write_plain_table(
     table: pd.DataFrame,  # Numbers and names; `method` becomes its label, `runs` goes to the CSV only
     stem: str | Path,  # Path without suffix; .csv, .md and .tex are written
@@ -396,8 +387,8 @@ def write_plain_table(
     note: str = "",  # Provenance, printed below the Markdown table
 ) -> str:  # The Markdown
     "Write a table that ranks nothing: CSV unrounded, Markdown and LaTeX to three digits after the point."
-    printed = table.assign(method=table["method"].map(method_label)) if "method" in table else table
-    printed = printed.drop(columns="runs", errors="ignore").round(3).astype(str)
+    named = table.assign(method=table["method"].map(method_label)) if "method" in table else table
+    printed = to_plain_text(named.drop(columns="runs", errors="ignore"))
     markdown = printed.to_markdown(index=False, disable_numparse=True)
     return write_printed(stem, table, markdown, to_latex(printed.set_index(printed.columns[0]), caption), caption, note)
 
