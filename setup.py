@@ -1,8 +1,24 @@
 """Installs the package as `settings.ini` describes it."""
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+SHIPPED = ("nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/published/*.csv", "tests/reference/*")
+
+
+class WithShippedFiles(build_py):
+    "A wheel also holds the files of the repository that the package reads, below ascood/shipped."
+
+    def run(self):
+        super().run()
+        for path in (path for pattern in SHIPPED for path in Path().glob(pattern) if not self.editable_mode):
+            target = Path(self.build_lib, "ascood", "shipped", path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
 
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read("settings.ini", encoding="utf-8")
@@ -24,7 +40,9 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),
+        "colab": cfg["colab_requirements"].split(),
         "dev": cfg["notebook_requirements"].split() + cfg["dev_requirements"].split(),
     },
+    cmdclass={"build_py": WithShippedFiles},
     zip_safe=False,
 )
