@@ -42,7 +42,7 @@ class ThisInterpreter(AsyncKernelManager):
 
 # %% ../../nbs/study/10_notebooks.ipynb #d5dca7c2
 def execute_notebook(
-    source: str | Path,  # Notebook with a cell tagged `parameters`
+    source: str | Path,  # Notebook with a cell tagged `parameters`; or the name of one that came with the installed package, such as `train`
     output: str | Path,  # Where the executed notebook goes; kept also when a cell fails
     **parameters,  # Values for that cell
 ) -> Path:  # `output`
@@ -50,7 +50,9 @@ def execute_notebook(
 
     Raises FileNotFoundError, ValueError for an unknown parameter, PapermillExecutionError if a cell fails.
     """
-    source, output = Path(source), Path(output)
+    here = Path(globals().get("__file__", "a/notebook/has/none"))
+    came_with = here.parents[1] / "shipped" / "nbs" / "experiments" / f"{source}.ipynb"
+    source, output = came_with if came_with.is_file() else Path(source), Path(output)
     if not source.is_file():
         raise FileNotFoundError(f"no notebook at {source}; correct the path")
     known = papermill.inspect_notebook(str(source))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from .claims import report_table_claims, verdicts
 from .figures import FIGURES, figure_stems
-from .profiles import Profile, project_root, under_root
+from .profiles import Profile, shipped, under_root
 from .runs import describe_runs, protocol_file, write_text
 from .tables import TABLES, tables_of
 
@@ -55,7 +55,7 @@ class _Part(NamedTuple):
 
 def _first_lines(name: str) -> list[str]:
     "The first cell of an experiment notebook."
-    path = project_root() / "nbs" / "experiments" / f"{name}.ipynb"
+    path = shipped(f"nbs/experiments/{name}.ipynb")
     return "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines() if path.is_file() else []
 
 

@@ -30,7 +30,7 @@ from ..data import list_benchmarks
 from ..detectors import IODIN
 from . import reporting
 from .premises import PREMISES_CAPTION, has_synthesis, premises_rows, premises_with_gain, say_correlations
-from .profiles import Profile, check_names, under_root
+from .profiles import Profile, check_names, shipped, under_root
 from .reporting import METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, method_kind, method_label, paired_scores, paper_choice, plain_method
 from .runs import describe_runs, one_element, read_collected
 
@@ -43,7 +43,7 @@ _PUBLISHED_AS = {"cifar10-jpeg": ("cifar10", "original CIFAR-10")}  # our name: 
 
 def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity, mean, std (NaN if not printed), seeds, gaps, runs, source, ...
     "One file of the paper's printed numbers, a row a number; empty if the file is not there."
-    path = under_root("results") / "published" / file
+    path = shipped(f"results/published/{file}")
     if not path.is_file():
         return pd.DataFrame(columns=dict.fromkeys([*_SUMMARY, *_ORIGIN, "kind", "id", "ood", "ood_group", "protocol"]))
     wide = pd.read_csv(path)
@@ -545,7 +545,7 @@ def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_
 
 
 def _published_accuracy() -> pd.DataFrame:
-    path = under_root("results") / "published" / "id_accuracy.csv"
+    path = shipped("results/published/id_accuracy.csv")
     wide = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["benchmark", "baseline", "ascood"])
     long = wide.rename(columns={"baseline": "cross_entropy", "ascood": "ASCOOD"}).melt("benchmark", var_name="method", value_name="mean")
     return long.assign(quantity="accuracy", std=np.nan, seeds=3, gaps=0, runs="", source="published", published_on="",
