@@ -56,6 +56,15 @@ def test_notebook_is_clean_to_read(notebook):
             assert not re.search(r"/(home|root|Users|tmp|work)/", text), f"a path of somebody's machine: {text[:300]}"
 
 
+@pytest.mark.parametrize("notebook", [n for n in NOTEBOOKS if n.stem != "index"], ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
+def test_notebook_opens_in_colab(notebook):
+    "A badge that leads to this very notebook, then the cell that installs the package if it is missing."
+    _, badge, setup = nbformat.read(notebook, 4).cells[:3]
+    assert badge.source.endswith(f"/blob/main/{notebook.relative_to(ROOT).as_posix()})") and "colab-badge.svg" in badge.source
+    first = nbformat.read(ROOT / "nbs" / "00_attribution.ipynb", 4).cells[2].source
+    assert setup.source == first and "find_spec" in first and "[colab]" in first
+
+
 @pytest.mark.parametrize("notebook", ROOMS, ids=lambda p: "-".join(p.relative_to(ROOT / "nbs").with_suffix("").parts))
 def test_room_shows_its_outputs(notebook):
     cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
