@@ -276,6 +276,7 @@ def _conclude(self: OutlierDetector, trials: list[Trial], benchmark: Benchmark, 
     self.val_outliers_ = {name: len(images) for name, images in benchmark.ood_val.items()}
     self.val_size_, self.scorers_, self.forward_scorers_ = len(val), {}, {}
     chosen = {family: choose_trial([t for t in trials if t.family == family], len(val)) for family in USES[1:]}
+    self.trial_names_ = {family: trial.name for family, trial in chosen.items()}
     for family, trial in chosen.items():
         forward = max((name for name in trial.aurocs if recipe(name).reads != "images"), key=trial.aurocs.get)
         self.scorers_[family] = _scorer(self, trial, trial.best, benchmark, val)

@@ -83,7 +83,7 @@ def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
 _LOOP = """for path in sys.argv[2:]:
     image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")).transpose(2, 0, 1)[None]
     probabilities, score, known = {call}
-    print(path, about["classes"][int(probabilities.argmax())], float(probabilities.max()), float(score), bool(known), sep=",")
+    print(path, about["classes"][int(probabilities.argmax())], float(probabilities.max()), score.item(), known.item(), sep=",")
 """
 TORCH_SCRIPT = """# python predict_torch.py detector.pt2 image.jpg ...
 import json, sys
