@@ -22,7 +22,8 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),
-        "dev": cfg["notebook_requirements"].split() + cfg["dev_requirements"].split(),
+        "export": cfg["export_requirements"].split(),
+        "dev": cfg["notebook_requirements"].split() + cfg["export_requirements"].split() + cfg["dev_requirements"].split(),
     },
     zip_safe=False,
 )

@@ -15,7 +15,7 @@ from nbconvert import MarkdownExporter
 from nbdev.export import nb_export
 
 ROOT = Path(__file__).parents[1]
-WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study")]
+WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study", "own")]
 ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 LONGER = {  # room and definition: exported cells of more than 25 lines
     "00_attribution true_class_gradient", "00_lists BuildPlan", "00_lists build_lists", "00_profiles Profile", "00_profiles RunSpec",
