@@ -16,8 +16,9 @@ from PIL import Image
 from sklearn.base import clone
 from typer.testing import CliRunner
 
-from ascood.own.command import app
-from ascood.own.detector import OutlierDetector
+from ascood.own.command import app, read_all
+from ascood.own.detector import FAMILIES, QUICK, OutlierDetector
+from ascood.own.export import export_torch
 from ascood.own.folder import as_image, check_apart, class_folders, example_folders, read_folder, read_outliers
 
 SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
@@ -40,8 +41,11 @@ def run(*words) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def fitted(images, tmp_path_factory):
+    "A finished run. Without ODIN, so that the exported files hold the score of the Python object."
     out = tmp_path_factory.mktemp("fitted") / "out"
-    code, stdout, stderr = run(*line(images, out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(QUICK, "ODIN")
+        code, stdout, stderr = run(*line(images, out))
     assert code == 0, stdout + stderr
     return out
 
@@ -55,20 +59,30 @@ def in_process(script: Path, file: Path, paths: list[Path], without: str) -> pd.
 
 @pytest.mark.parametrize("script, file, without", [
     ("predict_torch.py", "detector.pt2", "ascood,pytorch_ood"), ("predict_onnx.py", "detector.onnx", "ascood,pytorch_ood,torch")])
-def test_exported_scores_are_the_same_without_this_package(images, tmp_path, script, file, without):
-    detector = OutlierDetector("tiny_resnet", pixels=32, epochs=2, alphas=[10], weights=[0.1]).fit(images / "train", ood_val=images / "ood-val")
-    from ascood.own.export import export_all
-    export_all(detector, tmp_path)
-    odd = tmp_path / "wide.jpg"
+def test_exported_scores_are_the_same_without_this_package(fitted, images, tmp_path, script, file, without):
+    detector, odd = OutlierDetector.load(fitted / "detector.safetensors"), tmp_path / "wide.jpg"
     Image.open(images / "ood-test" / "0001.png").resize((333, 77)).save(odd)
     paths = [*sorted((images / "ood-test").iterdir())[:5], *sorted((images / "train" / "digit-1").iterdir())[:5], odd]
-    found = in_process(tmp_path / script, tmp_path / file, paths, without)
-    with torch.no_grad():
-        ours = [detector.forward_scorer_(as_image(path)[None]) for path in paths]
-    np.testing.assert_allclose(found["score"].astype(float), [score.item() for _, score, _ in ours], atol=1e-4)
-    np.testing.assert_allclose(found["probability"].astype(float), [p.max().item() for p, _, _ in ours], atol=1e-4)
-    assert (found["known"] == "True").tolist() == [known.item() for _, _, known in ours]
-    assert found["class"].tolist() == [detector.classes_[p.argmax()] for p, _, _ in ours]
+    found = in_process(fitted / script, fitted / file, paths, without)
+    probabilities, scores = detector.judge(paths)
+    np.testing.assert_allclose(found["score"].astype(float), scores, atol=1e-4)
+    np.testing.assert_allclose(found["probability"].astype(float), probabilities.max(1), atol=1e-4)
+    assert (found["known"] == "True").tolist() == (detector.predict(paths) >= 0).tolist()
+    assert found["class"].tolist() == [detector.classes_[c] for c in probabilities.argmax(1)]
+
+
+def test_a_score_that_needs_a_gradient_is_not_exported(images, tmp_path, monkeypatch):
+    detector = OutlierDetector("tiny_resnet", pixels=32, epochs=1, alphas=[10], weights=[0.1])
+    monkeypatch.setattr("ascood.own.detector.QUICK", {"ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1]}, "MSP": {}})
+    monkeypatch.setattr("ascood.own.detector.validation_auroc", lambda scores, order=iter([90, 50, 60] * 2): next(order))
+    detector.fit(images / "train")
+    assert [(a.name, b.name) for a, b in zip(detector.scorers_.values(), detector.forward_scorers_.values())] == [("ODIN", "MSP")] * 2
+    wanted = detector.score_samples([images / "ood-test" / "0000.png"])
+    detector.save(tmp_path / "odin.safetensors")
+    loaded = OutlierDetector.load(tmp_path / "odin.safetensors")
+    np.testing.assert_allclose(loaded.score_samples(images / "ood-test" / "0000.png"), wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="ODIN needs the image's gradient"):
+        export_torch(loaded, tmp_path / "odin.pt2")
 
 
 def test_files_say_what_they_are(fitted):
@@ -107,9 +121,9 @@ def test_threshold_accepts_what_was_asked_of_validation(fitted, images):
 def test_the_same_command_trains_nothing_anew_and_use_changes_the_model(images, fitted):
     before = {path: path.stat().st_mtime_ns for path in (fitted / "runs").rglob("*.safetensors")}
     assert len(before) == 2
-    for family in ("cross_entropy", "ascood"):
-        code, stdout, _ = run(*line(images, fitted, f"--use {family}"))
-        assert code == 0 and OutlierDetector.load(fitted / "detector.safetensors").family_ == family
+    other = next(family for family in FAMILIES if family != OutlierDetector.load(fitted / "detector.safetensors").family_)
+    code, stdout, _ = run(*line(images, fitted, f"--use {other}"))
+    assert code == 0 and OutlierDetector.load(fitted / "detector.safetensors").family_ == other and "as `--use` asks" in stdout
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -126,8 +140,11 @@ def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
     assert finished.is_file() and not (tmp_path / "out" / "detector.safetensors").exists()
     stamp = finished.stat().st_mtime_ns
     assert run(*words)[0] == 0 and finished.stat().st_mtime_ns == stamp
-    assert run(*line(images, tmp_path / "straight", "--epochs 4 --seed 3"))[0] == 0
-    resumed, straight = (OutlierDetector.load(tmp_path / name / "detector.safetensors") for name in ("out", "straight"))
+    straight = OutlierDetector("tiny_resnet", 32, 4, alphas=(10.0,), weights=(0.1,), flip=False, seed=3)
+    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight, 0.25).rest
+    straight.fit(rest, ood_val=images / "ood-val")
+    resumed = OutlierDetector.load(tmp_path / "out" / "detector.safetensors")
+    assert resumed.family_ == straight.family_
     some = sorted((images / "ood-test").iterdir())[:10]
     np.testing.assert_allclose(resumed.score_samples(some), straight.score_samples(some), atol=1e-5)
 
@@ -186,7 +203,7 @@ def test_a_file_that_may_not_be_read(images, tmp_path):
     if root := os.geteuid() == 0:
         os.seteuid(65534)
     try:
-        with pytest.raises(ValueError, match="may not be read|not there"):
+        with pytest.raises(ValueError, match="may not be read"):
             as_image(path)
     finally:
         if root:

@@ -156,9 +156,9 @@ def predict(
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["path", "class", "probability", "score", "verdict"])
     for path, p, score in zip(paths, probabilities, scores):
-        rows.writerow([path, detector.classes_[p.argmax()], f"{p.max():.6f}", f"{score:.6f}", "known" if score >= detector.offset_ else "unknown"])
+        rows.writerow([path, detector.classes_[p.argmax()], f"{p.max():.6f}", f"{score:.8g}", "known" if score >= detector.offset_ else "unknown"])
 
-
+# %% ../../nbs/own/04_command.ipynb #04000015
 @app.command()
 @_one_line
 def example(out: Annotated[Path, typer.Argument(help="a new folder")]):

@@ -28,6 +28,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from ..benchmarks.builders.lists import images_in
 from ..data import Benchmark, ImageSet, RandomCrops, RandomFlip, _normalize
 from ..detectors import create_detector, perturbed_scores, recipe
 from ..evaluation import accuracy_of, extract, score_benchmark, validation_auroc
@@ -65,6 +66,8 @@ def _score(model: Classifier, name: str, params: dict, bank: tuple[Tensor, Tenso
         return lambda x, z, logits: detector.predict_logits(logits)
     if recipe(name).reads == "images":
         return lambda x, z, logits: perturbed_scores(model, x, [detector])[0]
+    if name == "Relation":  # its power undone: the order is the same, and the numbers are those of one relation, not of its fourth power
+        return lambda x, z, logits: -(-detector.predict_features(z)).clamp_min(0) ** (1 / detector.power)
     return lambda x, z, logits: detector.predict_features(z)
 
 # %% ../../nbs/own/01_detector.ipynb #01000010
@@ -119,9 +122,10 @@ def threshold(
     scores: np.ndarray,  # Of known images [N]
     accept: float = 0.95,  # Share that is to be accepted
 ) -> float:
-    "Halfway between two scores, such that at least this share lies above it."
+    "Halfway between two scores, or a little below the lowest, such that at least this share lies above it: rounding changes no verdict on them."
     ordered, k = np.sort(scores), math.floor((1 - accept) * len(scores) + 1e-9)
-    return float((ordered[max(k - 1, 0)] + ordered[k]) / 2)
+    below = ordered[k - 1] if k else ordered[0] - 0.02 * (ordered[-1] - ordered[0])
+    return float((below + ordered[k]) / 2)
 
 # %% ../../nbs/own/01_detector.ipynb #01000015
 class Trial(NamedTuple):
@@ -290,10 +294,9 @@ OutlierDetector.switch = _switch
 
 # %% ../../nbs/own/01_detector.ipynb #01000028
 def _judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class probabilities [N,C] and scores [N]
-    "Files, PIL images, uint8 arrays [H,W,3] or tensors [3,H,W], or `Pictures`; a list of them, or one."
+    "Files, PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]: a list of them, or one; or a folder, or `Pictures`."
     check_is_fitted(self, "scorer_")
-    if isinstance(X, Pictures):
-        X = X.images
+    X = X.images if isinstance(X, Pictures) else images_in(X) if isinstance(X, (str, Path)) and Path(X).is_dir() else X
     one = isinstance(X, (str, Path, Image.Image)) or getattr(X, "ndim", 0) == 3
     return judge_images(self.scorer_, [X] if one else X)
 

@@ -57,10 +57,11 @@ def as_image(
 
 # %% ../../nbs/own/00_folder.ipynb #00000008
 def _read(path: Path) -> Tensor:
-    if not path.is_file():
-        raise ValueError("is a link that leads nowhere; remove it" if path.is_symlink() else "is not there, or no file; correct the path")
     fault = None
     try:
+        if not path.is_file():
+            fault = "is a link that leads nowhere; remove it" if path.is_symlink() else "is not there, or no file; correct the path"
+            raise FileNotFoundError
         with Image.open(path) as image:
             fault = _fault(image)
             return as_image(image)

@@ -83,12 +83,12 @@ def _on_validation(detector: OutlierDetector) -> str:
 def _on_test(detector: OutlierDetector, table: pd.DataFrame) -> str:
     "Whether the test images agree with the choice by validation."
     metric = "AUROC" if "AUROC" in table.index else "accuracy"
-    row, sign = table.loc[metric], 1 if detector.by_validation_ == "ascood" else -1
-    low, high = sorted(sign * row[["difference low", "difference high"]])
+    parts = [f"{name} {row['difference']:+.1f} points (95 % interval {row['difference low']:+.1f} to {row['difference high']:+.1f})"
+             for name, row in table.iterrows() if name != "FPR@95"]
+    low, high = sorted((1 if detector.by_validation_ == "ascood" else -1) * table.loc[metric, ["difference low", "difference high"]])
     verdict = "confirms the choice" if low > 0 else "contradicts the choice" if high < 0 else "leaves it undecided"
     other = FAMILIES[detector.by_validation_ == FAMILIES[0]]
-    return (f"On the test images the {metric} of ASCOOD minus that of the plain model is {row['difference']:+.1f} points "
-            f"(95 % interval {row['difference low']:+.1f} to {row['difference high']:+.1f}), which {verdict}."
+    return (f"On the test images ASCOOD differs from the plain model by {' and '.join(parts)}. The {metric} {verdict}."
             + (f" Consider `--use {other}`, and decide on new images, not on these." if high < 0 else ""))
 
 # %% ../../nbs/own/03_report.ipynb #03000012
@@ -137,7 +137,7 @@ def _row(axes, pictures: Pictures, scores: np.ndarray, order: np.ndarray, title:
     for axis in axes:
         axis.axis("off")
     for axis, i in zip(axes, order):
-        axis.imshow(pictures.squares[i].permute(1, 2, 0))
+        axis.imshow(pictures.squares[i].permute(1, 2, 0).numpy())
         axis.set_title(f"{scores[i]:.3g}", fontsize=8)
     axes[0].text(-0.08, 0.5, title, transform=axes[0].transAxes, ha="right", va="center", fontsize=8)
 
