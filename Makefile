@@ -9,8 +9,8 @@ DATA ?=
 PROFILE_NAME = $(firstword $(subst :, ,$(PROFILE)))
 CORES ?= all
 
-# The rooms of the three wings, in the order in which they are read.
-ROOMS = $(sort $(wildcard nbs/[0-9]*.ipynb)) $(sort $(wildcard nbs/benchmarks/*.ipynb nbs/benchmarks/builders/*.ipynb)) $(sort $(wildcard nbs/study/*.ipynb))
+# The rooms of the wings, in the order in which they are read.
+ROOMS = $(sort $(wildcard nbs/[0-9]*.ipynb)) $(sort $(wildcard nbs/benchmarks/*.ipynb nbs/benchmarks/builders/*.ipynb)) $(sort $(wildcard nbs/study/*.ipynb)) $(sort $(wildcard nbs/own/*.ipynb))
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)

@@ -41,7 +41,8 @@ setup(
     extras_require={
         "notebooks": cfg["notebook_requirements"].split(),
         "colab": cfg["colab_requirements"].split(),
-        "dev": cfg["notebook_requirements"].split() + cfg["dev_requirements"].split(),
+        "export": cfg["export_requirements"].split(),
+        "dev": cfg["notebook_requirements"].split() + cfg["export_requirements"].split() + cfg["dev_requirements"].split(),
     },
     cmdclass={"build_py": WithShippedFiles},
     zip_safe=False,

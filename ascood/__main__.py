@@ -3,9 +3,10 @@
 import sys
 
 from ascood.command import run_app
+from ascood.own.command import app as own_app
 from ascood.study.cli import app
 
-# A wing after the study mounts its commands here, in one line: app.add_typer(its.app), or with name="group" as a group of commands.
+app.add_typer(own_app, name="own")
 
 
 def main() -> int:

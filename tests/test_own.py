@@ -1,0 +1,242 @@
+"""The wing for one's own images: bad folders, a run that is killed, exported scores, and the commands, in fresh processes where that matters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from typer.testing import CliRunner
+
+from ascood.own.command import app, read_all
+from ascood.own.detector import FAMILIES, QUICK, OutlierDetector
+from ascood.own.export import export_torch
+from ascood.own.folder import as_image, check_apart, class_folders, example_folders, read_folder, read_outliers
+
+SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
+BLOCKED = "import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(','))); sys.argv[:] = sys.argv[2:]; runpy.run_path(sys.argv[0])"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return example_folders(tmp_path_factory.mktemp("images") / "example", classes=3, images=20)
+
+
+def line(images: Path, out: Path, more: str = "") -> list[str]:
+    return f"fit --train {images}/train --ood-val {images}/ood-val --ood-test {images}/ood-test --out {out} {SMALL} {more}".split()
+
+
+def run(*words) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(map(str, words)))
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def fitted(images, tmp_path_factory):
+    "A finished run. Without ODIN, so that the exported files hold the score of the Python object."
+    out = tmp_path_factory.mktemp("fitted") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(QUICK, "ODIN")
+        code, stdout, stderr = run(*line(images, out))
+    assert code == 0, stdout + stderr
+    return out
+
+
+def in_process(script: Path, file: Path, paths: list[Path], without: str) -> pd.DataFrame:
+    command = [sys.executable, "-I", "-c", BLOCKED, without, script, file, *paths]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return pd.DataFrame([row.rsplit(",", 4) for row in done.stdout.splitlines()], columns=["path", "class", "probability", "score", "known"])
+
+
+@pytest.mark.parametrize("script, file, without", [
+    ("predict_torch.py", "detector.pt2", "ascood,pytorch_ood"), ("predict_onnx.py", "detector.onnx", "ascood,pytorch_ood,torch")])
+def test_exported_scores_are_the_same_without_this_package(fitted, images, tmp_path, script, file, without):
+    detector, odd = OutlierDetector.load(fitted / "detector.safetensors"), tmp_path / "wide.jpg"
+    Image.open(images / "ood-test" / "0001.png").resize((333, 77)).save(odd)
+    paths = [*sorted((images / "ood-test").iterdir())[:5], *sorted((images / "train" / "digit-1").iterdir())[:5], odd]
+    found = in_process(fitted / script, fitted / file, paths, without)
+    probabilities, scores = detector.judge(paths)
+    np.testing.assert_allclose(found["score"].astype(float), scores, atol=1e-4)
+    np.testing.assert_allclose(found["probability"].astype(float), probabilities.max(1), atol=1e-4)
+    assert (found["known"] == "True").tolist() == (detector.predict(paths) >= 0).tolist()
+    assert found["class"].tolist() == [detector.classes_[c] for c in probabilities.argmax(1)]
+
+
+def test_a_score_that_needs_a_gradient_is_not_exported(images, tmp_path, monkeypatch):
+    detector = OutlierDetector("tiny_resnet", pixels=32, epochs=1, alphas=[10], weights=[0.1])
+    monkeypatch.setattr("ascood.own.detector.QUICK", {"ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1]}, "MSP": {}})
+    monkeypatch.setattr("ascood.own.detector.validation_auroc", lambda scores, order=iter([90, 50, 60] * 2): next(order))
+    detector.fit(images / "train")
+    assert [(a.name, b.name) for a, b in zip(detector.scorers_.values(), detector.forward_scorers_.values())] == [("ODIN", "MSP")] * 2
+    wanted = detector.score_samples([images / "ood-test" / "0000.png"])
+    detector.save(tmp_path / "odin.safetensors")
+    loaded = OutlierDetector.load(tmp_path / "odin.safetensors")
+    np.testing.assert_allclose(loaded.score_samples(images / "ood-test" / "0000.png"), wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="ODIN needs the image's gradient"):
+        export_torch(loaded, tmp_path / "odin.pt2")
+
+
+def test_files_say_what_they_are(fitted):
+    import onnxruntime
+
+    about = json.loads(onnxruntime.InferenceSession(fitted / "detector.onnx").get_modelmeta().custom_metadata_map["detector"])
+    extra = {"detector.json": ""}
+    torch.export.load(fitted / "detector.pt2", extra_files=extra)
+    assert about == json.loads(extra["detector.json"]) and about["classes"] == ["digit-1", "digit-2", "digit-3"]
+    card = (fitted / "README.md").read_text()
+    assert "Use the" in card and "| detector.onnx" in card and all((fitted / name).is_file() for name in ("scores.png", "confusion.png", "ends.png"))
+
+
+def test_predict_writes_csv_with_the_object_own_answers(fitted, images):
+    one = images / "train" / "digit-2" / "0003.png"
+    code, stdout, stderr = run("predict", fitted, one, images / "ood-test")
+    assert code == 0 and stderr == ""
+    rows = [row.split(",") for row in stdout.splitlines()]
+    assert rows[0] == ["path", "class", "probability", "score", "verdict"] and len(rows) == 1 + 1 + 150
+    detector = OutlierDetector.load(fitted / "detector.safetensors")
+    paths = [row[0] for row in rows[1:]]
+    np.testing.assert_allclose([float(row[3]) for row in rows[1:]], detector.score_samples(paths), atol=1e-5)
+    answers = detector.predict(paths)
+    assert [row[4] for row in rows[1:]] == ["unknown" if answer < 0 else "known" for answer in answers]
+    assert all(row[1] == detector.classes_[answer] for row, answer in zip(rows[1:], answers) if answer >= 0)
+
+
+def test_threshold_accepts_what_was_asked_of_validation(fitted, images):
+    split, detector = pd.read_csv(fitted / "split.csv"), OutlierDetector.load(fitted / "detector.safetensors")
+    assert split["path"].is_unique and set(split["share"]) == {"train", "val", "test", "ood_val", "ood_test"}
+    val = [images / path for path in split.loc[split["share"] == "val", "path"]]
+    assert (detector.predict(val) >= 0).mean() >= 0.95
+    assert split[split["share"] == "val"].groupby("class").size().tolist() == [3, 3, 3]
+
+
+def test_the_same_command_trains_nothing_anew_and_use_changes_the_model(images, fitted):
+    before = {path: path.stat().st_mtime_ns for path in (fitted / "runs").rglob("*.safetensors")}
+    assert len(before) == 2
+    other = next(family for family in FAMILIES if family != OutlierDetector.load(fitted / "detector.safetensors").family_)
+    code, stdout, _ = run(*line(images, fitted, f"--use {other}"))
+    assert code == 0 and OutlierDetector.load(fitted / "detector.safetensors").family_ == other and "as `--use` asks" in stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
+    words = line(images, tmp_path / "out", "--epochs 4 --seed 3")
+    process = subprocess.Popen([sys.executable, "-m", "ascood.own.command", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, start_new_session=True)
+    finished = tmp_path / "out" / "runs" / "cross_entropy" / "model.safetensors"
+    end = time.monotonic() + 300
+    while not finished.is_file() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert finished.is_file() and not (tmp_path / "out" / "detector.safetensors").exists()
+    stamp = finished.stat().st_mtime_ns
+    assert run(*words)[0] == 0 and finished.stat().st_mtime_ns == stamp
+    straight = OutlierDetector("tiny_resnet", 32, 4, alphas=(10.0,), weights=(0.1,), flip=False, seed=3)
+    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight, 0.25).rest
+    straight.fit(rest, ood_val=images / "ood-val")
+    resumed = OutlierDetector.load(tmp_path / "out" / "detector.safetensors")
+    assert resumed.family_ == straight.family_
+    some = sorted((images / "ood-test").iterdir())[:10]
+    np.testing.assert_allclose(resumed.score_samples(some), straight.score_samples(some), atol=1e-5)
+
+
+@pytest.mark.parametrize("change, message", [
+    (("--epochs", "3"), "holds another run (epochs 2 -> 3)"),
+    (("--ood-test", "{images}/ood-val"), "are the same image, in ood_val and ood_test; remove one"),
+    (("--ood-val", "{images}/train"), "are the same image, in train and ood_val"),
+    (("--test", "{images}/train"), "are the same image, in train and test"),
+    (("--train", "{images}/nothing"), "is not there; correct the path"),
+    (("--train", "{images}/ood-val"), "lies in no class folder"),
+    (("--out", "{images}/train/out"), "lie one in the other"),
+    (("--out", "{images}/ood-val/0000.png"), "is a file"),
+    (("--out", "{images}"), "lie one in the other"),
+    (("--alpha", "-1"), "alpha_max: Input should be greater than or equal to 0"),
+    (("--batch-size", "900"), "exceeds the 36 images that are left"),
+    (("--backbone", "alexnet"), "unknown backbone 'alexnet'"),
+    (("--pixels", "8"), "pixels must lie in [32, 1024]"),
+    (("--use", "both"), "use one of best"),
+])
+def test_a_bad_call_is_one_line_and_changes_nothing(images, fitted, change, message):
+    out = fitted if change[0] == "--epochs" else fitted.parent / f"bad{abs(hash(change))}"
+    before = sorted(fitted.rglob("*"))
+    code, stdout, stderr = run(*line(images, out), change[0], change[1].format(images=images))
+    error = stderr.strip()
+    assert code == 2 and error.startswith("error: ") and message in error and "\n" not in error, error
+    assert len(error.replace(str(images.parent), "").replace(str(out.parent), "")) < 220
+    assert sorted(fitted.rglob("*")) == before and not (out / "runs").exists() or out == fitted
+
+
+def test_other_images_are_another_run(images, fitted, tmp_path):
+    path = images / "train" / "digit-1" / "extra.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    try:
+        code, _, stderr = run(*line(images, fitted))
+    finally:
+        path.unlink()
+    assert code == 2 and "holds another run (rest " in stderr
+
+
+def test_bad_predictions_and_damaged_detectors_are_one_line(fitted, images, tmp_path):
+    (tmp_path / "torn.safetensors").write_bytes((fitted / "detector.safetensors").read_bytes()[:999])
+    (tmp_path / "text.png").write_text("hello")
+    good = images / "ood-test" / "0000.png"
+    for words, message in (((tmp_path, good), "detector.safetensors is not there"), ((tmp_path / "torn.safetensors", good), "is damaged"),
+                           ((fitted, good, tmp_path / "text.png"), "text.png is truncated or no image"), ((fitted, tmp_path / "no.png"), "is not there")):
+        code, stdout, stderr = run("predict", *words)
+        assert code == 2 and stdout == "" and message in stderr and stderr.count("\n") == 1
+
+
+def test_a_file_that_may_not_be_read(images, tmp_path):
+    path = tmp_path / "secret.png"
+    Image.new("RGB", (20, 20)).save(path)
+    path.chmod(0)
+    tmp_path.chmod(0o755)
+    if root := os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ValueError, match="may not be read"):
+            as_image(path)
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_many_bad_files_are_counted(tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(5):
+            (tmp_path / "train" / name / f"{i}.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"^train/a/0.jpg is truncated or no image; .* \(and 9 more such files\)$"):
+        read_folder(tmp_path / "train", 32)
+    assert list(class_folders(tmp_path / "train")) == ["a", "b"]
+
+
+def test_a_truncated_jpeg_is_found(images, tmp_path):
+    whole = tmp_path / "whole.jpg"
+    Image.open(images / "ood-test" / "0000.png").save(whole)
+    (tmp_path / "torn.jpg").write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="torn.jpg is truncated"):
+        read_outliers(tmp_path, 32)
+
+
+def test_settings_are_scikit_learns(images):
+    detector = OutlierDetector("tiny_resnet", pixels=32, epochs=1, alphas=[1], weights=[1])
+    twin = clone(detector)
+    assert twin.get_params() == detector.get_params() and not hasattr(twin, "scorer_")
+    pictures = read_folder(images / "train", 32)
+    check_apart(train=pictures)
+    by_pairs = detector.fit([(as_image(path), int(y)) for path, y in zip(pictures.images, pictures.labels)])
+    by_folder = twin.fit(images / "train")
+    some = [Image.open(path) for path in pictures.images[:4]]
+    np.testing.assert_allclose(by_pairs.score_samples(some), by_folder.score_samples(some), atol=1e-5)
+    assert by_pairs.classes_ == ("0", "1", "2") and by_folder.classes_ == ("digit-1", "digit-2", "digit-3")
+    assert set(by_folder.val_outliers_) == {"jigsaw", "photographs"}
