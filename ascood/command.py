@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 # %% ../nbs/10_command.ipynb #cc134b77
-MENDABLE = (ValueError, OSError, FloatingPointError)
+MENDABLE = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 def exit_status(

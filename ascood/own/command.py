@@ -7,7 +7,6 @@ __all__ = ['app', 'check_out', 'claim', 'Images', 'read_all', 'write_split', 'fi
 
 # %% ../../nbs/own/04_command.ipynb #04000002
 import csv
-import functools
 import json
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import pandas as pd
 import typer
 
 from ..benchmarks.builders.lists import images_in, write_file
+from ..command import create_app, run_app
 from .detector import OutlierDetector, digest
 from .export import export_all
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
@@ -98,21 +98,7 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
     say(f"\nall of it: {out / 'README.md'}, or {out / 'report.html'}")
 
 # %% ../../nbs/own/04_command.ipynb #04000012
-app = typer.Typer(help="A detector for your own images.", no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-def _one_line(command: Callable) -> Callable:
-    @functools.wraps(command)
-    def run(*args, **kwargs):
-        try:
-            command(*args, **kwargs)
-        except (ValueError, OSError, ImportError, FloatingPointError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on where it stopped", err=True)
-            raise typer.Exit(130) from None
-    return run
+app = create_app("A detector for your own images.")
 
 
 def _dir(text: str):
@@ -123,7 +109,6 @@ _DEFAULT = OutlierDetector()
 
 # %% ../../nbs/own/04_command.ipynb #04000013
 @app.command()
-@_one_line
 def fit(
     train: Annotated[Path, _dir("one folder for each class")],
     out: Annotated[Path, _dir("gets the detector; called again, the run goes on")],
@@ -144,7 +129,6 @@ def fit(
 
 # %% ../../nbs/own/04_command.ipynb #04000014
 @app.command()
-@_one_line
 def predict(
     model: Annotated[Path, typer.Argument(help="detector.safetensors, or the folder that holds it")],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
@@ -160,7 +144,6 @@ def predict(
 
 # %% ../../nbs/own/04_command.ipynb #04000015
 @app.command()
-@_one_line
 def example(out: Annotated[Path, typer.Argument(help="a new folder")]):
     "Write folders of example images, to try `fit` with."
     if out.exists() and any(out.iterdir()):
@@ -170,4 +153,4 @@ def example(out: Annotated[Path, typer.Argument(help="a new folder")]):
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
-    app()
+    sys.exit(run_app(app))
