@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from ascood.study import cli
 from ascood.study.cli import main
 from ascood.study.profiles import find_run, list_profiles, load_profile
 from ascood.study.runs import code_version, collect
@@ -222,6 +223,28 @@ def test_run_id_changes_with_what_decides_the_weights_and_only_then(tmp_path):
 def test_command_line_in_a_fresh_process(tmp_path):
     done = subprocess.run([sys.executable, "-m", "ascood", "status", "nothing"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stderr.startswith("error: no profile") and "Traceback" not in done.stderr
+
+
+def test_the_page_is_opened_only_when_asked(tmp_path, monkeypatch, capsys):
+    opened, page = [], tmp_path / "report.html"
+    monkeypatch.setattr(cli, "write_pages", lambda profile, results, figures: (page, tmp_path / "README.md"))
+    monkeypatch.setattr(cli.webbrowser, "open", opened.append)
+    assert main(["page", "smoke"]) == 0 and opened == []
+    assert main(["page", "smoke", "--open"]) == 0 and opened == [page.as_uri()]
+
+
+def test_help_everywhere(capsys):
+    for call in ("", "run", "status", "train", "evaluate", "collect", "premises", "report", "trace", "page", "data", "data check", "build", "build waterbirds"):
+        assert main([*call.split(), "--help"]) == 0 and "Usage:" in capsys.readouterr().out, call
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def stop(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_profile", stop)
+    assert main(["status", "smoke"]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
 
 
 def test_collect_takes_only_runs_of_the_profile(tmp_path):
