@@ -39,7 +39,7 @@ reproduce: $(READY)
 	@echo "  executed notebooks: results/$(PROFILE_NAME)/notebooks/ and results/$(PROFILE_NAME)/runs/*/"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
+	OMP_NUM_THREADS=1 ASCOOD_SHORT=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: $(READY)
