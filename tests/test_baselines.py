@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascood import training
+from ascood import baselines, training
 from ascood.baselines import (
     CIDER, GODIN, MixOE, NPOS, OE, VOS, ConfBranch, DecomposedHead, FeatureQueue, LogitNorm, PrototypeHead, RotPred,
     boundary_outliers, compactness, dispersion, hinted_loss, mix_outliers, moved_prototypes, open_loss, rotations,

@@ -23,7 +23,7 @@ from torch import nn
 from ascood import detectors as ours
 from ascood.data import Benchmark, ImageSet, batches
 from ascood.detectors import (
-    DETECTORS, IODIN, NOT_AS_OPENOOD, OWN_SCORES, Recipe, Relation, create_detector, list_detectors, perturbation, recipe,
+    DETECTORS, IODIN, NOT_AS_OPENOOD, OWN_SCORES, Recipe, Relation, list_detectors, perturbation, recipe,
     without_first_component,
 )
 from ascood.evaluation import Shelf, _fitting_set, candidates, evaluate, extract, metrics_table, score_benchmark, validation_auroc

@@ -62,3 +62,9 @@ def test_a_benchmark_of_ones_own_is_found_by_its_name(monkeypatch, digits):
     assert default_options("mine") == {"size": 3} and "mine" in list_benchmarks("fine-grained", on_disk=False)
     assert "mine" not in list_benchmarks("spurious") + list_benchmarks(on_disk=True)
     assert load_benchmark("mine", seed=4, size=5) == (digits, 4, 5)
+
+
+def test_no_errors_likely_bugs_or_unsafe_calls():
+    "The rules are in pyproject.toml."
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "ascood", "tests", "setup.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..attribution import submodule_modes, top_fraction_mask, true_class_gradient
 from ..data import Benchmark, ImageSet, LazyImages
 from .profiles import Profile, RunSpec, under_root
-from .runs import describe_runs, read_collected, write_text
+from .runs import read_collected, write_text
 from ..losses import uniform_kl
 from ..models import Classifier, load_classifier
 from .plots import FIGURE_STYLE, TWO_COLUMNS, plot_nothing

@@ -15,7 +15,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +60,7 @@ def provenance() -> dict:
     libraries = ("torch", "torchvision", "accelerate", "pytorch-ood", "mlxtend", "scikit-learn", "scikit-image", "matplotlib", "numpy")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     return {"code": code_version(), "python": platform.python_version(), "device": device,
-            "threads": torch.get_num_threads(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "threads": torch.get_num_threads(), "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "libraries": {name: metadata.version(name) for name in libraries}}
 
 # %% ../../nbs/study/03_runs.ipynb #d4269020
