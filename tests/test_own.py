@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
     (("--out", "{images}"), "lie one in the other"),
     (("--alpha", "-1"), "alpha_max: Input should be greater than or equal to 0"),
     (("--batch-size", "900"), "exceeds the 36 images that are left"),
-    (("--backbone", "alexnet"), "unknown backbone 'alexnet'"),
+    (("--backbone", "alexnet"), "backbone: Input should be"),
     (("--pixels", "8"), "pixels must lie in [32, 1024]"),
     (("--use", "both"), "use one of best"),
 ])
@@ -182,7 +182,18 @@ def test_other_images_are_another_run(images, fitted, tmp_path):
         code, _, stderr = run(*line(images, fitted))
     finally:
         path.unlink()
-    assert code == 2 and "holds another run (rest " in stderr
+    assert code == 2 and "holds another run (images " in stderr
+
+
+def test_a_mended_call_goes_on_and_a_call_without_its_outliers_does_not(images, tmp_path):
+    out = tmp_path / "out"
+    for fault in ("--epochs 0", "--use both", "--batch-size 900"):
+        assert run(*line(images, out), *fault.split())[0] == 2
+    assert run(*line(images, out))[0] == 0
+    words = line(images, out)
+    at = words.index("--ood-val")
+    code, _, stderr = run(*words[:at], *words[at + 2 :])
+    assert code == 2 and "holds another run (ood_val " in stderr and "-> stand-ins" in stderr
 
 
 def test_bad_predictions_and_damaged_detectors_are_one_line(fitted, images, tmp_path):

@@ -18,7 +18,7 @@ import typer
 
 from ..benchmarks.builders.lists import images_in, write_file
 from ..command import create_app, run_app
-from .detector import OutlierDetector, digest
+from .detector import OutlierDetector, check_settings, digest
 from .export import export_all
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
 from .report import write_report
@@ -42,10 +42,10 @@ def claim(out: Path, settings: dict):
     "Write the run's settings into its folder, or check that they are the ones already there. Raises ValueError."
     settings, file = json.loads(json.dumps(settings)), out / _CLAIM
     try:
-        before = json.loads(file.read_text()) if file.is_file() else settings
+        before = json.loads(file.read_text()) if file.is_file() and (out / "runs").is_dir() else settings  # nothing was trained yet
     except ValueError:
         raise ValueError(f"{str(file)[-80:]} is damaged; delete that folder and run again") from None
-    if changed := [f"{key} {str(before.get(key))[:20]} -> {str(value)[:20]}" for key, value in settings.items() if before.get(key) != value]:
+    if changed := [f"{key} {str(before.get(key))[:20]} -> {str(settings.get(key))[:20]}" for key in (settings | before) if before.get(key) != settings.get(key)]:
         raise ValueError(f"--out {str(out)[-60:]} holds another run ({changed[0]}); choose another folder, or delete it")
     write_file(file, json.dumps(settings, indent=1))
 
@@ -80,13 +80,14 @@ def write_split(images: Images, detector: OutlierDetector, path: Path):
 # %% ../../nbs/own/04_command.ipynb #04000010
 def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path | None = None, test: Path | None = None,
                 ood_test: Path | None = None, say: Callable[[str], None] = print, test_share: float = 0.25):
-    "Everything: check, train, choose, export, report. Raises ValueError, in one line, before any work."
+    "Everything: check, train, choose, export, report. Raises ValueError, in one line, before any training. Other test images may be given later."
+    check_settings(detector)
     check_out(out, train, ood_val, test, ood_test)
     images = read_all(train, ood_val, test, ood_test, detector, test_share)
     say(f"{len(images.rest)} images of {len(images.rest.classes)} classes to train and validate with, {len(images.test)} to test; "
         f"outliers: {len(images.ood_val) if images.ood_val else 'stand-ins'} to validate, {len(images.ood_test or ())} to test")
     settings = {key: value for key, value in detector.get_params().items() if key not in ("use", "progress")}
-    claim(out, settings | {name: digest(part) for name, part in images._asdict().items() if part})
+    claim(out, settings | {"images": digest(images.rest), "ood_val": digest(images.ood_val) if images.ood_val else "stand-ins"})
     write_split(images, detector, out / "split.csv")
     detector.fit(images.rest, ood_val=images.ood_val, out_dir=out)
     say("\non validation, in percent:\n" + detector.trials_.round(1).to_string(index=False))

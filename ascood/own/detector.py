@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FAMILIES', 'TensorKNN', 'scaling', 'Scorer', 'judge_images', 'threshold', 'Trial', 'choose_trial',
-           'OutlierDetector', 'digest']
+           'OutlierDetector', 'digest', 'check_settings']
 
 # %% ../../nbs/own/01_detector.ipynb #01000003
 import hashlib
@@ -244,6 +244,11 @@ def _pictures(self: OutlierDetector, X, y) -> Pictures:
         return read_folder(X, self.pixels, progress=self.progress)
     images, labels = zip(*X) if y is None else (X, y)
     return read_memory(images, labels, getattr(X, "classes", None), self.pixels)
+
+# %% ../../nbs/own/01_detector.ipynb #4ab28484
+def check_settings(detector: OutlierDetector):
+    "Raise ValueError for settings that no image is needed to refuse."
+    _methods(detector), _config(detector)
 
 # %% ../../nbs/own/01_detector.ipynb #01000026
 def _fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | None = None, out_dir: str | Path | None = None) -> OutlierDetector:

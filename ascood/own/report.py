@@ -74,8 +74,8 @@ def _on_validation(detector: OutlierDetector) -> str:
     chosen = detector.chosen_[detector.by_validation_]
     other = next(trial for trial in detector.chosen_.values() if trial is not chosen)
     high, low = chosen.aurocs[chosen.best], other.aurocs[other.best]
-    why = "" if low < high else " Of equals, the plain one is taken." if low == high else \
-        " The other detects more, but its accuracy is more than one standard error lower."
+    why = "" if low < high else " The two are equal, so the plain model is taken." if low == high else \
+        " The other model has the higher AUROC, but its accuracy is more than one standard error lower."
     return (f"it had AUROC {high:.1f} % ({chosen.best}) and accuracy {chosen.accuracy:.1f} % against {low:.1f} % ({other.best}) and "
             f"{other.accuracy:.1f} % of the {NAMES[other.family]} model.{why}")
 
@@ -86,9 +86,10 @@ def _on_test(detector: OutlierDetector, table: pd.DataFrame) -> str:
     parts = [f"{name} {row['difference']:+.1f} points (95 % interval {row['difference low']:+.1f} to {row['difference high']:+.1f})"
              for name, row in table.iterrows() if name != "FPR@95"]
     low, high = sorted((1 if detector.by_validation_ == "ascood" else -1) * table.loc[metric, ["difference low", "difference high"]])
-    verdict = "confirms the choice" if low > 0 else "contradicts the choice" if high < 0 else "leaves it undecided"
+    verdict = "This confirms the choice." if low > 0 else "This contradicts the choice." if high < 0 else \
+        "Its interval holds zero, so these images neither confirm nor contradict the choice."
     other = FAMILIES[detector.by_validation_ == FAMILIES[0]]
-    return (f"On the test images ASCOOD differs from the plain model by {' and '.join(parts)}. The {metric} {verdict}."
+    return (f"On the test images ASCOOD differs from the plain model by {' and '.join(parts)}. What counts is {metric}. {verdict}"
             + (f" Consider `--use {other}`, and decide on new images, not on these." if high < 0 else ""))
 
 # %% ../../nbs/own/03_report.ipynb #03000012
@@ -161,7 +162,8 @@ A classifier of {count} classes that answers *unknown* where the score of an ima
 {recommendation}
 
 - **Input**: uint8 RGB images of any size. The middle square is resized to {pixels} x {pixels}; what lies outside it is not seen.
-- **Training**: {train}; {backbone}, {epochs} epochs, {training}. {accept:.0%} of {val} validation images lie above the threshold.
+- **Training**: {train}; {backbone}, {epochs} epochs, {training}. At least {accept:.0%} of {val} validation images lie
+  above the threshold; with few of them, the share of new images can differ much.
 - **Classes**: {classes}.
 - **Limits**: the numbers hold for images like those of the test. Outliers of other kinds may be accepted. Calibrate anew when the camera changes.
 """
@@ -170,7 +172,7 @@ A classifier of {count} classes that answers *unknown* where the score of an ima
 _NUMBERS = """
 {files}
 
-`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). {exported} split.csv has the share of each image.
+`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. {exported}
 
 ## Test images, in percent with 95 % bootstrap intervals
 
