@@ -22,7 +22,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark docs env notebooks export readme lab unlock clean
+.PHONY: reproduce test benchmark docs env notebooks export readme lab clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -81,9 +81,6 @@ readme: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
-
-unlock: $(READY)
-	$(BIN)/snakemake --unlock --config profile=$(PROFILE)
 
 clean:
 	rm -rf results/$(PROFILE_NAME)/runs results/$(PROFILE_NAME)/notebooks
