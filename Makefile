@@ -77,7 +77,7 @@ export: $(READY)
 # Code cells are left out, and links lead from the project's root.
 readme: $(READY)
 	$(BIN)/jupyter nbconvert --to markdown --stdout --TemplateExporter.exclude_input=True --log-level WARN nbs/index.ipynb \
-	  | sed 's#(\.\./#(#g' > README.md
+	  | sed 's#(\.\./#(#g' | cat -s > README.md
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
