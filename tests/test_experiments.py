@@ -168,7 +168,7 @@ def test_methods_are_read_out_by_their_own_score_unless_the_profile_says_otherwi
     methods = {"cross_entropy": {}, "vos": {}, "oe": {"detectors": ["KNN", "MSP"]}, "godin": {"detectors": {"G-ODIN": {"eps": 0.01}}}}
     profile = load_profile(profile_file(tmp_path, methods=methods))
     assert {run.method: run.detectors for run in profile.runs} == {
-        "cross_entropy": {"MSP": {}, "i-ODIN": {}}, "vos": {"EBO": {}}, "oe": {"KNN": {}, "MSP": {}}, "godin": {"G-ODIN": {"eps": 0.01}}}
+        "cross_entropy": {"MSP": {}, "i-ODIN": TINY["detectors"]["i-ODIN"]}, "vos": {"EBO": {}}, "oe": {"KNN": {}, "MSP": {}}, "godin": {"G-ODIN": {"eps": 0.01}}}
 
 
 def test_a_profile_may_extend_another(tmp_path):

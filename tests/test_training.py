@@ -255,11 +255,11 @@ def test_pretrained_refuses_what_it_cannot_be(tmp_path, changes, classes, words)
 
 def test_two_processes_on_one_folder_take_turns(tmp_path, digits):
     "Both end well, and what is there is what one process alone makes."
-    command = [sys.executable, "-c", SCRIPT.replace("progress=False", "progress=True"), str(tmp_path / "both"), repr(CrossEntropy())]
+    command = [sys.executable, "-c", SCRIPT.replace("progress=False", "progress=True"), str(tmp_path / "both"), repr(ASCOOD(**SETTINGS))]
     processes = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, stdout=subprocess.PIPE,
                                   stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
     said = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0] and sum("waiting until it ends" in text for text in said) == 1
-    alone = train(CrossEntropy(), digits, TrainConfig(epochs=4), tmp_path / "alone", progress=False)
+    alone = train(ASCOOD(**SETTINGS), digits, TrainConfig(epochs=4), tmp_path / "alone", progress=False)
     assert (tmp_path / "both" / "model.safetensors").read_bytes() == alone.checkpoint.read_bytes()
     assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["history.csv", "model.safetensors", "settings.json"]

@@ -93,8 +93,9 @@ def made(tmp_path):
 
     def start(seconds):
         (tmp_path / "seconds").write_text(str(seconds))
-        return subprocess.Popen(["make", "reproduce", "VENV=venv", "PROFILE=smoke"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                text=True, start_new_session=True)
+        env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}  # `make test` sets them
+        return subprocess.Popen(["make", "reproduce", "VENV=venv", "PROFILE=smoke"], cwd=tmp_path, env=env, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
     start.folder = tmp_path
     return start

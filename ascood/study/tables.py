@@ -184,7 +184,8 @@ def write_table(table: Table, collected: Collected) -> str:  # Markdown
     profile, results = collected.profile, collected.results
     numbers = table.numbers(collected) if table.fits(profile) else pd.DataFrame()
     if numbers.empty:
-        return f"Profile `{profile.name}` has no rows for {table.name}; nothing is written."
+        planned = f" yet (`make reproduce PROFILE={profile.name}` makes them)" if table.fits(profile) else ""
+        return f"Profile `{profile.name}` has no rows for {table.name}{planned}; nothing is written."
     numbers, lacking = marked(profile, results, numbers) if table.marks else (numbers, "")
     numbers = table.beside(collected, numbers)
     note = "\n\n".join(filter(None, [*table.notes(collected, numbers), lacking, describe_runs(profile, results)]))
