@@ -205,7 +205,7 @@ def create_backbone(
 
 # %% ../nbs/04_models.ipynb #7426de70
 class ThreeSteps(nn.Module):
-    "Backbone, normalisation and head, one after the other; what a subclass has are the three."
+    "Backbone, normalisation and head, one after the other. A subclass sets these four attributes."
     backbone: nn.Module
     head: nn.Module
     normalization: str

@@ -344,7 +344,7 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
 # %% ../nbs/06_training.ipynb #d414203c
 def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
     "Train one epoch; returns mean loss, accuracy in percent and speed."
-    losses, hits, shown, start = [], 0, 0, time.perf_counter()
+    losses, unread, hits, shown, start = [], [], 0, 0, time.perf_counter()
     run.model.train()
     for (x, y), outliers in zip(run.loader, _endless(run.outliers)):
         with run.accelerator.autocast():
@@ -353,13 +353,15 @@ def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
         run.optimizer.step()
         run.schedule.step()
         run.optimizer.zero_grad()
-        losses.append(loss.detach())
+        unread.append(loss.detach())
         hits += (logits.detach().argmax(1) == y).sum()
         bar.update()
-        if len(losses) == 1 or time.perf_counter() > shown + 1:
-            bar.set_postfix(_epoch_row(run, epoch, losses, hits, start), refresh=False)
+        if time.perf_counter() > shown + 1:
+            _read(run, epoch, unread, losses)
+            bar.set_postfix(_epoch_row(run, losses, hits, start), refresh=False)
             shown = time.perf_counter()
-    return _epoch_row(run, epoch, losses, hits, start)
+    _read(run, epoch, unread, losses)
+    return _epoch_row(run, losses, hits, start)
 
 # %% ../nbs/06_training.ipynb #a4e05ff6
 def _endless(loader):
@@ -368,19 +370,25 @@ def _endless(loader):
         yield from (x for x, _ in loader) if loader is not None else (None,)
 
 # %% ../nbs/06_training.ipynb #a3050846
-def _epoch_row(run: _Run, epoch: int, losses: list[Tensor], hits: Tensor | int, start: float) -> dict:
-    "Mean loss, accuracy in percent and speed so far. Raises FloatingPointError for a loss that is not finite."
-    values, seconds = torch.stack(losses).double().tolist(), time.perf_counter() - start
-    if bad := [(step, value) for step, value in enumerate(values) if not math.isfinite(value)]:
-        raise FloatingPointError(_nan_message(run, epoch, *bad[0]))
-    seen = len(values) * run.config.batch_size
-    return {"loss": sum(values) / len(values), "accuracy": 100 * int(hits) / (seen * run.method.views), "seconds": seconds,
+def _read(run: _Run, epoch: int, unread: list[Tensor], losses: list[float]):
+    "Move the losses that were not read yet to `losses`. Raises FloatingPointError at the first that is not finite."
+    for value in torch.stack(unread).tolist() if unread else ():
+        if not math.isfinite(value):
+            raise FloatingPointError(_nan_message(run, epoch, len(losses), value))
+        losses.append(value)
+    unread.clear()
+
+
+def _epoch_row(run: _Run, losses: list[float], hits: Tensor, start: float) -> dict:
+    "Mean loss, accuracy in percent and speed so far."
+    seen, seconds = len(losses) * run.config.batch_size, time.perf_counter() - start
+    return {"loss": sum(losses) / len(losses), "accuracy": 100 * int(hits) / (seen * run.method.views), "seconds": seconds,
             "images_per_second": seen / seconds}
 
 
 def _nan_message(run: _Run, epoch: int, step: int, value: float) -> str:
     used = ", ".join(f"{name}={setting}" for name, setting in run.method)
-    return (f"the loss is {value} in epoch {epoch}, step {step}, at learning rate {run.schedule.get_last_lr()[0]:.3g} ({run.method.name}: {used}); "
+    return (f"the loss is {value} in epoch {epoch}, step {step}, at learning rate about {run.schedule.get_last_lr()[0]:.3g} ({run.method.name}: {used}); "
             "lower lr, alpha_max or weight, and start again: the state of the last complete epoch is kept")
 
 # %% ../nbs/06_training.ipynb #bf0f2eb2
@@ -470,5 +478,7 @@ def train(
     images or auxiliary outliers; FloatingPointError if the loss stops being finite."""
     out_dir = Path(out_dir)
     _claim(out_dir, {"method": method.name, **method.model_dump(), "benchmark": benchmark.name, **config.model_dump(), **_data_of(benchmark, method)})
+    if finished := _finished(out_dir):
+        return finished  # also from a folder that cannot be written
     with alone(out_dir / "settings.json", progress):
         return _finished(out_dir) or _train(method, benchmark, config, out_dir, progress, snapshots)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -374,3 +375,13 @@ def test_waterbirds_from_raw_files_to_tables(tmp_path, monkeypatch):
     assert set(groups[groups["set"] == "test"].group) == {"all", "majority", "minority"}
     assert set(groups[groups["set"] == "spurious"].group) == {"all"}
     assert (tmp_path / "r" / "tiny" / "table_spurious.md").is_file() and (tmp_path / "f" / "tiny" / "gallery_waterbirds.png").is_file()
+
+
+def test_profiles_and_notebooks_are_found_outside_a_clone(tmp_path):
+    "As with an editable installation: the package is on the path, the current folder is elsewhere and empty."
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "ascood", "status", "smoke"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("not begun") == len(load_profile("smoke").runs) and not [*tmp_path.iterdir()]
+    command = [sys.executable, "-m", "ascood.study.notebooks", "table_main", "out.ipynb", "-p", "nothing", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "table_main.ipynb has no parameter 'nothing'" in done.stderr

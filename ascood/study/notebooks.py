@@ -50,9 +50,9 @@ def execute_notebook(
 
     Raises FileNotFoundError, ValueError for an unknown parameter, PapermillExecutionError if a cell fails.
     """
-    here = Path(globals().get("__file__", "a/notebook/has/none"))
-    came_with = here.parents[1] / "shipped" / "nbs" / "experiments" / f"{source}.ipynb"
-    source, output = came_with if came_with.is_file() else Path(source), Path(output)
+    here = Path(globals().get("__file__", "a/notebook/has/none")).absolute()
+    places = [folder / "nbs" / "experiments" / f"{source}.ipynb" for folder in (here.parents[1] / "shipped", here.parents[1].parent)]
+    source, output = next((place for place in places if place.is_file()), Path(source)), Path(output)
     if not source.is_file():
         raise FileNotFoundError(f"no notebook at {source}; correct the path")
     known = papermill.inspect_notebook(str(source))

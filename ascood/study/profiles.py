@@ -40,8 +40,9 @@ def under_root(path: str | Path) -> Path:
 
 def shipped(path: str) -> Path:
     "A file or folder of the project: that of the clone around the working directory, or else the one that came with the installed package."
-    installed = Path(__file__).parents[1] / "shipped" / path if "__file__" in globals() else Path(path)
-    return under_root(path) if (project_root() / path).exists() or not installed.exists() else installed
+    package = Path(globals().get("__file__", "nbs/study/profiles")).absolute().parents[1]
+    installed = [place / path for place in (package / "shipped", package.parent) if (place / path).exists()]  # a wheel, or an editable installation
+    return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
 # %% ../../nbs/study/00_profiles.ipynb #f0dbdf39
 class BenchmarkPlan(Settings):
