@@ -27,17 +27,17 @@ from .tables import trace
 
 # %% ../../nbs/study/11_cli.ipynb #5da228a6
 class RunsFailed(RuntimeError):
-    "Runs of a profile failed; the message has the lines that repeat them."
+    "Runs of a profile failed."
 
-    def __init__(self, profile: Profile, failed: list[RunSpec]):
-        again = [f"ascood train {profile.name} {run.benchmark} {run.method} {run.config.seed}" for run in failed]
-        super().__init__("\n  ".join([f"{len(failed)} of {len(profile.runs)} runs failed, for the reasons above. To repeat them:", *again]))
+    def __init__(self, failed: list[RunSpec]):
+        super().__init__(f"failed, for the reasons above: {', '.join(run.run_id for run in failed)}")
+        self.failed = failed
 
 # %% ../../nbs/study/11_cli.ipynb #30d6be23
 def run_profile(profile: Profile, results: str | Path = "results", figures: str | Path = "figures", progress: bool = True):
     """Train and evaluate what is not there yet, then write all tables and figures. Can be interrupted and called again.
 
-    A run that fails does not stop the others: RunsFailed, at the end, names it with the command that repeats it.
+    A run that fails does not stop the others; RunsFailed, at the end, names it.
     """
     check_data(profile, results)
     runs = [run for run in profile.runs if run.benchmark in profile.chosen]
@@ -46,7 +46,7 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
         write_reports(profile, results, figures)
         print(f"tables: {under_root(results) / profile.name}\nfigures: {under_root(figures) / profile.name}")
     if failed:
-        raise RunsFailed(profile, failed)
+        raise RunsFailed(failed)
 
 
 def _make_run(profile: Profile, run: RunSpec, results: str | Path, progress: bool) -> bool:
@@ -109,7 +109,8 @@ def _run(ctx: typer.Context, profile: _PROFILE):
     try:
         run_profile(load_profile(profile), *ctx.obj)
     except RunsFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        again = [f"ascood train {profile} {run.benchmark} {run.method} {run.config.seed}" for run in error.failed]
+        print("\n  ".join([f"error: {len(again)} of the runs failed, for the reasons above. To repeat:", *again]), file=sys.stderr)
         raise typer.Exit(1) from None
 
 
