@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image
 from pytorch_ood.api import LogitsDetector
 from pytorch_ood.detector import KNN
@@ -256,7 +257,8 @@ def check_settings(detector: OutlierDetector):
     _methods(detector), _config(detector)
 
 # %% ../../nbs/own/01_detector.ipynb #01000026
-def _fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | None = None, out_dir: str | Path | None = None) -> OutlierDetector:
+@patch
+def fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | None = None, out_dir: str | Path | None = None) -> OutlierDetector:
     """Train, choose on validation and set the threshold.
 
     X: a folder of class folders, a data set of (image, class number), `Pictures`, or images with their class numbers as y.
@@ -274,9 +276,6 @@ def _fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | N
         trials = [_trial(self, name, method, benchmark, Path(out_dir or scratch, "runs")) for name, method in methods.items()]
     return _conclude(self, trials, benchmark, val)
 
-
-OutlierDetector.fit = _fit
-
 # %% ../../nbs/own/01_detector.ipynb #01000027
 def _conclude(self: OutlierDetector, trials: list[Trial], benchmark: Benchmark, val: Pictures) -> OutlierDetector:
     "Choose among the trials, and set every fitted attribute."
@@ -293,17 +292,16 @@ def _conclude(self: OutlierDetector, trials: list[Trial], benchmark: Benchmark, 
     return self.switch(self.by_validation_ if self.use == "best" else self.use)
 
 
-def _switch(self: OutlierDetector, family: str) -> OutlierDetector:
+@patch
+def switch(self: OutlierDetector, family: str) -> OutlierDetector:
     "Answer with the plain (`cross_entropy`) or the ASCOOD model from now on."
     self.family_, self.scorer_, self.forward_scorer_ = family, self.scorers_[family], self.forward_scorers_[family]
     self.offset_ = float(self.scorer_.offset)
     return self
 
-
-OutlierDetector.switch = _switch
-
 # %% ../../nbs/own/01_detector.ipynb #01000028
-def _judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class probabilities [N,C] and scores [N]
+@patch
+def judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class probabilities [N,C] and scores [N]
     "Files, PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]: a list of them, or one; or a folder, or `Pictures`."
     check_is_fitted(self, "scorer_")
     X = X.images if isinstance(X, Pictures) else images_in(X) if isinstance(X, (str, Path)) and Path(X).is_dir() else X
@@ -311,24 +309,24 @@ def _judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class 
     return judge_images(self.scorer_, [X] if one else X)
 
 
-def _score_samples(self: OutlierDetector, X) -> np.ndarray:  # [N], higher is more normal
+@patch
+def score_samples(self: OutlierDetector, X) -> np.ndarray:  # [N], higher is more normal
     return self.judge(X)[1]
 
 
-def _decision_function(self: OutlierDetector, X) -> np.ndarray:  # [N], negative for unknown images
+@patch
+def decision_function(self: OutlierDetector, X) -> np.ndarray:  # [N], negative for unknown images
     return self.score_samples(X) - self.offset_
 
 
-def _predict(self: OutlierDetector, X) -> np.ndarray:  # int64 [N], class index, or -1 for an unknown image
+@patch
+def predict(self: OutlierDetector, X) -> np.ndarray:  # int64 [N], class index, or -1 for an unknown image
     probabilities, scores = self.judge(X)
     return np.where(scores >= self.offset_, probabilities.argmax(1), -1)
 
-
-OutlierDetector.judge, OutlierDetector.score_samples = _judge, _score_samples
-OutlierDetector.decision_function, OutlierDetector.predict = _decision_function, _predict
-
 # %% ../../nbs/own/01_detector.ipynb #01000030
-def _save(self: OutlierDetector, path: str | Path) -> Path:
+@patch
+def save(self: OutlierDetector, path: str | Path) -> Path:
     "Write the chosen scorer to a safetensors file."
     scorer, path = self.scorer_, Path(path)
     about = {"settings": self.get_params(), "classes": self.classes_, "family": self.family_, "detector": scorer.name, "params": scorer.params,
@@ -340,7 +338,8 @@ def _save(self: OutlierDetector, path: str | Path) -> Path:
     return unfinished.replace(path)
 
 # %% ../../nbs/own/01_detector.ipynb #01000031
-def _load(cls, path: str | Path) -> OutlierDetector:
+@patch(cls_method=True)
+def load(cls: OutlierDetector, path: str | Path) -> OutlierDetector:
     "A detector from its file. Raises ValueError if there is none, or if it is damaged."
     try:
         with safe_open(path, framework="pt") as file:
@@ -356,6 +355,3 @@ def _load(cls, path: str | Path) -> OutlierDetector:
     scorer.offset.copy_(tensors["offset"])
     self.classes_, self.scorers_, self.forward_scorers_ = tuple(about["classes"]), {about["family"]: scorer}, {about["family"]: scorer}
     return self.switch(about["family"])
-
-
-OutlierDetector.save, OutlierDetector.load = _save, classmethod(_load)
