@@ -48,7 +48,7 @@ def _run(module: str, arguments: list[str]) -> int:  # Exit status
         return 1
     return 0
 
-# %% ../../nbs/study/14_warm.ipynb #e7bd4a50
+# %% ../../nbs/study/14_warm.ipynb #e03ee49e
 def _serve_one(line: socket.socket):
     "In the copy: read what is asked for, do it, answer with the exit status. Does not return."
     line.send(b"+")
@@ -57,6 +57,7 @@ def _serve_one(line: socket.socket):
     for own, other in enumerate(given):
         os.dup2(other, own)
     os.chdir(asked["folder"])
+    sys.path[0] = asked["folder"]  # as `python -m` has it
     os.environ.clear()
     os.environ.update(asked["environment"])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
