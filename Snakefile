@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from ascood.study import warm
 from ascood.study.figures import FIGURES, figure_stems
 from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
@@ -35,7 +36,8 @@ FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
 
 WHERE = f"-p profile {PROFILE_NAME} -p results {RESULTS} -p figures {FIGURE_DIR}"
-PAPERMILL = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.study.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
+PYTHON = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.study.warm"  # by a copy of one process that has imported everything
+PAPERMILL = f"{PYTHON} ascood.study.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
 
 
 def code(*modules):
@@ -50,6 +52,10 @@ SCORING = code("detectors", "evaluation")
 def which(wildcards):
     run = RUNS[wildcards.run]
     return f"-p benchmark {run.benchmark} -p method {run.method} -p seed {run.config.seed}"
+
+
+onstart:
+    warm.start()
 
 
 wildcard_constraints:
@@ -116,7 +122,7 @@ rule collect:
     output:
         COLLECTED,
     shell:
-        "{sys.executable} -m ascood --results {RESULTS} collect {PROFILE_NAME}"
+        PYTHON + " ascood --results {RESULTS} collect {PROFILE_NAME}"
 
 
 rule premises:
@@ -180,4 +186,4 @@ rule page:
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:
-        "{sys.executable} -m ascood --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"
+        PYTHON + " ascood --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -330,13 +330,18 @@ class _Run(NamedTuple):
 # %% ../nbs/06_training.ipynb #4affa6f1
 def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train with several precisions in turn
-    accelerator, order = Accelerator(mixed_precision=config.mixed_precision), torch.Generator()
+    split = DataLoaderConfiguration(split_batches=True)  # `batch_size` stays the images of a step, whatever the number of processes
+    accelerator, order = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=split), torch.Generator()
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size {config.batch_size} cannot be shared equally by {accelerator.num_processes} processes; choose a multiple")
     set_seed(config.seed)
     bare = method.create_model(config, benchmark.num_classes)
     if config.channels_last:
         bare = bare.to(memory_format=torch.channels_last)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # on a CPU, torch has no such thing
+        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
 
-    def load(images, views=1):  # with several processes, each takes its share of the steps
+    def load(images, views=1):  # with several processes, each takes its share of every step
         return accelerator.prepare(batches(images, config.batch_size, shuffle=True, generator=order, drop_last=True, views=views))
 
     images = benchmark.train.to(accelerator.device)
@@ -370,7 +375,15 @@ def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
             bar.set_postfix(_epoch_row(run, losses, hits, start), refresh=False)
             shown = time.perf_counter()
     _read(run, epoch, unread, losses)
-    return _epoch_row(run, losses, hits, start)
+    return _epoch_row(run, *_of_all(run, losses, hits), start)
+
+# %% ../nbs/06_training.ipynb #1b2c3d4e
+def _of_all(run: _Run, losses: list[float], hits: Tensor) -> tuple[list[float], Tensor]:
+    "Losses averaged, and hits added up, over all processes."
+    if run.accelerator.num_processes == 1:
+        return losses, hits
+    mean = run.accelerator.reduce(torch.tensor(losses, device=run.accelerator.device), "mean")
+    return mean.tolist(), run.accelerator.reduce(hits, "sum")
 
 # %% ../nbs/06_training.ipynb #a4e05ff6
 def _endless(loader):

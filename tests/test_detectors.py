@@ -135,8 +135,9 @@ def test_one_pass_gives_the_scores_of_the_library_on_images(model, small, name):
         with torch.enable_grad() if isinstance(alone, GradientDetector) else torch.no_grad():
             expected = alone.predict(x).detach().float()
         scores = torch.from_numpy(found.scores[name][key][:60])
-        # the sign of a gradient near 0 may turn with the batch; RMDS is a difference of two distances, inverted in single precision there
-        near = 1e-3 if isinstance(alone, (GradientDetector, po.RMD)) else 1e-4
+        # the sign of a gradient near 0 may turn with the batch; RMDS is a difference of two distances, inverted in single precision there,
+        # and VIM measures where features hardly vary: single precision alone moves it by more than 1e-4
+        near = 1e-3 if isinstance(alone, (GradientDetector, po.RMD, po.ViM)) else 1e-4
         torch.testing.assert_close(scores, expected, rtol=near, atol=near * expected.abs().max().item())
         assert scores.std() > 0, "a score that is the same for all would pass unseen"
 

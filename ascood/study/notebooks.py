@@ -37,7 +37,7 @@ class ThisInterpreter(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ascood.study.warm", "ipykernel_launcher", "-f", "{connection_file}", f"--IPKernelApp.parent_handle={os.getpid()}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 # %% ../../nbs/study/10_notebooks.ipynb #d5dca7c2
