@@ -10,14 +10,9 @@ __all__ = ['DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'perturbation', 'input_g
            'HeadGradNorm', 'linear_head', 'list_detectors', 'recipe', 'create_detector', 'Difference']
 
 # %% ../nbs/08_detectors.ipynb #2f3af564
-<<<<<<< HEAD
-from collections.abc import Callable
-from typing import Any, NamedTuple
-=======
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
-from typing import NamedTuple
->>>>>>> f64b71ab00a58f20203f6a9d2488146d3cf42ade
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F

@@ -51,16 +51,12 @@ class Activations(NamedTuple):
     map_scores: dict[str, Tensor] | None = None  # scores [N] that were computed from the maps during the pass
 
 # %% ../nbs/09_evaluation.ipynb #937a859b
-<<<<<<< HEAD
-def _observe(model: Classifier, x: Tensor, also: Collection[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
-=======
 def _on(x: Tensor, device: torch.device) -> Tensor:
     "Images on a device; on a CPU in the order of memory in which convolutions are faster."
     return x.contiguous(memory_format=torch.channels_last) if device.type == "cpu" else x.to(device)
 
 
-def _observe(model: Classifier, x: Tensor, also: set[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
->>>>>>> f64b71ab00a58f20203f6a9d2488146d3cf42ade
+def _observe(model: Classifier, x: Tensor, also: Collection[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
     "One forward pass over a batch: logits, features, and what else is asked for."
     stages = model.backbone.stages() if {*also} & {"stages", "gram"} or map_scores is not None else [model.feature_maps]
     outputs = []
