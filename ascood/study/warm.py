@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:  # Exit status
         Path(argv[2]).rmdir()
         os._exit(0)
     if (line := _line()) is None:
-        os.execv(sys.executable, [sys.executable, "-m", *argv])
+        os.execv(sys.executable, [sys.executable, "-m", *argv])  # noqa: S606 - the same as without this module
     with line:
         return _ask(line, [argv[0], argv[1:]])
 
