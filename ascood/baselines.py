@@ -12,7 +12,7 @@ __all__ = ['hinted_loss', 'steered', 'ConfidenceClassifier', 'ConfBranch', 'rota
 # %% ../nbs/07_baselines.ipynb #1a14f745
 import math
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +42,12 @@ def steered(weight: Tensor, cost: Tensor, budget: float) -> Tensor:
 
 class ConfidenceClassifier(Classifier):
     "A classifier with a second head: the logit of its confidence, from the same features."
+    weight: Tensor  # lambda, a scalar
 
     def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5):
         super().__init__(backbone, num_classes, normalization, sigma)
         self.confidence = nn.Linear(backbone.num_features, 1)
-        self.register_buffer("weight", torch.tensor(0.1))  # lambda
+        self.register_buffer("weight", torch.tensor(0.1))
 
     def forward(self, x: Tensor, with_confidence: bool = False):  # [B,3,H,W] -> logits [B,C] (, confidence's logit [B,1])
         h = self.features(x)
@@ -62,8 +63,8 @@ class ConfBranch(CrossEntropy):
     budget: float = Field(0.3, gt=0)  # beta, in nats
     weight: float = Field(0.1, gt=0)  # lambda at the start
 
-    def create_model(self, config: TrainConfig, num_classes: int) -> ConfidenceClassifier:
-        model = super().create_model(config, num_classes)
+    def create_model(self, config: TrainConfig, num_classes: int) -> Classifier:
+        model: Any = super().create_model(config, num_classes)
         model.weight.fill_(self.weight)
         return model
 
@@ -132,6 +133,7 @@ class DecomposedHead(nn.Module):
 # %% ../nbs/07_baselines.ipynb #2dfa5c13
 class DecomposedClassifier(Classifier):
     "A classifier whose head is a quotient."
+    head: DecomposedHead
 
     def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5):
         super().__init__(backbone, num_classes, normalization, sigma)
@@ -158,11 +160,13 @@ def earlier_and_later(y: Tensor) -> tuple[Tensor, Tensor]:  # classes [B] -> two
 
 class FeatureQueue(nn.Module):
     "The last `length` feature vectors of each class; part of a model's state, so that a run can go on from it."
+    features: Tensor  # [C,length,m]
+    seen: Tensor  # int64 [C]: images of each class so far
 
     def __init__(self, num_classes: int, length: int, num_features: int):
         super().__init__()
         self.register_buffer("features", torch.zeros(num_classes, length, num_features))
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))  # images of each class so far
+        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))
 
     def full(self) -> bool:
         return bool((self.seen >= self.features.shape[1]).all())
@@ -301,6 +305,7 @@ def moved_prototypes(
 # %% ../nbs/07_baselines.ipynb #a23e24a0
 class PrototypeHead(nn.Module):
     "Features [B,m] -> similarities to the prototypes over tau [B,C]; `embed` gives z [B,d], of length 1."
+    prototypes: Tensor  # [C,d]
 
     def __init__(self, num_features: int, num_classes: int, dim: int, tau: float):
         super().__init__()
@@ -317,6 +322,7 @@ class PrototypeHead(nn.Module):
 # %% ../nbs/07_baselines.ipynb #8feca29f
 class PrototypeClassifier(Classifier):
     "A classifier whose head compares embeddings with prototypes."
+    head: PrototypeHead
 
     def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5,
                  dim: int = 128, tau: float = 0.1):
@@ -332,7 +338,7 @@ class PrototypeClassifier(Classifier):
 
 # %% ../nbs/07_baselines.ipynb #6cfdafe9
 @torch.no_grad()
-def start_prototypes(model: PrototypeClassifier, known: Iterable[tuple[Tensor, Tensor]]):
+def start_prototypes(model: Any, known: Iterable[tuple[Tensor, Tensor]]):
     "Set the prototypes to the class means of the embeddings, of length 1; a class without an image keeps its random one."
     prototypes, model = model.head.prototypes, model.eval()
     total = torch.zeros_like(prototypes)
@@ -354,7 +360,7 @@ class CIDER(CrossEntropy):
     gamma: float = Field(0.95, ge=0, lt=1)  # the authors' for CIFAR-10; 0.5 for CIFAR-100
     dim: int = Field(128, ge=2)  # of the embedding
 
-    def prepare(self, model: PrototypeClassifier, known: Iterable[tuple[Tensor, Tensor]]):
+    def prepare(self, model: Classifier, known: Iterable[tuple[Tensor, Tensor]]):
         start_prototypes(model, known)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def exit_status(
 class Commands(TyperGroup):
     "A group of commands whose errors `exit_status` turns into one line."
 
-    def invoke(self, ctx: typer.Context):
+    def invoke(self, ctx):
         status = exit_status(lambda: super(Commands, self).invoke(ctx))
         if status:
             raise typer.Exit(status)

@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -37,13 +37,13 @@ class _Labelled(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def changed(self, **attributes) -> "_Labelled":
+    def changed(self, **attributes) -> Self:
         "A shallow copy with other attributes."
         changed = copy.copy(self)
         vars(changed).update(attributes)
         return changed
 
-    def with_transform(self, transform: Callable) -> "_Labelled":
+    def with_transform(self, transform: Callable) -> Self:
         return self.changed(transform=transform)
 
 # %% ../nbs/05_data.ipynb #10e18157
@@ -69,14 +69,15 @@ class ImageSet(_Labelled):
         return self.changed(images=self.images.to(device))
 
     def __getitem__(self, index: int | Sequence[int]):
-        one = isinstance(index, (int, np.integer))
-        index = int(index) if one else torch.as_tensor(list(index))
-        return self.transform(self.images[index]), int(self.labels[index]) if one else self.labels[index]
+        if isinstance(index, (int, np.integer)):
+            return self.transform(self.images[int(index)]), int(self.labels[int(index)])
+        rows = torch.as_tensor(list(index))
+        return self.transform(self.images[rows]), self.labels[rows]
 
 # %% ../nbs/05_data.ipynb #85970f8e
 class _Seeded(NamedTuple):
     "An index, and the seed of that image's augmentation in this pass over the data."
-    index: int
+    image: int
     seed: int
 
 
@@ -125,7 +126,7 @@ class LazyImages(_Labelled):
 def _with_seed(images: LazyImages, index: _Seeded) -> tuple[Tensor, int]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(index.seed)
-        return images[index.index]
+        return images[index.image]
 
 # %% ../nbs/05_data.ipynb #ba959166
 class _WholeBatches(Dataset):
@@ -137,14 +138,14 @@ class _WholeBatches(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: list) -> tuple[Tensor, Tensor] | list[tuple[Tensor, int]]:
         return self.images[indices * self.views]
 
 
 class _LazyViews(_WholeBatches):
     "The same for LazyImages, image by image; each view of an image has a seed of its own."
 
-    def __getitems__(self, indices: list[int | _Seeded]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: list) -> list[tuple[Tensor, int]]:  # of int or _Seeded
         return [self.images[i._replace(seed=i.seed + view) if isinstance(i, _Seeded) else i]
                 for view in range(self.views) for i in indices]
 
@@ -224,6 +225,12 @@ class RandomCrops(nn.Module):
 # %% ../nbs/05_data.ipynb #2b7c02e5
 class _Sets:
     "What can be asked of a benchmark as a whole."
+    val: ImageSet | LazyImages
+    test: ImageSet | LazyImages
+    ood_val: dict[str, ImageSet | LazyImages]
+    ood: dict[str, dict[str, ImageSet | LazyImages]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
     def sets(self) -> dict[tuple[str, str], ImageSet | LazyImages]:
         "Every set that is scored, by (group, name): ID validation and test, OOD validation, and every group of OOD test sets."

@@ -12,7 +12,7 @@ __all__ = ['DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'perturbation', 'input_g
 # %% ../nbs/08_detectors.ipynb #2f3af564
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -177,7 +177,8 @@ class Relation(FeaturesDetector):
     def __init__(self, encoder: Callable, head: Callable, power: float = 4, threshold: float = 0.03):
         if power <= 0:
             raise ValueError(f"power must be above 0, not {power}")
-        self.encoder, self.head, self.power, self.threshold, self._known = encoder, head, power, threshold, None
+        self.encoder, self.head, self.power, self.threshold = encoder, head, power, threshold
+        self._known: tuple[Tensor, Tensor] | None = None
 
     def _describe(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return F.normalize(z, dim=1), self.head(z).softmax(1)
@@ -349,7 +350,7 @@ class WarmTemperatureScaling(TemperatureScaling):
 class ConfidenceScore(FeaturesDetector):
     "1 - c, of the confidence c in [0, 1] that the model itself predicts (DeVries and Taylor 2018, arXiv 1802.04865)."
 
-    def __init__(self, model: Classifier):
+    def __init__(self, model: Any):  # A classifier with the head `confidence`
         self.model = model
 
     def predict(self, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> scores [B]
@@ -365,7 +366,7 @@ class RotationScore(Detector):
     (Hendrycks et al., NeurIPS 2019, arXiv 1906.12340): mean cross-entropy of the four rotations - KL(U || p), in nats.
     """
 
-    def __init__(self, model: Classifier):
+    def __init__(self, model: Any):  # A classifier with the head `rotation`
         self.model = model
 
     @torch.no_grad()
@@ -384,7 +385,7 @@ class DecomposedScore(GradientDetector):
 
     hyperparameter_space = {"eps": [0.0, 0.0025, 0.005, 0.01, 0.02, 0.04]}
 
-    def __init__(self, model: Classifier, eps: float = 0.0, norm_std: list[float] | None = None):
+    def __init__(self, model: Any, eps: float = 0.0, norm_std: list[float] | None = None):
         self.model, self.eps, self.norm_std = model, eps, norm_std
 
     def _numerator(self, x: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,9 +56,9 @@ def _on(x: Tensor, device: torch.device) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if device.type == "cpu" else x.to(device)
 
 
-def _observe(model: Classifier, x: Tensor, also: set[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
+def _observe(model: Classifier, x: Tensor, also: Collection[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
     "One forward pass over a batch: logits, features, and what else is asked for."
-    stages = model.backbone.stages() if also & {"stages", "gram"} or map_scores is not None else [model.feature_maps]
+    stages = model.backbone.stages() if {*also} & {"stages", "gram"} or map_scores is not None else [model.feature_maps]
     outputs = []
     for stage in stages:
         x = stage(x)
@@ -108,7 +108,7 @@ def extract(
     model: Classifier,  # Its mode is put back afterwards
     dataset: ImageSet | LazyImages,
     batch_size: int | None = None,  # Images a forward pass; the set's own `scoring_batch` if None
-    also: set[str] = frozenset(),  # Any of "maps", "stages", "gram"
+    also: Collection[str] = (),  # Any of "maps", "stages", "gram"
     shelf: Shelf | None = None,  # Where arrays are kept; in memory if None
     map_scores: Callable[[list[Tensor]], dict[str, Tensor]] | None = None,  # Scores [B] by name, of the maps after each stage
 ) -> Activations:
@@ -179,8 +179,8 @@ def _checked(scores: Tensor, n: int) -> np.ndarray:
     return values
 
 # %% ../nbs/09_evaluation.ipynb #f2fd501e
-def _fit(detector: Detector, reads: str, found: Activations):
-    if not detector.requires_fit:
+def _fit(detector: Any, reads: str, found: Activations | None):
+    if not detector.requires_fit or found is None:
         return
     if isinstance(detector, LogitsDetector):
         detector.fit_logits(found.logits, found.labels)
@@ -189,14 +189,14 @@ def _fit(detector: Detector, reads: str, found: Activations):
     elif reads == "features":
         detector.fit_features(found.features, found.labels)
     elif reads == "gram":
-        detector.fit_structured(found.gram, tuple(s.shape[1] for s in found.stages), found.labels)
+        detector.fit_structured(found.gram, tuple(s.shape[1] for s in found.stages or ()), found.labels)
     else:
-        detector.fit_structured(list(found.stages), found.labels)
+        detector.fit_structured(list(found.stages or ()), found.labels)
 
 # %% ../nbs/09_evaluation.ipynb #da80bb99
 def _predict(detector: Detector, reads: str, found: Activations, device, chunk: int = 1024) -> np.ndarray:
-    columns = {"logits": (found.logits,), "features": (found.features,), "maps": (found.maps,), "stages": found.stages,
-               "gram": (found.logits, found.gram)}[reads]
+    columns: Any = {"logits": [found.logits], "features": [found.features], "maps": [found.maps], "stages": found.stages,
+               "gram": [found.logits, found.gram]}[reads]
     scores = []
     for start in range(0, len(found.labels), chunk):
         part = [column[start : start + chunk].to(device) for column in columns]
@@ -242,11 +242,7 @@ def _of_validation(key: Key) -> bool:
 
 def choose(attempts: Iterable[Attempt]) -> Attempt:
     "The attempt with the highest mean AUROC on validation; the first of equals. No test set has a part in it."
-    best = None
-    for attempt in attempts:
-        if best is None or validation_auroc(attempt.scores) > validation_auroc(best.scores):
-            best = attempt
-    return best
+    return max(attempts, key=lambda attempt: validation_auroc(attempt.scores))
 
 # %% ../nbs/09_evaluation.ipynb #e5a1c0d7
 def without_batch_norm(
@@ -265,10 +261,11 @@ def without_batch_norm(
 # %% ../nbs/09_evaluation.ipynb #f61a1aaa
 def _sweep(model: Classifier, sets: dict[Key, ImageSet | LazyImages], detectors: list[Detector]) -> list[dict[Key, np.ndarray]]:
     "Scores of each detector on each set, from one sweep; ODIN and i-ODIN share their gradients."
-    device, found = next(model.parameters()).device, [{} for _ in detectors]
+    device = next(model.parameters()).device
+    found: list[dict[Key, np.ndarray]] = [{} for _ in detectors]
     sharing = [d for d in detectors if isinstance(d, (ODIN, IODIN))]
     for key, dataset in sets.items():
-        parts = [[] for _ in detectors]
+        parts: list[list[Tensor]] = [[] for _ in detectors]
         for x, _ in batches(dataset.to(device), dataset.scoring_batch):
             x = _on(x, device)
             shared = dict(zip(map(id, sharing), perturbed_scores(model, x, sharing))) if sharing else {}
@@ -310,7 +307,7 @@ def _wanted(detectors: dict[str, dict] | list[str] | None) -> dict[str, dict]:
     return wanted
 
 
-def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet]:
+def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet | LazyImages]:
     sets = {key: s for key, s in benchmark.sets().items() if not validation_only or _of_validation(key)}
     for key, images in sets.items():
         if len(images) == 0:
@@ -412,12 +409,13 @@ def read_once(
 # %% ../nbs/09_evaluation.ipynb #77dce21d
 def try_candidates(name: str, reading: Reading, given: dict) -> Iterator[Attempt]:
     "Fit each candidate of a detector and score it on the validation sets, from activations. Raises the first error if all fail."
-    how, error, worked = recipe(name), None, False
+    how, worked = recipe(name), False
+    first: Exception | None = None
     tried = candidates(name, reading.model, given)
     for params in tried:
         try:
             detector = create_detector(name, reading.model, list(reading.benchmark.std), **params)
-            _fit(detector, how.reads, reading.fit_on.get(how.fits))
+            _fit(detector, how.reads, reading.fit_on.get(how.fits or ""))
             attempt = Attempt(params, detector, {})
             if len(tried) > 1:
                 attempt = attempt._replace(scores=score_sets(attempt, name, reading, _of_validation))
@@ -425,12 +423,12 @@ def try_candidates(name: str, reading: Reading, given: dict) -> Iterator[Attempt
             raise
         except Exception as failure:  # whatever it is, the other candidates and detectors go on
             log.info("%s with %s failed", name, params, exc_info=True)
-            error = error or failure
+            first = first or failure
         else:
             worked = True
             yield attempt
-    if not worked:
-        raise error
+    if first and not worked:
+        raise first
 
 # %% ../nbs/09_evaluation.ipynb #3450146a
 def score_sets(attempt: Attempt, name: str, reading: Reading, which: Callable[[Key], bool] = lambda key: True) -> dict[Key, np.ndarray]:
@@ -447,7 +445,7 @@ def _from_reading(name: str, given: dict, reading: Reading) -> tuple[dict, dict[
         return best.params, score_sets(best, name, reading)
     if name in reading.passing.failed:
         raise reading.passing.failed[name]
-    return reading.passing.params[name], {key: _checked(found.map_scores[name], len(found.labels)) for key, found in reading.activations.items()}
+    return reading.passing.params[name], {key: _checked((found.map_scores or {})[name], len(found.labels)) for key, found in reading.activations.items()}
 
 
 @contextmanager

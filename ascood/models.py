@@ -30,7 +30,8 @@ from .normalization import NORMALIZATIONS, standardize
 class Backbone(nn.Sequential):
     "Maps images [B,3,H,W] to feature maps [B,num_features,H',W'] before pooling."
 
-    name = ""  # its key in BACKBONES, if `create_backbone` made it
+    num_features: int
+    name: str = ""  # its key in BACKBONES, if `create_backbone` made it
 
     def __init__(self, layers: OrderedDict, num_features: int):
         super().__init__(layers)
@@ -154,10 +155,11 @@ def _efficientnet_lite0(weights: dict[str, Tensor] | None) -> Backbone:
     net = _filled(_lite0_package("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0"), weights)
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 0.1
-    scales = [list(net._blocks[a:b]) for a, b in pairwise((0, 3, 5, 11, 16))]
+    blocks: list[nn.Module] = [*net.get_submodule("_blocks").children()]
+    scales: list[list] = [blocks[a:b] for a, b in pairwise((0, 3, 5, 11, 16))]
     scales[-1] += [net._conv_head, net._bn1, nn.ReLU6()]
     stem = [("conv1", net._conv_stem), ("bn1", net._bn0), ("relu", nn.ReLU6())]
-    layers = [(f"layer{i}", nn.Sequential(*blocks)) for i, blocks in enumerate(scales, start=1)]
+    layers = [(f"layer{i}", nn.Sequential(*scale)) for i, scale in enumerate(scales, start=1)]
     return Backbone(OrderedDict(stem + layers), num_features=1280)
 
 # %% ../nbs/04_models.ipynb #02ca3a1c
@@ -175,10 +177,11 @@ def _imagenet_weights(name: str, pretrained: bool | str | Path) -> dict[str, Ten
     "The state dict that `pretrained` asks for; None if it asks for none."
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-    given = isinstance(pretrained, (str, Path))
-    if (given or pretrained) and name not in WITH_IMAGENET_WEIGHTS:
+    if (isinstance(pretrained, (str, Path)) or pretrained) and name not in WITH_IMAGENET_WEIGHTS:
         raise ValueError(f"{name} has no ImageNet weights; use pretrained=False or one of {', '.join(WITH_IMAGENET_WEIGHTS)}")
-    return _read_tensors(pretrained) if given else WITH_IMAGENET_WEIGHTS[name](name) if pretrained else None
+    if isinstance(pretrained, (str, Path)):
+        return _read_tensors(pretrained)
+    return WITH_IMAGENET_WEIGHTS[name](name) if pretrained else None
 
 # %% ../nbs/04_models.ipynb #a9ab9b8a
 def _backbone_with(name: str, weights: dict[str, Tensor] | None, pretrained: bool | str | Path) -> Backbone:
@@ -206,7 +209,7 @@ def create_backbone(
 # %% ../nbs/04_models.ipynb #7426de70
 class ThreeSteps(nn.Module):
     "Backbone, normalisation and head, one after the other. A subclass sets these four attributes."
-    backbone: nn.Module
+    backbone: Backbone
     head: nn.Module
     normalization: str
     sigma: float
@@ -233,6 +236,7 @@ class ThreeSteps(nn.Module):
 class Classifier(ThreeSteps):
     "Maps images [B,3,H,W] to logits [B,num_classes]. Raises ValueError for an unknown normalization or fewer than two classes."
     kinds: ClassVar[dict[str, type["Classifier"]]] = {}  # {class name: class}, for rebuilding one from its file
+    num_classes: int
 
     def __init__(
         self,
@@ -282,7 +286,7 @@ def pretrained_classifier(
         raise ValueError("a pretrained classifier takes its head from ImageNet weights; use pretrained=True, or the path of their file")
     weights = _imagenet_weights(backbone, pretrained)
     body = _backbone_with(backbone, weights, pretrained)  # raises if the file does not fit, head included
-    head = {part: weights[f"{_IMAGENET_HEADS[backbone]}.{part}"] for part in ("weight", "bias")}
+    head = {part: (weights or {})[f"{_IMAGENET_HEADS[backbone]}.{part}"] for part in ("weight", "bias")}
     model = Classifier(body, len(head["bias"]), normalization="none")
     model.head.load_state_dict(head)
     return model.eval()
@@ -343,15 +347,14 @@ class _OpenOODFile(NamedTuple):
 def _read_openood(path: str | Path) -> _OpenOODFile:
     "Raises ValueError if the file holds no ResNet of OpenOOD."
     weights = _read_tensors(path)
-    sigma = weights.pop("sigma", None)
-    if sigma is not None:
-        if sigma.numel() != 1 or not 0 < sigma.item() < math.inf:
+    stored, sigma = weights.pop("sigma", None), None
+    if stored is not None:
+        if stored.numel() != 1 or not 0 < (sigma := stored.item()) < math.inf:
             raise ValueError(f"{path} has a sigma that is no positive number; fetch the checkpoint again")
-        sigma = sigma.item()
         if all(k.startswith("backbone.") for k in weights):
             weights = {k.removeprefix("backbone."): w for k, w in weights.items()}
-    shape = {k: tuple(w.shape) for k, w in weights.items()}
-    backbone = {(64, 3, 3, 3): "cifar_resnet18", (64, 3, 7, 7): "resnet18"}.get(shape.get("conv1.weight"))
+    shape: dict[str, tuple] = {k: tuple(w.shape) for k, w in weights.items()}
+    backbone = {(64, 3, 3, 3): "cifar_resnet18", (64, 3, 7, 7): "resnet18"}.get(shape.get("conv1.weight", ()))
     if backbone is None or len(shape.get("fc.weight", ())) != 2:
         raise ValueError(f"{path} is no ResNet-18 or ResNet-50 of OpenOOD, nor a released ASCOOD network "
                          f"(it holds {_first(list(weights)) or 'nothing else'}); pass one of those")

@@ -6,6 +6,8 @@
 __all__ = ['NORMALIZATIONS', 'standardize', 'l2_normalize', 'no_normalization']
 
 # %% ../nbs/02_normalization.ipynb #b4cbfcb5
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -39,4 +41,4 @@ def no_normalization(h: Tensor) -> Tensor:
     return h
 
 
-NORMALIZATIONS = {"zscore": standardize, "l2": l2_normalize, "none": no_normalization}
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"zscore": standardize, "l2": l2_normalize, "none": no_normalization}

@@ -13,12 +13,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
@@ -28,6 +28,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .data import Benchmark, ImageSet, LazyImages, batches
@@ -50,7 +51,10 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 6) -> str:
     return f"; choose one of {', '.join(known[:most])}" + ", ..." * (len(known) > most)
 
 # %% ../nbs/06_training.ipynb #292abc68
-def checked(make: Callable, what: str, **values):
+_Made = TypeVar("_Made", bound=BaseModel)
+
+
+def checked(make: type[_Made], what: str, **values) -> _Made:
     "`make(**values)`, with pydantic's errors as one ValueError of one line."
     try:
         return make(**values)
@@ -58,7 +62,7 @@ def checked(make: Callable, what: str, **values):
         raise ValueError(f"{what}: " + "; ".join(_fault(make, fault) for fault in error.errors())) from None
 
 
-def _fault(make: type[BaseModel], fault: dict) -> str:
+def _fault(make: type[BaseModel], fault: Mapping) -> str:
     "One of pydantic's errors in short, with the nearest known name for an unknown one."
     name, said = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
@@ -72,7 +76,7 @@ def _fault(make: type[BaseModel], fault: dict) -> str:
 # %% ../nbs/06_training.ipynb #345c9716
 class TrainConfig(Settings):
     "How a model is trained, whatever the method. Defaults are those of the embedded benchmarks, else the paper's."
-    backbone: Literal[*BACKBONES] = "tiny_resnet"
+    backbone: Literal[*BACKBONES] = "tiny_resnet"  # type: ignore[valid-type]  # one of BACKBONES
     pretrained: bool | str = Field(False, union_mode="left_to_right")  # start from ImageNet weights; text is the path of their file
     epochs: int = Field(10, ge=0)  # 0 leaves the model as it was created
     batch_size: int = Field(64, ge=2)  # images a step, without the outliers made from them
@@ -95,8 +99,8 @@ class Step(NamedTuple):
     "Where in the training a batch stands."
     epoch: int
     epochs: int
-    bare: nn.Module  # the model itself, unwrapped
-    outliers: Tensor | None = None  # as many auxiliary outliers as images, for methods that ask for them
+    bare: Any  # the model itself, unwrapped: a Classifier, with the parts that the method adds
+    outliers: Any = None  # as many auxiliary outliers as images [B,3,H,W], for methods that ask for them; else None
 
 # %% ../nbs/06_training.ipynb #5ad1ce66
 _METHODS: dict[str, type["Method"]] = {}
@@ -108,6 +112,8 @@ class Method(Settings):
     own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
     views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first
+    create_model: ClassVar[Callable[..., Classifier]]  # of a TrainConfig and the number of classes
+    loss: ClassVar[Callable[..., tuple[Tensor, Tensor]]]  # of the model, x, y and a Step: scalar loss, logits
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs):
@@ -127,7 +133,7 @@ class CrossEntropy(Method):
     name: ClassVar[str] = "cross_entropy"
     network: ClassVar[type[Classifier]] = Classifier  # a subclass has the parts that a method adds...
     network_settings: ClassVar[tuple[str, ...]] = ()  # ...and may need these settings of the method
-    normalization: Literal[*NORMALIZATIONS] = "none"
+    normalization: Literal[*NORMALIZATIONS] = "none"  # type: ignore[valid-type]
     sigma: float = Field(0.5, gt=0)
 
     def create_model(self, config: TrainConfig, num_classes: int) -> Classifier:
@@ -143,8 +149,8 @@ class CrossEntropy(Method):
 class ASCOOD(CrossEntropy):
     "The paper's method: outliers from training images, standardised features, uniform predictions on outliers."
     name: ClassVar[str] = "ascood"
-    normalization: Literal[*NORMALIZATIONS] = "zscore"
-    synthesis: Literal[*SYNTHESES] = "gradient"
+    normalization: Literal[*NORMALIZATIONS] = "zscore"  # type: ignore[valid-type]
+    synthesis: Literal[*SYNTHESES] = "gradient"  # type: ignore[valid-type]
     fraction: float = Field(0.1, ge=0, le=1)  # p_inv
     alpha_max: float = Field(1.0, ge=0)
     alpha_min: float = Field(1.0, ge=0)
@@ -162,7 +168,6 @@ class ASCOOD(CrossEntropy):
         outliers = self.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
         logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
         return _OBJECTIVES[self.uncertainty](logits, y, outlier_logits, self.weight), logits
-
 
 # %% ../nbs/06_training.ipynb #7bf22d87
 _OBJECTIVES = {  # uncertainty: (logits, y, logits of the outliers, lambda) -> scalar
@@ -203,9 +208,11 @@ def create_optimizer(model: Classifier, config: TrainConfig, steps: int):
     "SGD with a learning-rate factor for the head, no weight decay where the head forbids it, and a cosine schedule over `steps` steps."
     head, spared = dict(model.head.named_parameters()), getattr(model.head, "no_weight_decay", ())
     ids, lr = {id(p) for p in head.values()}, config.lr * config.head_lr_factor
-    groups = [{"params": [p for p in model.parameters() if id(p) not in ids]},
-              {"params": [p for name, p in head.items() if name not in spared], "lr": lr},
-              {"params": [p for name, p in head.items() if name in spared], "lr": lr, "weight_decay": 0.0}]
+    groups: list[dict] = [
+        {"params": [p for p in model.parameters() if id(p) not in ids]},
+        {"params": [p for name, p in head.items() if name not in spared], "lr": lr},
+        {"params": [p for name, p in head.items() if name in spared], "lr": lr, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0, fused=True)
     floor = config.min_lr / config.lr
@@ -315,7 +322,7 @@ class _Run(NamedTuple):
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     images: ImageSet | LazyImages  # for training
-    loader: Iterable[tuple[Tensor, Tensor]]
+    loader: DataLoader  # of (x, y)
     outliers: Iterable[tuple[Tensor, Tensor]] | None  # auxiliary ones, for methods that learn from them
     order: torch.Generator  # of the images
     done: _Progress
@@ -339,7 +346,7 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
 
     images = benchmark.train.to(accelerator.device)
     loader = load(images, method.views)
-    outliers = load(benchmark.auxiliary.to(accelerator.device)) if method.needs_outliers else None
+    outliers = load(benchmark.auxiliary.to(accelerator.device)) if method.needs_outliers and benchmark.auxiliary else None
     optimizer, schedule = create_optimizer(bare, config, config.epochs * len(loader))
     model, optimizer = accelerator.prepare(bare, optimizer)
     done = _Progress()
@@ -349,7 +356,9 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
 # %% ../nbs/06_training.ipynb #d414203c
 def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
     "Train one epoch; returns mean loss, accuracy in percent and speed."
-    losses, unread, hits, shown, start = [], [], 0, 0, time.perf_counter()
+    losses: list[float] = []
+    hits: Tensor | int = 0
+    unread, shown, start = [], 0.0, time.perf_counter()
     run.model.train()
     for (x, y), outliers in zip(run.loader, _endless(run.outliers)):
         with run.accelerator.autocast():
@@ -392,7 +401,7 @@ def _read(run: _Run, epoch: int, unread: list[Tensor], losses: list[float]):
     unread.clear()
 
 
-def _epoch_row(run: _Run, losses: list[float], hits: Tensor, start: float) -> dict:
+def _epoch_row(run: _Run, losses: list[float], hits: Tensor | int, start: float) -> dict:
     "Mean loss, accuracy in percent and speed so far."
     seen, seconds = len(losses) * run.config.batch_size, time.perf_counter() - start
     return {"loss": sum(losses) / len(losses), "accuracy": 100 * int(hits) / (seen * run.method.views), "seconds": seconds,

@@ -385,3 +385,12 @@ def test_profiles_and_notebooks_are_found_outside_a_clone(tmp_path):
     command = [sys.executable, "-m", "ascood.study.notebooks", "table_main", "out.ipynb", "-p", "nothing", "1"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and "table_main.ipynb has no parameter 'nothing'" in done.stderr
+
+
+def test_a_failed_run_does_not_stop_the_others_and_is_named_at_the_end(tmp_path, capsys):
+    methods = {"logit_norm": {"tau": 1e-40}, "cross_entropy": {}}  # the first one's loss is not a number
+    profile, where = profile_file(tmp_path, methods=methods), ["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f")]
+    assert main([*where, "run", profile]) == 1
+    said = capsys.readouterr()
+    assert said.err.rstrip().endswith(f"ascood train {profile} scene-digits logit_norm 0") and "FloatingPointError" in said.err
+    assert "1 of 2 runs done" in said.out and (tmp_path / "r" / load_profile(profile).name / "metrics.csv").is_file()

@@ -68,3 +68,10 @@ def test_no_errors_likely_bugs_or_unsafe_calls():
     "The rules are in pyproject.toml."
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "ascood", "tests", "setup.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_types_fit():
+    "The rules are in pyproject.toml; mypy is no part of the locked environment, so this test waits for who has it."
+    pytest.importorskip("mypy", reason="pip install mypy types-PyYAML to check types")
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

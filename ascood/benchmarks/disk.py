@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -71,11 +71,11 @@ def _parse_line(line: str, num_classes: int | None) -> tuple[str, int]:
     parts = line.rsplit(None, 1)
     if len(parts) < 2:
         raise ValueError("no label after the path" if parts else "an empty line")
-    path, label = parts
+    path, number = parts
     try:
-        label = int(label)
+        label = int(number)
     except ValueError:
-        raise ValueError(f"no label after the path: {label!r} is no whole number") from None
+        raise ValueError(f"no label after the path: {number!r} is no whole number") from None
     if os.path.isabs(path) or os.path.normpath(path).startswith(".."):
         raise ValueError(f"the path {path} leaves the data root")
     if num_classes is not None and not 0 <= label < num_classes:
@@ -130,7 +130,8 @@ def read_list(
 ) -> ImageList:
     "Read and check a list. Raises DataError that names file and line of up to five mistakes."
     file, root, rows, mistakes = Path(file), Path(root), [], []
-    _names_in.cache_clear(), leaves_root.cache_clear()
+    for cached in (_names_in, leaves_root):
+        cached.cache_clear()
     for number, line in enumerate(_lines_of(file), 1):
         try:
             if line.strip():
@@ -164,7 +165,7 @@ class _Listed(Sequence):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index):  # int -> Image.Image
         try:
             return _read_image(self.paths[index])
         except DataError as error:
@@ -249,14 +250,14 @@ class FromTorchvision:
 class _Joined(Sequence):
     "Images of several torchvision data sets, in RGB."
 
-    def __init__(self, parts: list, index: list[tuple[int, int]]):
-        self.parts, self.index = parts, index
+    def __init__(self, parts: list, places: list[tuple[int, int]]):  # Of each image: which part, which of its images
+        self.parts, self.places = parts, places
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.places)
 
-    def __getitem__(self, i: int) -> Image.Image:
-        part, index = self.index[i]
+    def __getitem__(self, i):  # int -> Image.Image
+        part, index = self.places[i]
         try:
             return self.parts[part][index][0].convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
@@ -265,7 +266,7 @@ class _Joined(Sequence):
             raise DataError(f"{what} of torchvision's {type(self.parts[part]).__name__} is broken ({error}); get it again") from None
 
     def labels(self) -> np.ndarray:
-        return np.array([self.parts[part].targets[i] for part, i in self.index], dtype=np.int64)
+        return np.array([self.parts[part].targets[i] for part, i in self.places], dtype=np.int64)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #b783152f
 @dataclass(frozen=True)
@@ -442,8 +443,8 @@ class MissingSet(DataError):
 
 class Found(NamedTuple):
     "Images and labels of one set, not yet decoded."
-    images: Sequence  # `images[i]` is a PIL image in RGB
-    labels: np.ndarray | None  # int64 [N]; None for OOD
+    images: Any  # a sequence: `images[i]` is a PIL image in RGB
+    labels: Any  # int64 [N], an array; None for OOD
     source: str  # where they were found, for provenance
     paths: list[Path] | None  # None for torchvision's
 
@@ -515,7 +516,8 @@ def _side(spec: BenchmarkSpec) -> int:
 def _transforms(spec: BenchmarkSpec, in_memory: bool = False) -> dict[bool, v2.Compose]:
     "{whether for training: transform} of squares in memory (uint8), or of PIL images of any size."
     pixels, side = spec.pixels, _side(spec)
-    square = () if in_memory else (v2.Resize(side), v2.CenterCrop(side), v2.PILToTensor())
+    square: tuple = () if in_memory else (v2.Resize(side), v2.CenterCrop(side), v2.PILToTensor())
+    train: tuple
     if spec.shift:
         train, plain = (*square, RandomFlip(), RandomShift(pixels // 8, black=True)), square
     elif in_memory:
@@ -561,7 +563,7 @@ def _keep_classes(found: Found, classes: list[int], outliers: bool) -> Found:
     labels = None if outliers else np.searchsorted(classes, found.labels[chosen])
     paths = [found.paths[i] for i in chosen] if found.paths else None
     images = _Listed(paths, [found.images.where[i] for i in chosen]) if paths else \
-        _Joined(found.images.parts, [found.images.index[i] for i in chosen])
+        _Joined(found.images.parts, [found.images.places[i] for i in chosen])
     return Found(images, labels, f"{found.source}, of which {len(chosen)} of classes {classes}", paths)
 
 
@@ -578,6 +580,7 @@ def _too_few(set_spec: SetSpec, found: Found) -> str | None:
     if set_spec.count and len(found.images) < set_spec.count:
         return (f"{set_spec.name}: {found.source}, but it has {set_spec.count:,}; the list or the copy is cut off "
                 "(if that is meant, any_count=True)")
+    return None
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cc9a95ae
 def _labels_in(spec: BenchmarkSpec, group: str, name: str) -> int | None:
@@ -687,6 +690,7 @@ def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
             images[i]
         except (DataError, OSError, SyntaxError, ValueError) as error:
             return str(error)
+        return None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         answers = threads.map(complaint, range(len(images)))
@@ -695,7 +699,7 @@ def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
 # %% ../../nbs/benchmarks/01_disk.ipynb #c19e435d
 def _check_set(spec: BenchmarkSpec, group: str, set_spec: SetSpec, root: Path, decode: bool, progress: bool) -> dict:
     "One row of `check`."
-    row = {"benchmark": spec.name, "set": f"{group}/{set_spec.name}", "state": "complete", "images": 0,
+    row: dict[str, Any] = {"benchmark": spec.name, "set": f"{group}/{set_spec.name}", "state": "complete", "images": 0,
            "expected": set_spec.count or "as listed", "note": ""}
     try:
         found = find_set(set_spec, root, _labels_in(spec, group, set_spec.name))

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def _patch(photo: Image.Image, area: tuple, sides: tuple[int, int], rng: np.rand
     return np.asarray(patch.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
-def _backgrounds(environments: Sequence[int], share: str, rng: np.random.RandomState) -> np.ndarray:  # [N,SIDE,SIDE,3]
+def _backgrounds(environments: np.ndarray, share: str, rng: np.random.RandomState) -> np.ndarray:  # [N,SIDE,SIDE,3]
     files = list(PHOTOGRAPHS["background"].values())
     return np.stack([_patch(_photograph(files[e]), _AREAS[share], (80, 128), rng) for e in environments])
 
@@ -85,7 +86,8 @@ def _deal(digits: Sequence[int], n_train: int, seed: int) -> dict[str, np.ndarra
     most = 500 - sum(shares.values()) + n_train
     if not 1 <= n_train <= most:
         raise ValueError(f"n_train must lie in [1, {most}], not {n_train}: there are 500 images of each digit")
-    rng, parts = np.random.RandomState(seed), {name: [] for name in shares}
+    rng = np.random.RandomState(seed)
+    parts: dict[str, list] = {name: [] for name in shares}
     for digit in digits:
         order = rng.permutation(np.flatnonzero(_mnist()[1] == digit))
         for name, part in zip(shares, np.split(order, np.cumsum(list(shares.values())))):
@@ -134,7 +136,7 @@ def _opacity(ink: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     placed = np.zeros((len(ink), SIDE, SIDE), np.float32)
     for image, strokes in zip(placed, ink):
         y, x = rng.randint(SIDE - _INK + 1, size=2)
-        image[y : y + _INK, x : x + _INK] = Image.fromarray(strokes).resize((_INK, _INK), Image.Resampling.BILINEAR)
+        image[y : y + _INK, x : x + _INK] = np.asarray(Image.fromarray(strokes).resize((_INK, _INK), Image.Resampling.BILINEAR))
     return placed / 255
 
 
@@ -179,9 +181,9 @@ def _ood(scenes: np.ndarray) -> ImageSet:
     return ImageSet(_as_images(scenes), -1, _PLAIN)
 
 
-def _on_backgrounds(ink: np.ndarray | None, share: str, rng: np.random.RandomState, n: int | None = None) -> ImageSet:
+def _on_backgrounds(ink: np.ndarray | None, share: str, rng: np.random.RandomState, n: int = 0) -> ImageSet:
     "Outliers: ink on a random background each, or `n` backgrounds alone."
-    n = len(ink) if n is None else n
+    n = n if ink is None else len(ink)
     opacity = None if ink is None else _opacity(ink, rng)
     return _ood(_scenes(_backgrounds(rng.randint(len(ENVIRONMENTS), size=n), share, rng), opacity, rng))
 
@@ -226,12 +228,13 @@ def _benchmark(name: str, setting: str, labels: dict[int, int], near, seed: int,
                **more) -> Benchmark:
     "A benchmark of the digits in `labels` ({digit: class}); `near` makes its other groups of outliers from a random generator."
     shares, digit = _deal(list(labels), n_train, seed), _mnist()[1]
-    rng, sets = np.random.RandomState(seed + 1), {}
+    rng = np.random.RandomState(seed + 1)
+    sets: dict[str, Any] = {}
     label = {share: np.array([labels[d] for d in digit[index]]) for share, index in shares.items()}
     for share in ("train", "val", "test"):
         environment = _environments(label[share], correlation if share == "train" else None, rng)
         sets[share] = _known(shares[share], label[share], environment, share, rng)
-    ood_val = _validation_outliers(shares["chimeras"], label["chimeras"], sets["val"], n_ood // 2, rng)
+    ood_val: dict[str, Any] = _validation_outliers(shares["chimeras"], label["chimeras"], sets["val"], n_ood // 2, rng)
     ood = near(rng) | {"far": _far(sets["test"], n_ood, setting != "conventional", rng)}
     return Benchmark(name, setting, len(set(labels.values())), **sets, ood_val=ood_val, ood=ood, mean=_MEAN, std=_STD,
                      auxiliary=_auxiliary(seed), **more)

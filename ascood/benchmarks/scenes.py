@@ -11,7 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,8 @@ def _find_imagenet(root: Path) -> list[Path]:
 
 def find_sources(root: Path) -> Sources:
     "Every file that the benchmark may use. Raises DataError that names all that is missing, not the first alone."
-    cifar, found, faults = SPECS["cifar10-jpeg"], [], []
+    cifar, faults = SPECS["cifar10-jpeg"], []
+    found: list[Any] = []
     for find in (lambda: find_set(cifar.train, root, 10), lambda: find_set(cifar.test, root, 10), lambda: _find_textures(root),
                  lambda: _find_imagenet(root)):
         try:
@@ -144,7 +145,7 @@ def _behind(environments: np.ndarray, share: str, textures: dict[str, list[Path]
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a9f49649
 def _animals(found: Found, name: str, sizes: dict[str, int], seed: int) -> dict[str, list[Path]]:
     "Pictures of one animal, dealt."
-    paths = [path for path, label in zip(found.paths, found.labels) if label == _CIFAR_LABELS[name]]
+    paths = [path for path, label in zip(found.paths or (), found.labels) if label == _CIFAR_LABELS[name]]
     return deal(paths, sizes, f"pictures of a {name} in {found.source.partition(':')[0]}", seed)
 
 
@@ -232,7 +233,8 @@ class _Photographs:
     "Photographs by path, decoded once, the shorter side at most twice the canvas."
 
     def __init__(self, pixels: int):
-        self.most, self.known = 2 * pixels, {}
+        self.most = 2 * pixels
+        self.known: dict[Path, Image.Image] = {}
 
     def __getitem__(self, path: Path) -> Image.Image:
         if path not in self.known:
@@ -255,7 +257,8 @@ def compose(
         mask = np.zeros((pixels, pixels), dtype=bool)
         if row.animal is not None:
             scene, mask = paste_animal(scene, _Listed([row.animal])[0], object_pixels, rng)
-        images.append(scene), masks.append(mask)
+        images.append(scene)
+        masks.append(mask)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.stack(masks))
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #09728545
@@ -314,9 +317,9 @@ def build_texture_animals(
     sources = find_sources(root)
     parts = dict(list(plan(sources, sizes, correlation, seed, animals).groupby("set", sort=False)))
     sets = {tuple(share.split("/")): _image_set(rows, pixels, object_pixels, seed) for share, rows in parts.items()}
-    groups = {group: {name: images for (g, name), images in sets.items() if g == group} for group in ("val", "near", "animals", "far")}
-    return Benchmark(NAME, "spurious", len(animals), *(sets["id", part] for part in ("train", "val", "test")), groups.pop("val"), groups,
-                     _MEAN, _STD, sets["auxiliary", "imagenet"], tuple(animals), {0: {0, 1}, 1: {2, 3}},
+    groups: dict[str, Any] = {group: {name: images for (g, name), images in sets.items() if g == group} for group in ("val", "near", "animals", "far")}
+    return Benchmark(NAME, "spurious", len(animals), sets["id", "train"], sets["id", "val"], sets["id", "test"], groups.pop("val"), groups, _MEAN, _STD,
+                      sets["auxiliary", "imagenet"], tuple(animals), {0: {0, 1}, 1: {2, 3}},
                      {share: _origin(rows, sources, root) for share, rows in parts.items()})
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a7d3df00

@@ -92,7 +92,8 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
     detector.fit(images.rest, ood_val=images.ood_val, out_dir=out)
     say("\non validation, in percent:\n" + detector.trials_.round(1).to_string(index=False))
     detector.save(out / "detector.safetensors")
-    files = export_all(detector, out, tuple(as_image(images.test.images[0]).shape[1:]))
+    height, width = as_image(images.test.images[0]).shape[1:]
+    files = export_all(detector, out, (height, width))
     say("\nexported, time per image on this machine:\n" + files.round(1).to_string(index=False))
     about = f"{len(images.rest) - detector.val_size_} images of the folder {train.absolute().name}"
     say("\n" + write_report(detector, images.test, images.ood_test, files, about, out))

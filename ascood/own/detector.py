@@ -13,12 +13,13 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image
 from pytorch_ood.api import LogitsDetector
 from pytorch_ood.detector import KNN
@@ -37,7 +38,7 @@ from .folder import Pictures, as_image, check_apart, hold_out, jigsaw, photograp
 from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
 # %% ../../nbs/own/01_detector.ipynb #01000006
-QUICK = {"MSP": {}, "MLS": {}, "EBO": {}, "ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1, 5, 10]}, "Relation": {}}
+QUICK: dict[str, dict[str, Any]] = {"MSP": {}, "MLS": {}, "EBO": {}, "ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1, 5, 10]}, "Relation": {}}
 
 
 class TensorKNN(KNN):
@@ -59,9 +60,9 @@ def scaling(backbone: str) -> tuple[tuple, tuple]:
 
 def _score(model: Classifier, name: str, params: dict, bank: tuple[Tensor, Tensor] | None) -> Callable:
     "A function (images, features, logits) -> scores [B], higher is more out-of-distribution, as in the method wing."
-    detector = TensorKNN(None, **params) if name == "KNN" else create_detector(name, model, list(scaling(model.backbone.name)[1]), **params)
+    detector: Any = TensorKNN(None, **params) if name == "KNN" else create_detector(name, model, list(scaling(model.backbone.name)[1]), **params)
     if detector.requires_fit:
-        detector.fit_features(*bank)
+        detector.fit_features(*(bank or ()))
     if isinstance(detector, LogitsDetector):
         return lambda x, z, logits: detector.predict_logits(logits)
     if recipe(name).reads == "images":
@@ -73,6 +74,9 @@ def _score(model: Classifier, name: str, params: dict, bank: tuple[Tensor, Tenso
 # %% ../../nbs/own/01_detector.ipynb #01000010
 class Scorer(nn.Module):
     "uint8 images [B,3,H,W] of any size -> class probabilities [B,C], scores [B] (higher is more normal), and whether they are known [B]."
+    mean: Tensor
+    std: Tensor
+    offset: Tensor  # the threshold
 
     def __init__(self, model: Classifier, name: str, params: dict, pixels: int, bank: tuple[Tensor, Tensor] | None = None):
         "`name` and `params` say which of QUICK; `bank` is features [N,m] and labels [N] of the training images, if it compares with them."
@@ -81,7 +85,7 @@ class Scorer(nn.Module):
         self.score = _score(model, name, params, bank)
         for key, values in zip(("mean", "std"), scaling(model.backbone.name)):
             self.register_buffer(key, 255 * torch.tensor(values).view(3, 1, 1))
-        self.register_buffer("offset", torch.tensor(-math.inf))  # the threshold
+        self.register_buffer("offset", torch.tensor(-math.inf))
 
     def prepare(self, image: Tensor) -> Tensor:  # uint8 [B,3,H,W] -> [B,3,pixels,pixels], normalised
         return (square(image, self.pixels) - self.mean) / self.std
@@ -113,9 +117,9 @@ def judge_images(
     found = [(np.empty((0, scorer.model.num_classes), np.float32), np.empty(0, np.float32))]
     for start in range(0, len(images), batch_size):
         x = torch.cat([_prepared(scorer, image) for image in images[start : start + batch_size]])
-        found.append(tuple(values.float().numpy() for values in scorer.judge(x)))
-    probabilities, scores = map(np.concatenate, zip(*found))
-    return probabilities, scores
+        probabilities, scores = scorer.judge(x)
+        found.append((probabilities.float().numpy(), scores.float().numpy()))
+    return np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
 
 # %% ../../nbs/own/01_detector.ipynb #01000012
 def threshold(
@@ -139,7 +143,7 @@ class Trial(NamedTuple):
     @property
     def best(self) -> str:
         "The detector with the highest AUROC; of equals, the first of QUICK."
-        return max(self.aurocs, key=self.aurocs.get)
+        return max(self.aurocs, key=lambda name: self.aurocs[name])
 
     @property
     def family(self) -> str:
@@ -180,7 +184,9 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         seed: int = 0,
         progress: bool = False,
     ):
-        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+        for name, value in locals().copy().items():
+            if name != "self":
+                setattr(self, name, value)
 
 # %% ../../nbs/own/01_detector.ipynb #01000021
 FAMILIES = ("cross_entropy", "ascood")
@@ -194,7 +200,7 @@ def _methods(self: OutlierDetector) -> dict[str, CrossEntropy]:
     if self.pixels % 4 or self.use not in ("best", *FAMILIES) or not self.alphas or not self.weights:
         raise ValueError(f"pixels must be a multiple of 4, use one of best, {', '.join(FAMILIES)}, and alphas and weights need a value")
     grid = {f"ascood-a{a:g}-l{w:g}": checked(ASCOOD, "ASCOOD", alpha_max=a, alpha_min=a, weight=w) for a in self.alphas for w in self.weights}
-    return {"cross_entropy": CrossEntropy()} | grid
+    return {"cross_entropy": checked(CrossEntropy, "cross-entropy")} | grid
 
 
 def _config(self: OutlierDetector) -> TrainConfig:
@@ -212,12 +218,12 @@ def _benchmark(self: OutlierDetector, known: Pictures, val: Pictures, given: Pic
     mean, std = scaling(self.backbone)
     plain, flip = _normalize(mean, std), (RandomFlip(),) if self.flip else ()
     augmented = _normalize(mean, std, RandomCrops(self.pixels, (self.crop, 1.0)), *flip)
-    sets = [ImageSet(pictures.squares, pictures.labels, how) for pictures, how in ((known, augmented), (val, plain))]
+    train, held = (ImageSet(pictures.squares, pictures.labels, how) for pictures, how in ((known, augmented), (val, plain)))
     outliers = {"given": given.squares} if given else {
         "jigsaw": jigsaw(val.squares, seed=self.seed), "photographs": photograph_crops(len(val), self.pixels, self.seed)}
-    ood = {name: ImageSet(images, -1, plain) for name, images in outliers.items()}
+    ood: dict[str, Any] = {name: ImageSet(images, -1, plain) for name, images in outliers.items()}
     sources = {"id/train": f"{digest(known)} {self.pixels} {self.crop} {self.flip}", "id/val": digest(val)}
-    return Benchmark("own", "conventional", len(known.classes), *sets, sets[1], ood, {}, mean, std, class_names=known.classes, sources=sources)
+    return Benchmark("own", "conventional", len(known.classes), train, held, held, ood, {}, mean, std, class_names=known.classes, sources=sources)
 
 # %% ../../nbs/own/01_detector.ipynb #01000023
 def _trial(self: OutlierDetector, name: str, method: CrossEntropy, benchmark: Benchmark, out_dir: Path) -> Trial:
@@ -251,7 +257,8 @@ def check_settings(detector: OutlierDetector):
     _methods(detector), _config(detector)
 
 # %% ../../nbs/own/01_detector.ipynb #01000026
-def _fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | None = None, out_dir: str | Path | None = None) -> OutlierDetector:
+@patch
+def fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | None = None, out_dir: str | Path | None = None) -> OutlierDetector:
     """Train, choose on validation and set the threshold.
 
     X: a folder of class folders, a data set of (image, class number), `Pictures`, or images with their class numbers as y.
@@ -269,9 +276,6 @@ def _fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | N
         trials = [_trial(self, name, method, benchmark, Path(out_dir or scratch, "runs")) for name, method in methods.items()]
     return _conclude(self, trials, benchmark, val)
 
-
-OutlierDetector.fit = _fit
-
 # %% ../../nbs/own/01_detector.ipynb #01000027
 def _conclude(self: OutlierDetector, trials: list[Trial], benchmark: Benchmark, val: Pictures) -> OutlierDetector:
     "Choose among the trials, and set every fitted attribute."
@@ -288,17 +292,16 @@ def _conclude(self: OutlierDetector, trials: list[Trial], benchmark: Benchmark, 
     return self.switch(self.by_validation_ if self.use == "best" else self.use)
 
 
-def _switch(self: OutlierDetector, family: str) -> OutlierDetector:
+@patch
+def switch(self: OutlierDetector, family: str) -> OutlierDetector:
     "Answer with the plain (`cross_entropy`) or the ASCOOD model from now on."
     self.family_, self.scorer_, self.forward_scorer_ = family, self.scorers_[family], self.forward_scorers_[family]
     self.offset_ = float(self.scorer_.offset)
     return self
 
-
-OutlierDetector.switch = _switch
-
 # %% ../../nbs/own/01_detector.ipynb #01000028
-def _judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class probabilities [N,C] and scores [N]
+@patch
+def judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class probabilities [N,C] and scores [N]
     "Files, PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]: a list of them, or one; or a folder, or `Pictures`."
     check_is_fitted(self, "scorer_")
     X = X.images if isinstance(X, Pictures) else images_in(X) if isinstance(X, (str, Path)) and Path(X).is_dir() else X
@@ -306,24 +309,24 @@ def _judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class 
     return judge_images(self.scorer_, [X] if one else X)
 
 
-def _score_samples(self: OutlierDetector, X) -> np.ndarray:  # [N], higher is more normal
+@patch
+def score_samples(self: OutlierDetector, X) -> np.ndarray:  # [N], higher is more normal
     return self.judge(X)[1]
 
 
-def _decision_function(self: OutlierDetector, X) -> np.ndarray:  # [N], negative for unknown images
+@patch
+def decision_function(self: OutlierDetector, X) -> np.ndarray:  # [N], negative for unknown images
     return self.score_samples(X) - self.offset_
 
 
-def _predict(self: OutlierDetector, X) -> np.ndarray:  # int64 [N], class index, or -1 for an unknown image
+@patch
+def predict(self: OutlierDetector, X) -> np.ndarray:  # int64 [N], class index, or -1 for an unknown image
     probabilities, scores = self.judge(X)
     return np.where(scores >= self.offset_, probabilities.argmax(1), -1)
 
-
-OutlierDetector.judge, OutlierDetector.score_samples = _judge, _score_samples
-OutlierDetector.decision_function, OutlierDetector.predict = _decision_function, _predict
-
 # %% ../../nbs/own/01_detector.ipynb #01000030
-def _save(self: OutlierDetector, path: str | Path) -> Path:
+@patch
+def save(self: OutlierDetector, path: str | Path) -> Path:
     "Write the chosen scorer to a safetensors file."
     scorer, path = self.scorer_, Path(path)
     about = {"settings": self.get_params(), "classes": self.classes_, "family": self.family_, "detector": scorer.name, "params": scorer.params,
@@ -335,7 +338,8 @@ def _save(self: OutlierDetector, path: str | Path) -> Path:
     return unfinished.replace(path)
 
 # %% ../../nbs/own/01_detector.ipynb #01000031
-def _load(cls, path: str | Path) -> OutlierDetector:
+@patch(cls_method=True)
+def load(cls: OutlierDetector, path: str | Path) -> OutlierDetector:
     "A detector from its file. Raises ValueError if there is none, or if it is damaged."
     try:
         with safe_open(path, framework="pt") as file:
@@ -351,6 +355,3 @@ def _load(cls, path: str | Path) -> OutlierDetector:
     scorer.offset.copy_(tensors["offset"])
     self.classes_, self.scorers_, self.forward_scorers_ = tuple(about["classes"]), {about["family"]: scorer}, {about["family"]: scorer}
     return self.switch(about["family"])
-
-
-OutlierDetector.save, OutlierDetector.load = _save, classmethod(_load)

@@ -13,6 +13,7 @@ import math
 import statistics
 import timeit
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
     before, unfinished = logging.root.manager.disable, Path(path).with_suffix(".unfinished.onnx")
     logging.disable(logging.WARNING)  # notes on operators that the exporter leaves as they are
     try:
-        program = torch.onnx.export(trace(detector.forward_scorer_), input_names=["image"], output_names=["probabilities", "score", "known"],
+        program: Any = torch.onnx.export(trace(detector.forward_scorer_), input_names=["image"], output_names=["probabilities", "score", "known"],
                                     dynamo=True, verbose=False)
     finally:
         logging.disable(before)

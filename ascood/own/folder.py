@@ -8,9 +8,10 @@ __all__ = ['SMALLEST', 'FEWEST', 'as_image', 'square', 'Pictures', 'read_picture
 
 # %% ../../nbs/own/00_folder.ipynb #00000003
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +31,15 @@ SMALLEST = 16  # pixels of an image's shorter side
 
 def _fault(image: Image.Image) -> str | None:
     "Why an image that can be opened is of no use, and what to do; None if it is."
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a phone's MPO is one photograph and its previews
-        return f"has {image.n_frames} frames; save the one you mean as JPEG or PNG"
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a phone's MPO is one photograph and its previews
+        return f"has {frames} frames; save the one you mean as JPEG or PNG"
     if image.mode not in _MODES:
         return f"has pixels of kind {image.mode}, not 8 bits a channel; save it as 8-bit RGB"
     if min(image.size) < SMALLEST:
         return f"has {image.width} x {image.height} pixels; {SMALLEST} a side are the least, remove it"
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+    if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
         return "has transparent pixels; save it as RGB on a background"
+    return None
 
 # %% ../../nbs/own/00_folder.ipynb #00000007
 def as_image(
@@ -71,12 +73,12 @@ def _read(path: Path) -> Tensor:
         raise ValueError(fault or "is truncated or no image; get it again, or remove it") from None
 
 # %% ../../nbs/own/00_folder.ipynb #00000010
-def _weights(size: int, side: int, pixels: int) -> Tensor:  # [pixels, size]
+def _weights(size: Any, side: Any, pixels: int) -> Tensor:  # [pixels, size]
     "A: how much each row of the image adds to each row of the square. A triangle as wide as two output pixels, or two input pixels if the image grows."
     scale = side / pixels
     at = torch.arange(size) - (size - side) // 2
     centre = (torch.arange(pixels) + 0.5) * scale - 0.5
-    weight = (1 - (at - centre[:, None]).abs() / torch.sym_max(scale, 1.0)).clamp_min(0) * ((at >= 0) & (at < side))
+    weight: Any = (1 - (at - centre[:, None]).abs() / torch.sym_max(scale, 1.0)).clamp_min(0) * ((at >= 0) & (at < side))
     return weight / weight.sum(1, keepdim=True)
 
 
@@ -103,9 +105,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, index: Sequence[int]) -> "Pictures":
+    def part(self, index: Iterable[int]) -> "Pictures":
         keep = list(map(int, index))
-        lists = {name: [getattr(self, name)[i] for i in keep] for name in ("images", "names", "digests")}
+        lists: dict[str, Any] = {name: [getattr(self, name)[i] for i in keep] for name in ("images", "names", "digests")}
         return replace(self, squares=self.squares[keep], labels=self.labels[keep], **lists)
 
 # %% ../../nbs/own/00_folder.ipynb #00000015
@@ -206,9 +208,10 @@ def check_apart(
     **sets: Pictures | None,  # By name, as in the message; None is left out
 ):
     "Raise ValueError if an image is in two sets, or twice in a set of classes. It names both files, and says how many pairs there are."
-    seen, pairs = {}, []
-    for name, pictures in sets.items():
-        for i in range(len(pictures or ())):
+    seen: dict[str, tuple[str, str, int]] = {}
+    pairs = []
+    for name, pictures in ((name, pictures) for name, pictures in sets.items() if pictures is not None):
+        for i in range(len(pictures)):
             place = (name, pictures.names[i], int(pictures.labels[i]))
             first = seen.setdefault(pictures.digests[i], place)
             if first is not place and (first[0] != name or place[2] >= 0):
@@ -260,7 +263,8 @@ def example_folders(
     images: int = 40,  # Of each class, at most 100
 ) -> Path:  # `out`
     "Write train/, ood-val/ and ood-test/ as PNG files of 64 pixels, from the benchmark scene-digits-holdout."
-    digits, out = load_benchmark("scene-digits-holdout", n_train=images), Path(out)
+    digits: Any = load_benchmark("scene-digits-holdout", n_train=images)
+    out = Path(out)
     far, near = digits.ood["far"]["photographs"].images[:50], digits.ood["near"]["held-out-digits"].images[:100]
     sets = {f"train/digit-{digits.class_names[y]}": digits.train.images[digits.train.labels == y] for y in range(classes)}
     for folder, pixels in (sets | {"ood-val": digits.ood_val["symbols"].images, "ood-test": torch.cat([near, far])}).items():

@@ -224,5 +224,5 @@ def write_report(detector: OutlierDetector, test: Pictures, outliers: Pictures |
     card = (_CARD + _NUMBERS).format(recommendation=text, train=train, known=len(test), unknown=len(outliers or ()), table=shown.to_markdown(),
                         files=files.round(1).to_markdown(index=False), **_fields(detector))
     write_file(out / "README.md", card)
-    write_file(out / "report.html", "<!doctype html><meta charset='utf-8'>" + mistune.create_markdown(plugins=["table"])(card))
+    write_file(out / "report.html", "<!doctype html><meta charset='utf-8'>" + str(mistune.create_markdown(plugins=["table"])(card)))
     return text

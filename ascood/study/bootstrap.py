@@ -7,8 +7,8 @@ __all__ = ['Key', 'draw_weights', 'weighted_metrics', 'Row', 'draw_rows', 'Diffe
 
 # %% ../../nbs/study/02_bootstrap.ipynb #cf34a127
 import zlib
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,16 +58,16 @@ class Row(NamedTuple):
 
 # %% ../../nbs/study/02_bootstrap.ipynb #01d1ffca
 def draw_rows(
-    rows: dict[Hashable, Row],
+    rows: Mapping[Any, Row],
     draws: int = 1000,
     seed: int = 0,
-) -> dict[Hashable, dict[Key, np.ndarray]]:  # {row: {(group, metric): percent [seeds, 1 + draws]}}; the first column is of the images as they are
+) -> dict[Any, dict[Key, np.ndarray]]:  # {row: {(group, metric): percent [seeds, 1 + draws]}}; the first column is of the images as they are
     """Every row's AUROC and FPR@95 by OOD group, and its accuracy as ("id", "accuracy"), in every draw.
 
     Raises ValueError if two rows were scored on sets of different sizes: they are not pairs then.
     """
     weights: dict[Key, np.ndarray] = {}
-    found: dict[Hashable, dict[Key, np.ndarray]] = {}
+    found: dict[Any, dict[Key, np.ndarray]] = {}
     for name, row in rows.items():
         for scores in row.scores:
             for key, values in scores.items():

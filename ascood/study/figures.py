@@ -58,9 +58,9 @@ def _ours(profile: Profile, benchmark: str) -> list[RunSpec]:
 # %% ../../nbs/study/07_figures.ipynb #54a31fef
 def _evenly(images: ImageSet | LazyImages, n: int, among: list[int] | None = None) -> tuple[Tensor, Tensor]:
     "At most `n` images [n,3,H,W] and labels [n], evenly spaced in the set, or in some of its indices."
-    among = range(len(images)) if among is None else among
-    pick = torch.linspace(0, len(among) - 1, min(n, len(among))).long().tolist()
-    return images[[among[i] for i in pick]]
+    rows = list(range(len(images))) if among is None else among
+    pick = torch.linspace(0, len(rows) - 1, min(n, len(rows))).long().tolist()
+    return images[[rows[i] for i in pick]]
 
 
 def _id_rows(benchmark: Benchmark, columns: int) -> dict[str, dict[str, Tensor]]:
@@ -375,10 +375,13 @@ def _synthesis_of(run: RunSpec, model: Classifier, done: int, benchmark: Benchma
     kind = run.settings["synthesis"]
     x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), images)
     outliers = _synthesizer(run)(model, x, y, done - 1, run.config.epochs, torch.Generator().manual_seed(0))
-    g = None if kind == "gaussian" else true_class_gradient(model, x, y)
-    return ({"image $x$": benchmark.pixels(x)} | ({} if g is None else {"$|G|$": plots.heat(g.abs().sum(1))})
-            | ({"$G_{inv}$": plots.signed_mask(g, run.settings["fraction"])} if kind in ("gradient", "subtract") else {})
-            | {"outlier $x'$": benchmark.pixels(outliers)})
+    shown = {"image $x$": benchmark.pixels(x)}
+    if kind != "gaussian":
+        g = true_class_gradient(model, x, y)
+        shown["$|G|$"] = plots.heat(g.abs().sum(1))
+        if kind != "shuffle":
+            shown["$G_{inv}$"] = plots.signed_mask(g, run.settings["fraction"])
+    return shown | {"outlier $x'$": benchmark.pixels(outliers)}
 
 # %% ../../nbs/study/07_figures.ipynb #df18072b
 def _synthesis_shown(profile: Profile, results: str | Path, images: int = 6) -> tuple[dict[str, Tensor], str]:
@@ -387,7 +390,7 @@ def _synthesis_shown(profile: Profile, results: str | Path, images: int = 6) -> 
     for name in _best_to_look_at(profile):
         run = _paper_run(profile, name)
         models = _models_by_epoch(run, results) if run else {}
-        if not models:
+        if run is None or not models:
             lacking.append(f"no model of ASCOOD on {name} is there; {_remedy(profile)}")
             continue
         try:

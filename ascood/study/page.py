@@ -63,15 +63,19 @@ def _title(name: str) -> str:
     return next((line.lstrip("# ") for line in _first_lines(name) if line.startswith("# ")), name)
 
 
+def _as_html(text: str, escape: bool = True) -> str:
+    "Markdown as HTML, wide tables in a box that scrolls."
+    html = str(mistune.create_markdown(plugins=["table"], escape=escape)(text))
+    return html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+
+
 def _heading(name: str) -> tuple[str, str]:
     "Title of an experiment notebook, and its summary as HTML."
-    return _title(name), mistune.html(" ".join(line.lstrip("> ") for line in _first_lines(name) if line.startswith(">")))
+    return _title(name), _as_html(" ".join(line.lstrip("> ") for line in _first_lines(name) if line.startswith(">")))
 
 # %% ../../nbs/study/09_page.ipynb #e553c30a
 def _table_part(name: str, folder: Path) -> _Part:
-    text = (folder / f"{name}.md").read_text()
-    html = mistune.create_markdown(plugins=["table"], escape=False)(text)
-    return _Part(name, *_heading(name), html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>"))
+    return _Part(name, *_heading(name), _as_html((folder / f"{name}.md").read_text(), escape=False))
 
 
 def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:
@@ -79,7 +83,7 @@ def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:
     path = protocol_file(profile, results)
     if not path.is_file():
         return []
-    html = mistune.create_markdown(plugins=["table"])(path.read_text()).replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    html = _as_html(path.read_text())
     return [_Part("protocol", "Protocol", "<p>Written before the runs: what is tested, with which settings, and what counts as decided.</p>", html)]
 
 

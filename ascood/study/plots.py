@@ -9,11 +9,11 @@ __all__ = ['FIGURE_STYLE', 'ONE_COLUMN', 'TWO_COLUMNS', 'Line', 'VARIED', 'CORRE
            'FeatureNorms', 'feature_norms', 'plot_features', 'plot_sensitivity', 'plot_correlation', 'plot_summary']
 
 # %% ../../nbs/study/04_plots.ipynb #834cc7cc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,7 +35,7 @@ from .reporting import GROUP_COLORS, KINDS, QUANTITIES, method_color, method_lab
 from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
 # %% ../../nbs/study/04_plots.ipynb #c5753559
-FIGURE_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.labelsize": 8,
+FIGURE_STYLE: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "axes.labelsize": 8,
                  "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False,
                  "font.size": 8, "pdf.fonttype": 42}
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0  # inches
@@ -98,7 +98,7 @@ def lacking(figure: Figure, text: str) -> Figure:
 
 def what_lacks(figure: Figure) -> str:
     "What `lacking` or `plot_nothing` was told; empty for figures that have everything."
-    return figure.get_label()
+    return str(figure.get_label())
 
 # %% ../../nbs/study/04_plots.ipynb #d1fa68b3
 def heat(values: Tensor) -> Tensor:  # [B,H,W], not negative -> colours [B,3,H,W]
@@ -126,7 +126,7 @@ def _put_sets(axis: Axes, row: dict[str, Tensor], left: float, top: float, size:
 # %% ../../nbs/study/04_plots.ipynb #f32ef1ff
 def plot_problem(
     blocks: dict[str, dict[str, dict[str, Tensor]]],  # {title: {row: {caption: images [n,3,H,W] in [0, 1]}}}
-    notes: list[str] = (),  # Lines below
+    notes: Sequence[str] = (),  # Lines below
 ) -> Figure:
     "A block a benchmark, a row a group, the sets of a group side by side under their names; two columns wide."
     label, head, caption, gap = 1.0, 0.32, 0.14, 0.08  # inches
@@ -188,7 +188,7 @@ def _epoch_rows(model: nn.Module, x: Tensor, y: Tensor, benchmark: Benchmark, sy
 
 # %% ../../nbs/study/04_plots.ipynb #5517ca05
 def plot_gallery_training(
-    models: dict[int, nn.Module],  # {epochs trained: the Classifier then}
+    models: Mapping[int, nn.Module],  # {epochs trained: the Classifier then}
     x: Tensor,  # Images [B,3,H,W], normalised
     y: Tensor,  # Their classes [B]
     benchmark: Benchmark,  # For undoing the normalisation
@@ -212,7 +212,7 @@ def plot_gallery_training(
 # %% ../../nbs/study/04_plots.ipynb #d3e183ee
 def by_group(scores: Scores, detector: str) -> dict[str, np.ndarray]:
     "One detector's scores on ID test, near and far OOD, the sets of a group together; other groups are left out, a group without sets is empty."
-    parts = {"ID": [], "near OOD": [], "far OOD": []}
+    parts: dict[str, list] = {"ID": [], "near OOD": [], "far OOD": []}
     for (group, name), values in scores[detector].items():
         label = {"near": "near OOD", "far": "far OOD"}.get(group, "ID" if (group, name) == ("id", "test") else None)
         if label:
@@ -392,8 +392,7 @@ def feature_norms(
             read = model.normalize(h)
             parts.append(torch.stack([h.norm(dim=1), read.norm(dim=1), model.head(read).amax(1)]).cpu())
         found.pooled[group], found.read[group], found.logit[group] = torch.cat(parts, 1).double().numpy()
-    expected = model.sigma * (model.backbone.num_features - 1) ** 0.5 if model.normalization == "zscore" else None
-    return found._replace(expected=expected)
+    return found._replace(expected=model.sigma * (model.backbone.num_features - 1) ** 0.5 if model.normalization == "zscore" else None)
 
 # %% ../../nbs/study/04_plots.ipynb #8fa44ac9
 def plot_features(
@@ -405,31 +404,30 @@ def plot_features(
         figure = plt.figure(figsize=(TWO_COLUMNS, 1.45 * len(found) + 0.55), layout="constrained")
         grid = figure.add_gridspec(len(found), 3)
         for line, (name, norms) in enumerate(found.items()):
-            same = norms.expected is None
-            first = figure.add_subplot(grid[line, :2] if same else grid[line, 0])
+            first = figure.add_subplot(grid[line, 0] if norms.expected else grid[line, :2])
             _draw_histograms(first, norms.pooled, reach=4, log=True)
-            first.set(xlabel=r"$\Vert h\Vert$, read by the head as it is" if same else r"$\Vert h\Vert$, before standardisation")
+            first.set(xlabel=r"$\Vert h\Vert$, before standardisation" if norms.expected else r"$\Vert h\Vert$, read by the head as it is")
             first.set_ylabel(name, fontsize=8)
             last = figure.add_subplot(grid[line, 2])
             _draw_histograms(last, norms.logit, reach=4)
             last.set(xlabel="maximum logit")
-            if not same:
-                _draw_standardised(figure.add_subplot(grid[line, 1]), norms)
+            if norms.expected:
+                _draw_standardised(figure.add_subplot(grid[line, 1]), norms.read, norms.expected)
         figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         figure.suptitle(title, fontsize=9)
     return figure
 
 # %% ../../nbs/study/04_plots.ipynb #1220c65d
-def _draw_standardised(axis: Axes, norms: FeatureNorms):
+def _draw_standardised(axis: Axes, norms: dict[str, np.ndarray], expected: float):
     "All norms, which have one value, and the value that Proposition 2 gives."
-    bins = np.linspace(0, 2 * norms.expected, 42)
-    for label, values in norms.read.items():
+    bins = np.linspace(0, 2 * expected, 42)
+    for label, values in norms.items():
         axis.stairs(np.histogram(values, bins)[0] / len(values), bins, fill=True, color=GROUP_COLORS[label], alpha=0.45)
-    axis.axvline(norms.expected, color="k", lw=0.9, ls="--")
-    values = np.concatenate(list(norms.read.values()))
-    axis.text(0.99, 0.99, rf"$\sigma\sqrt{{m-1}}$ = {norms.expected:.3f}" f"\nmeasured:\n{values.min():.3f} to {values.max():.3f}",
+    axis.axvline(expected, color="k", lw=0.9, ls="--")
+    values = np.concatenate(list(norms.values()))
+    axis.text(0.99, 0.99, rf"$\sigma\sqrt{{m-1}}$ = {expected:.3f}" f"\nmeasured:\n{values.min():.3f} to {values.max():.3f}",
               transform=axis.transAxes, ha="right", va="top", fontsize=6.5)
-    axis.set(xlabel=r"$\Vert \tilde{h}\Vert$, read by the head", xlim=(0, 2 * norms.expected), yticks=[])
+    axis.set(xlabel=r"$\Vert \tilde{h}\Vert$, read by the head", xlim=(0, 2 * expected), yticks=[])
     axis.spines["left"].set_visible(False)
 
 # %% ../../nbs/study/04_plots.ipynb #8688e0ff
@@ -515,7 +513,9 @@ _DECIDED = {"yes": "decided", "no": "not decided", "": "no interval"}
 
 def _draw_pairs(axis: Axes, rows: pd.DataFrame):
     "Dots of one benchmark: a line a detector below the name of each OOD group; an ASCOOD dot is filled if its difference is decided."
-    places, names, y = [], [], 0.0
+    places: list[float] = []
+    names: list[str] = []
+    y = 0.0
     for group, part in rows.groupby("group", sort=False):
         axis.text(0.01, y, f"{group} OOD", transform=axis.get_yaxis_transform(), va="center", fontsize=7.5, weight="bold")
         for row in part.itertuples():

@@ -29,7 +29,7 @@ from ..models import Classifier, load_classifier
 from .plots import FIGURE_STYLE, TWO_COLUMNS, plot_nothing
 from .reporting import SETTING_GROUP, choose_detectors, group_means, method_color, method_label, to_plain_text
 from ..synthesis import OutlierSynthesizer, add_gradient, alpha_at, gaussian_outliers, shuffle_invariant, subtract_gradient
-from ..training import create_method
+from ..training import ASCOOD, create_method
 
 # %% ../../nbs/study/05_premises.ipynb #aa66a622
 def share_inside(
@@ -81,7 +81,7 @@ def _summary(found: dict[str, Tensor]) -> dict[str, float]:
     mean = {name: found[name].nanmean().item() for name in ("area", "g_inside", "g_inv_inside")}
     ratios = {f"{name}_ratio": mean[name] / mean["area"] if mean["area"] else np.nan for name in ("g_inside", "g_inv_inside")}
     steps = {name: found[name].nanmedian().item() for name in ("step_touched", "step_all")}
-    said = {}
+    said: dict[str, float] = {}
     for name, logits in (("", found["logits"]), ("outlier_", found["outlier_logits"])):
         p = logits.softmax(1)
         said |= {f"{name}confidence": p.amax(1).mean().item(), f"{name}true_probability": p.gather(1, found["y"][:, None]).mean().item()}
@@ -116,7 +116,7 @@ def profile_synthesizer(profile: Profile, run: RunSpec) -> OutlierSynthesizer | 
     there = [r for r in profile.runs if r.benchmark == run.benchmark and r.method in profile.methods and "synthesis" in r.settings]
     there.sort(key=lambda r: r.settings["synthesis"] != "gradient")
     settings = run.settings if "synthesis" in run.settings else there[0].settings if there else None
-    return settings and create_method("ascood", **settings).synthesizer()
+    return ASCOOD(**settings).synthesizer() if settings else None
 
 
 def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:

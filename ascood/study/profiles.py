@@ -276,7 +276,9 @@ def _without(names: dict | list, out: list[str]) -> dict | list:
 def _check_parameters(profile: Profile):
     "Refuse hyperparameters that a detector does not have; the check uses a small untrained model."
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
-    model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
+    if not given:
+        return
+    model = Classifier(create_backbone("tiny_resnet"), 2)
     for name, params in map(json.loads, sorted(given)):
         if [] in params.values():
             raise ValueError(f"detector {name} has a hyperparameter without any value to try")
@@ -310,9 +312,9 @@ def load_profile(
     "Read and validate a profile. Raises ValueError with one line, that names the file and says what is wrong, before any work."
     name, _, only = str(name).partition(":")
     path = _profile_path(name)
-    only = {"only": [benchmark.strip() for benchmark in only.split(",")]} if only else {}
+    chosen = {"only": [benchmark.strip() for benchmark in only.split(",")]} if only else {}
     try:
-        profile = checked(Profile, "settings", **({"name": path.stem} | _read_profile(path) | only))
+        profile = checked(Profile, "settings", **({"name": path.stem} | _read_profile(path) | chosen))
         _check(profile)
     except ValueError as error:
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None

@@ -12,9 +12,9 @@ __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'PLAIN', 'LOST_POINTS', 'QUA
 
 # %% ../../nbs/study/01_reporting.ipynb #56dd6536
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,7 @@ PLAIN = ("cross_entropy", "pretrained")  # classifiers for post-hoc detectors: t
 
 
 def plain_method(
-    names: "Profile | pd.DataFrame | Iterable[str]",  # A profile, rows with a column `method`, or names of methods
+    names: Any,  # A profile, rows with a column `method`, or names of methods
 ) -> str:
     "The plain classifier among them, the first of `PLAIN` that is there; cross_entropy if none is."
     names = {*(names["method"] if isinstance(names, pd.DataFrame) else getattr(names, "methods", names))}
@@ -364,7 +364,8 @@ def write_blocks(
     note: str = "",  # Provenance, printed below the Markdown table
 ) -> str:  # The Markdown
     "Write one table as CSV (tidy, unrounded), Markdown and LaTeX."
-    markdown, latex = [], []
+    markdown: list[str] = []
+    latex: list[str] = []
     blocks = [block for block in blocks if len(block.summary)]
     for block in blocks:
         given = (block.summary, block.rows, block.columns)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,9 +75,10 @@ def check_data(profile: Profile, results: str | Path = "results"):
         options = {k: v for k, v in run.options.items() if k in ("lists", "leave_out_missing", "any_count")}
         found = disk.find_sets(disk.SPECS[run.benchmark], disk.data_root(), **options)
         without = [r.method for r in to_do if r.benchmark == run.benchmark and create_method(r.kind, **r.settings).needs_outliers]
-        if without and not any(group == "auxiliary" for group, _ in found):
+        wanted = disk.SPECS[run.benchmark].auxiliary
+        if without and wanted and not any(group == "auxiliary" for group, _ in found):
             raise disk.DataError(f"profile {profile.name}: {', '.join(dict.fromkeys(without))} on {run.benchmark} learn from auxiliary "
-                                 f"outliers; {disk.SPECS[run.benchmark].auxiliary.get}. Or run a profile of your own: "
+                                 f"outliers; {wanted.get}. Or run a profile of your own: "
                                  f"`extends: {profile.name}` with `leave_out: [{', '.join(dict.fromkeys(without))}]`")
 
 # %% ../../nbs/study/03_runs.ipynb #cceda33e
@@ -173,7 +175,7 @@ def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
 # %% ../../nbs/study/03_runs.ipynb #b8c2b355
 def save_scores(scores: Scores, path: Path, correct: np.ndarray):
     "All scores, and for each ID test image whether it was classified correctly."
-    flat = {f"{d}|{group}|{name}": values for d, by_set in scores.items() for (group, name), values in by_set.items()}
+    flat: dict[str, Any] = {f"{d}|{group}|{name}": values for d, by_set in scores.items() for (group, name), values in by_set.items()}
     flat[_CORRECT] = correct
     unfinished = path.with_name(path.name + ".unfinished.npz")
     np.savez_compressed(unfinished, **flat)

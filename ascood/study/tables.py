@@ -297,6 +297,12 @@ def _without_interval(collected: Collected, numbers: pd.DataFrame) -> list[str]:
             f"`make reproduce PROFILE={collected.profile.name}` makes them."] if lacking else []
 
 
+def _equal_scores(collected: Collected, numbers: pd.DataFrame) -> list[str]:
+    "Why two rows of an ASCOOD model are equal."
+    by_ascood = numbers[numbers["method"].map(method_kind) == "ASCOOD"]["detector"]
+    return ["On ASCOOD models SCALE and EBO agree: standardised features divide the factor of SCALE out again."] if {"SCALE", "EBO"} <= {*by_ascood} else []
+
+
 table_paired = Table(
     "table_paired",
     "The same detector on the plain model ({plain}) and on the ASCOOD model, which was trained with the paper's synthesis for the setting. "
@@ -304,7 +310,7 @@ table_paired = Table(
     "paired bootstrap 95 % interval over test images. Bold: decided, which means that the interval leaves out zero and all seeds agree in sign. "
     "For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one.",
     lambda c: paired_rows(c.profile, c.results), ["benchmark", "ood_group", "detector", "method"], ["quantity", "model"], rank_by=None, careful=True,
-    notes=_without_interval, fits=lambda profile: bool(_paired_wanted(profile, pd.DataFrame(columns=["benchmark", "ood_group"]))))
+    notes=lambda c, numbers: _without_interval(c, numbers) + _equal_scores(c, numbers), fits=lambda profile: bool(_paired_wanted(profile, pd.DataFrame(columns=["benchmark", "ood_group"]))))
 
 # %% ../../nbs/study/06_tables.ipynb #eb6f434e
 def _compared(collected: Collected) -> pd.DataFrame:
@@ -375,7 +381,8 @@ table_scores = Table(
     "table_scores",
     "Near-OOD AUROC of every method with every detector that it was evaluated with; compared methods with their own. "
     "Best per benchmark in bold, second underlined.",
-    lambda c: reporting.summarize(c.metrics).query("quantity == 'near_auroc'"), ["method", "detector"], ["benchmark"], careful=True, fits=_has_near_sets)
+    lambda c: reporting.summarize(c.metrics).query("quantity == 'near_auroc'"), ["method", "detector"], ["benchmark"], careful=True,
+    notes=_equal_scores, fits=_has_near_sets)
 
 # %% ../../nbs/study/06_tables.ipynb #c6d81d9f
 _DREAM_SETS = ["inaturalist", "textures", "openimage_o", "mean", "ssb_hard"]

@@ -32,9 +32,9 @@ def _without_cars(folder: Path) -> list[Path]:
     "The sample images of classes that show no car. Raises ValueError if a name is no <wnid>_<class>, or a class with cars is not there."
     images = images_in(need(folder, _GET_OUTLIERS))
     names = [re.fullmatch(r"n\d{8}_(.+)", path.stem) for path in images]
-    if None in names:
+    if not all(names):
         raise ValueError(f"{images[names.index(None)]} is not named <wnid>_<class>, so it may show a car; get {_GET_OUTLIERS}")
-    classes = [name[1].replace(" ", "_") for name in names]
+    classes = [name[1].replace(" ", "_") for name in names if name]
     if absent := sorted({*CAR_CLASSES, *CARS_IN_VIEW} - set(classes)):  # named in another way, it would not be left out
         raise ValueError(f"{folder} has no image of the class {absent[0]}, so cars cannot be told by name; get {_GET_OUTLIERS}")
     return [path for path, name in zip(images, classes) if name not in (*CAR_CLASSES, *CARS_IN_VIEW)]

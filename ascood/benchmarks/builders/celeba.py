@@ -40,7 +40,7 @@ def subsample(
     kept = []
     for label in (0, 1):
         groups = [np.flatnonzero((labels == label) & (environments == e)) for e in (label, 1 - label)]
-        for group, n in zip(groups, largest_subset(*map(len, groups), correlation)):
+        for group, n in zip(groups, largest_subset(len(groups[0]), len(groups[1]), correlation)):
             kept.append(rng.permutation(group)[:n])
     return np.sort(np.concatenate(kept))
 

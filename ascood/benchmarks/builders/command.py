@@ -79,9 +79,9 @@ def _as_command(function: Callable) -> Callable:
         kind = next(kind for kind in (bool, int, float, str) if kind in types)
         optional = kind | None if parameter.default is None else kind
         parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=typing.Annotated[optional, typer.Option()]))
-    command.__signature__ = inspect.Signature(parameters)
+    setattr(command, "__signature__", inspect.Signature(parameters))  # noqa: B010 (typer reads it)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__doc__ = function.__doc__.splitlines()[0]
+    command.__doc__ = (function.__doc__ or "").partition("\n")[0]
     return command
 
 # %% ../../../nbs/benchmarks/builders/06_command.ipynb #6258022f

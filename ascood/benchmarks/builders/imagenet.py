@@ -25,7 +25,10 @@ _GET_IMAGENET = "ILSVRC2012 from https://image-net.org and unpack it as images_l
 def _read_wnids(classes: str | Path | Sequence[str], num_classes: int) -> dict[str, str]:
     "{WordNet ID: name} in the order given."
     given = not isinstance(classes, (str, Path))
-    lines = list(classes) if given else read_text(need(Path(classes), "a text file with one WordNet ID (n01440764) a line")).splitlines()
+    if isinstance(classes, (str, Path)):
+        lines = read_text(need(Path(classes), "a text file with one WordNet ID (n01440764) a line")).splitlines()
+    else:
+        lines = list(classes)
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         where = f"entry {number} of classes" if given else f"{classes}:{number}"
@@ -68,7 +71,8 @@ def _folder_validation(imagenet: Path, wnid: str, fraction: float, rng: np.rando
 
 # %% ../../../nbs/benchmarks/builders/05_imagenet.ipynb #407b8660
 def _plan_imagenet(root: Path, o: dict, progress: bool, imagenet: Path) -> BuildPlan:
-    rng, rows, wnids = np.random.RandomState(o["seed"]), {"train": [], "val": [], "test": []}, dict(o["classes"])
+    rng, wnids = np.random.RandomState(o["seed"]), dict(o["classes"])
+    rows: dict[str, list] = {"train": [], "val": [], "test": []}
     need(imagenet / "train", _GET_IMAGENET), need(imagenet / "val", _GET_IMAGENET)
     if unknown := [wnid for wnid in wnids if not (imagenet / "train" / wnid).is_dir()]:
         raise ValueError(f"{imagenet / 'train' / unknown[0]} is missing ({len(unknown)} of {len(wnids)} classes are); correct classes, or get {_GET_IMAGENET}")

@@ -95,6 +95,7 @@ def image_fault(path: str | Path) -> str | None:
         return "is not there"
     except NOT_AN_IMAGE:
         return "is truncated, or not an image"
+    return None
 
 
 def progress_bar(items, what: str, progress: bool):
@@ -211,7 +212,7 @@ def read_built_list(path: Path) -> pd.DataFrame:  # columns path and label
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #4d326906
 def _measure(folder: Path, names: Iterable[str], classes: list[str], environments: list[str]) -> dict:
     "Counts of images and groups, and the correlation, of each list."
-    found = {"counts": {}, "groups": {}, "correlation": {}}
+    found: dict[str, dict] = {"counts": {}, "groups": {}, "correlation": {}}
     known = pd.read_csv(folder / "environments.csv").set_index("path")["environment"] if environments else None
     for name in names:
         table = read_built_list(folder / f"{name}.txt")
@@ -331,7 +332,10 @@ def open_picture(path: Path, mode: str) -> Image.Image:
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #aed17092
 def _encoded(image: Image.Image, format: str) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, **({"format": "PNG", "compress_level": 4} if format == "png" else {"format": "JPEG", "quality": 95}))
+    if format == "png":
+        image.save(buffer, format="PNG", compress_level=4)
+    else:
+        image.save(buffer, format="JPEG", quality=95)
     return buffer.getvalue()
 
 

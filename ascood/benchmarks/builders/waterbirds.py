@@ -75,7 +75,7 @@ def _check_birds(cub: Path, masks: Path, files: Iterable[str], threshold: int, p
             sizes.append(opened.size)
         if sizes[-1] != ink.size:
             raise ValueError(f"{mask} is {ink.size} pixels, but its bird is {sizes[-1]}; get {_GET_MASKS}")
-        if ink.getextrema()[1] < threshold:
+        if np.asarray(ink).max() < threshold:
             raise ValueError(f"{mask} shows no bird (no pixel reaches {threshold}); get {_GET_MASKS}")
     return sizes
 
@@ -120,7 +120,8 @@ def paste_bird(
 
 
 def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    return tuple(max(1, round(side * shorter / min(size))) for side in size)
+    width, height = (max(1, round(side * shorter / min(size))) for side in size)
+    return width, height
 
 # %% ../../../nbs/benchmarks/builders/01_waterbirds.ipynb #07767464
 def _split_birds(birds: pd.DataFrame, val_fraction: float, correlations: dict[str, float], rng) -> pd.DataFrame:
@@ -199,7 +200,7 @@ def waterbirds_options(
 ) -> dict:
     "The options of `build_waterbirds`, as they are written into build.json. Raises ValueError for one that is out of range."
     shares = {"correlation": correlation, "val_correlation": val_correlation, "test_correlation": test_correlation}
-    checked = {name: checked_share(name, value) for name, value in shares.items()}
+    checked: dict[str, float | None] = {name: checked_share(name, value) for name, value in shares.items()}
     for name, value, low in (("n_spurious", n_spurious, 2), ("size", size, 8)):
         checked[name] = None if value is None else checked_whole(name, value, low)
     if n_spurious is not None and n_spurious % 2:
