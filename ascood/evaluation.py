@@ -242,7 +242,7 @@ def _of_validation(key: Key) -> bool:
 
 def choose(attempts: Iterable[Attempt]) -> Attempt:
     "The attempt with the highest mean AUROC on validation; the first of equals. No test set has a part in it."
-    return max(attempts, key=lambda attempt: validation_auroc(attempt.scores))
+    return max(attempts, key=lambda attempt: validation_auroc(attempt.scores) if attempt.scores else math.nan)
 
 # %% ../nbs/09_evaluation.ipynb #e5a1c0d7
 def without_batch_norm(

@@ -124,7 +124,7 @@ def _line() -> socket.socket | None:
     line.close()
     return None
 
-
+# %% ../../nbs/study/15_warm.ipynb #c4a1b2c3
 def _ask(line: socket.socket, job: list) -> int:  # Exit status
     "Send the job, and wait for its end; give up if the one who asked is gone."
     asked = json.dumps({"job": job, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
@@ -138,7 +138,7 @@ def _ask(line: socket.socket, job: list) -> int:  # Exit status
     answer = line.recv(1)
     return answer[0] if answer else 128 + signal.SIGKILL
 
-
+# %% ../../nbs/study/15_warm.ipynb #c5a1b2c3
 def main(argv: list[str]) -> int:  # Exit status
     "`python -m ascood.study.warm MODULE ARGUMENTS`: by the server, or, where there is none, by this process."
     if argv[:1] == ["--serve"]:
