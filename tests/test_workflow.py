@@ -116,3 +116,14 @@ def test_two_living_calls_of_reproduce_take_turns(made):
     output, _ = (second := made(0)).communicate(timeout=60)
     assert first.wait() == second.returncode == 0 and "works on profile smoke; waiting" in output
     assert (made.folder / "ended").read_text().split() == ["ended", "ended"] and "--nolock" in output
+
+
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_a_cluster_is_asked_for_what_training_needs(workflow, profile):
+    "A dry run needs no plugin of the cluster: the executor is replaced by the one that only plans."
+    (workflow.folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"seeds": [7]}))
+    output, status = workflow("--profile", str(ROOT / "profiles" / profile), "--executor", "dryrun", "--dry-run")
+    assert status == 0, output[-2000:]
+    asked = {block.split(":")[0]: block for block in output.split("\nrule ")[1:]}
+    assert "gpu=1" in asked["train"] and "runtime=1440" in asked["train"] and "mem_mb=32000" in asked["train"] and "gpu=1" in asked["evaluate"]
+    assert "gpu=0" not in asked["train"] and "gpu=1" not in asked["table"] and "runtime=30" in asked["table"]

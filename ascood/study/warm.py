@@ -60,7 +60,6 @@ def _serve_one(line: socket.socket):
     sys.path[0] = asked["folder"]  # as `python -m` has it
     os.environ.clear()
     os.environ.update(asked["environment"])
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
     if threads := os.environ.get("OMP_NUM_THREADS"):  # torch has read the server's
         sys.modules["torch"].set_num_threads(int(threads))
@@ -71,9 +70,15 @@ def _serve_one(line: socket.socket):
     os._exit(status & 255)
 
 # %% ../../nbs/study/15_warm.ipynb #84d043ea
+def _bury(how: int):
+    "Take note of copies that have ended, so that their CPU time counts as the server's; with 0, wait for all."
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, how)[0]:
+            pass
+
+
 def _serve(door: socket.socket):
     "Answer until standard input ends."
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the copies
     ready = False
     while door in select.select([door, sys.stdin], [], [])[0]:
         line, _ = door.accept()
@@ -88,6 +93,8 @@ def _serve(door: socket.socket):
             finally:
                 os._exit(1)
         line.close()
+        _bury(os.WNOHANG)
+    _bury(0)
 
 # %% ../../nbs/study/15_warm.ipynb #ecb2e22f
 def start() -> subprocess.Popen | None:  # The server; None where there is none
@@ -102,7 +109,7 @@ def start() -> subprocess.Popen | None:  # The server; None where there is none
     server = subprocess.Popen([sys.executable, "-m", "ascood.study.warm", "--serve", str(door.fileno()), folder], stdin=subprocess.PIPE,
                               pass_fds=[door.fileno()], env=environment)
     door.close()
-    atexit.register(server.stdin.close)  # open until this process ends
+    atexit.register(server.communicate)  # closes its standard input, and waits for it
     os.environ[DOOR] = f"{folder}/door"
     return server
 
@@ -117,7 +124,7 @@ def _line() -> socket.socket | None:
     line.close()
     return None
 
-
+# %% ../../nbs/study/15_warm.ipynb #c4a1b2c3
 def _ask(line: socket.socket, job: list) -> int:  # Exit status
     "Send the job, and wait for its end; give up if the one who asked is gone."
     asked = json.dumps({"job": job, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
@@ -131,7 +138,7 @@ def _ask(line: socket.socket, job: list) -> int:  # Exit status
     answer = line.recv(1)
     return answer[0] if answer else 128 + signal.SIGKILL
 
-
+# %% ../../nbs/study/15_warm.ipynb #c5a1b2c3
 def main(argv: list[str]) -> int:  # Exit status
     "`python -m ascood.study.warm MODULE ARGUMENTS`: by the server, or, where there is none, by this process."
     if argv[:1] == ["--serve"]:
@@ -141,7 +148,7 @@ def main(argv: list[str]) -> int:  # Exit status
         Path(argv[2]).rmdir()
         os._exit(0)
     if (line := _line()) is None:
-        os.execv(sys.executable, [sys.executable, "-m", *argv])  # noqa: S606 (this very interpreter, no shell)
+        os.execv(sys.executable, [sys.executable, "-m", *argv])  # noqa: S606 - the same as without this module
     with line:
         return _ask(line, [argv[0], argv[1:]])
 

@@ -1,0 +1,72 @@
+"""Memory of an evaluation by the number of images. A million: ASCOOD_ROWS=1000000 python -m pytest tests/test_memory.py -s"""
+
+import gc
+import os
+import sys
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ascood.data import LazyImages
+from ascood.evaluation import score_benchmark
+from ascood.models import Backbone, Classifier
+
+WIDTH = 1024  # features of the stub network
+ROWS = int(os.environ.get("ASCOOD_ROWS", 24_000))
+
+
+def _anonymous_mib() -> float:
+    "Memory of this process that no file stands behind: what the system cannot write out by itself."
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) / 2**10
+
+
+class _Repeated:
+    "Few images, repeated: as many as are asked for, without storing them."
+
+    def __init__(self, n):
+        self.n, self.few = n, torch.randn(64, 3, 2, 2)
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return self.few[i % 64]
+
+
+def _growth(rows: int, holdout, memory: int) -> float:
+    "By how many MiB an evaluation with a test set of so many images grows, at its largest."
+    def images(n, label):
+        return LazyImages(_Repeated(n), label, nn.Identity(), scoring_batch=256)
+
+    known = images(256, torch.arange(256) % holdout.num_classes)
+    small = replace(holdout, train=known, val=known, test=known, ood_val={"o": images(256, -1)}, ood={"far": {"many": images(rows, -1)}})
+    network = Classifier(Backbone(OrderedDict(layer1=nn.Conv2d(3, WIDTH, 1)), WIDTH), holdout.num_classes, normalization="none").eval()
+    gc.collect()
+    before, largest = _anonymous_mib(), 0.0
+
+    def measure(*_):
+        nonlocal largest
+        largest = max(largest, _anonymous_mib())
+
+    network.backbone.register_forward_hook(measure)
+    found = score_benchmark(network, small, ["MSP", "EBO", "MLS", "ASH"], memory=memory)
+    measure()
+    assert not found.gaps and all(len(scores["far", "many"]) == rows for scores in found.scores.values())
+    return largest - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_activations(holdout):
+    "Without a budget it does grow, by the features of each image: else this test would measure nothing."
+    _growth(2000, holdout, memory=0)  # first calls pay for libraries
+    few, many = (_growth(rows, holdout, memory=2**20) for rows in (ROWS // 4, ROWS))
+    features = 4 * WIDTH * (ROWS - ROWS // 4) / 2**20
+    print(f"{ROWS // 4} images: {few:.1f} MiB more; {ROWS} images: {many:.1f} MiB more; the features of the difference are {features:.0f} MiB")
+    assert many - few < features / 8
+    if ROWS <= 50_000:
+        assert _growth(ROWS, holdout, memory=2**40) - few > features / 2
