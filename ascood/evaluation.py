@@ -235,7 +235,12 @@ def _of_validation(key: Key) -> bool:
 
 def choose(attempts: Iterable[Attempt]) -> Attempt:
     "The attempt with the highest mean AUROC on validation; the first of equals. No test set has a part in it."
-    return max(attempts, key=lambda attempt: validation_auroc(attempt.scores))
+    attempts = iter(attempts)
+    best = next(attempts)  # if it is the only one, it has no scores
+    for attempt in attempts:
+        if validation_auroc(attempt.scores) > validation_auroc(best.scores):
+            best = attempt
+    return best
 
 # %% ../nbs/09_evaluation.ipynb #f61a1aaa
 def _sweep(model: Classifier, sets: dict[Key, ImageSet | LazyImages], detectors: list[Detector]) -> list[dict[Key, np.ndarray]]:

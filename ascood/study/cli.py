@@ -22,7 +22,7 @@ from .page import ALL_TABLES, all_tables_of, profile_readme, remove_stale_tables
 from .premises import has_synthesis, measure_premises
 from .profiles import Profile, RunSpec, check_names, find_run, list_profiles, load_profile, under_root
 from .progress import measure_progress, run_state
-from .runs import check_data, collect, evaluate_run, read_collected, train_run
+from .runs import check_data, collect, describe_verification, evaluate_run, pick_run, read_collected, train_run, verify_run
 from .tables import trace
 
 # %% ../../nbs/study/11_cli.ipynb #5da228a6
@@ -182,6 +182,22 @@ def _page(ctx: typer.Context, profile: _PROFILE, open_it: Annotated[bool, typer.
     print(page, readme, sep="\n")
     if open_it:
         webbrowser.open(page.resolve().as_uri())
+
+# %% ../../nbs/study/11_cli.ipynb #7f425796
+@app.command("verify")
+def _verify(ctx: typer.Context, profile: _PROFILE, benchmark: Annotated[str | None, typer.Option(help="Only runs of this benchmark")] = None,
+            method: Annotated[str | None, typer.Option(help="Only runs of this method")] = None,
+            run_seed: Annotated[int | None, typer.Option(help="Only runs of this seed")] = None,
+            seed: Annotated[int, typer.Option(help="Draws one of the runs that are left")] = 0,
+            tolerance: Annotated[float, typer.Option(help="Largest difference, in percentage points", min=0)] = 1.0):
+    "Make one run again and compare it with its collected rows. Exit status: 0 reproduced, 1 not, 2 wrong input."
+    plan, results = load_profile(profile), ctx.obj.results
+    run = pick_run(plan, results, benchmark, method, run_seed, seed)
+    print(f"{run.run_id}: training and evaluating it again", flush=True)
+    found = verify_run(plan, run, results, tolerance)
+    print(describe_verification(found))
+    if not found.reproduced:
+        raise typer.Exit(1)
 
 # %% ../../nbs/study/11_cli.ipynb #df5db5b7
 app.add_typer(disk.app, name="data")

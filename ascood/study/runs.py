@@ -5,21 +5,24 @@
 # %% auto #0
 __all__ = ['RowName', 'code_version', 'provenance', 'check_data', 'train_run', 'write_text', 'evaluate_run', 'is_evaluated',
            'save_scores', 'load_scores', 'load_correct', 'collect', 'one_element', 'compare', 'read_collected',
-           'describe_runs', 'protocol_file', 'missing_runs']
+           'describe_runs', 'protocol_file', 'missing_runs', 'pick_run', 'Verification', 'compare_numbers',
+           'verify_run', 'describe_verification']
 
 # %% ../../nbs/study/03_runs.ipynb #417cffa5
 import ast
 import hashlib
 import json
 import platform
+import random
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +35,7 @@ from ..evaluation import Scores, accuracy_of, group_table, metrics_table, score_
 from ..models import load_classifier
 from . import reporting
 from .bootstrap import Row, draw_rows, paired_difference
-from .profiles import Profile, RunSpec, under_root
+from .profiles import Profile, RunSpec, check_names, under_root
 from ..training import TrainedRun, create_method, train
 
 # %% ../../nbs/study/03_runs.ipynb #e812fcf3
@@ -424,3 +427,109 @@ def missing_runs(profile: Profile, results: str | Path = "results") -> str:
     some = ", ".join(dict.fromkeys(f"{run.method} on {run.benchmark}" for run in gone[:40]))
     return (f" Missing: {len(gone)} of {len(profile.runs)} runs ({some}{', ...' if len(gone) > 40 else ''}); "
             f"`make reproduce PROFILE={profile.name}` makes them and fills the gaps.")
+
+# %% ../../nbs/study/03_runs.ipynb #1d1c1f4a
+def pick_run(
+    profile: Profile,
+    results: str | Path = "results",
+    benchmark: str | None = None,  # Only runs of this benchmark...
+    method: str | None = None,  # ...of this method...
+    run_seed: int | None = None,  # ...and of this seed; any if None
+    seed: int = 0,  # Draws one of those that are left
+) -> RunSpec:
+    "A run whose rows are collected. Raises ValueError or FileNotFoundError if there is none."
+    for what, name, known in (("benchmark", benchmark, profile.benchmarks), ("method", method, {r.method for r in profile.runs}), ("seed", run_seed, profile.seeds)):
+        check_names(f"{what} in profile {profile.name}:", [name] * (name is not None), {*map(str, known)} if what != "seed" else known)
+    there = _collected_ids(profile, results)
+    asked = [r for r in profile.runs if r.run_id in there and benchmark in (None, r.benchmark) and method in (None, r.method) and run_seed in (None, r.config.seed)]
+    if not asked:
+        raise ValueError(f"none of the {len(there)} runs collected for profile {profile.name} is one of the profile's that was asked for; its settings may have changed since")
+    return random.Random(seed).choice(asked)  # noqa: S311
+
+# %% ../../nbs/study/03_runs.ipynb #db43381e
+def _collected_ids(profile: Profile, results: str | Path) -> set[str]:
+    "Ids of the runs in results/<profile>/runs.csv. Raises FileNotFoundError that names another profile with the same runs, if there is one."
+    if (under_root(results) / profile.name / "runs.csv").is_file():
+        return {*read_collected(profile, "runs", results, variants=True)["run_id"]}
+    ours = {run.run_id for run in profile.runs}
+    others = [path.parent.name for path in sorted(under_root(results).glob("*/runs.csv")) if ours & {*pd.read_csv(path)["run_id"]}]
+    raise FileNotFoundError(f"no runs of profile {profile.name} are collected in {under_root(results)}; "
+                            + (f"profile {others[0]} has some of them" if others else f"start with: python -m ascood run {profile.name}"))
+
+# %% ../../nbs/study/03_runs.ipynb #82be59ff
+class Verification(NamedTuple):
+    "A run that was made again."
+    numbers: pd.DataFrame  # percent: `committed`, `here`, `difference`, `between_seeds` (largest minus smallest), and `state`; by detector, group, set and quantity
+    records: pd.DataFrame  # `committed` and `here`: code, versions, device
+    tolerance: float  # percentage points
+
+    @property
+    def reproduced(self) -> bool:
+        return not (self.numbers["state"] == "differs").any()
+
+# %% ../../nbs/study/03_runs.ipynb #486384c7
+_KEYS = ["detector", "ood_group", "ood_set"]
+
+
+def _numbers(metrics: pd.DataFrame) -> pd.Series:  # Rows of metrics.csv of one run -> percent, by detector, group, set and quantity
+    rows = pd.concat([metrics[[*_KEYS, "auroc", "fpr95"]].melt(_KEYS, var_name="quantity"),
+                      metrics[["accuracy"]].head(1).melt(var_name="quantity").assign(detector="", ood_group="id", ood_set="")])
+    return rows.set_index([*_KEYS, "quantity"])["value"]
+
+
+def compare_numbers(
+    committed: pd.DataFrame,  # Rows of metrics.csv of one run
+    here: pd.DataFrame,  # The same, made again
+    tolerance: float,  # Percentage points
+) -> pd.DataFrame:  # A row a number: committed, here, difference, and state: "exact" in the six digits that a file has, "close" or "differs"
+    "Where two runs of the same settings differ. A number that only one of them has differs; one that neither has is the same."
+    both = pd.concat({"committed": _numbers(committed), "here": _numbers(here).map(lambda value: float(f"{value:.6g}"))}, axis=1)
+    found = both.assign(difference=both["here"] - both["committed"])
+    same = (both["here"] == both["committed"]) | both.isna().all(axis=1)
+    return found.assign(state=np.select([same, found["difference"].abs() <= tolerance], ["exact", "close"], "differs"))
+
+# %% ../../nbs/study/03_runs.ipynb #d8f804b5
+def _records(committed: pd.Series, here: pd.Series) -> pd.DataFrame:
+    "What decides numbers besides the settings, side by side, from rows of runs.csv."
+    named = {side: {name: str(row[name]) for name in ("code", "evaluation_code", "device", "threads", "python")} | json.loads(row["libraries"])
+             for side, row in (("committed", committed), ("here", here))}
+    return pd.DataFrame(named)
+
+
+def _between_seeds(metrics: pd.DataFrame) -> pd.Series:
+    "How far each number is apart over seeds: largest minus smallest."
+    seeds = pd.concat([_numbers(rows) for _, rows in metrics.groupby("run_id")], axis=1)
+    return seeds.max(axis=1) - seeds.min(axis=1)
+
+# %% ../../nbs/study/03_runs.ipynb #ec4ed0de
+def verify_run(
+    profile: Profile,
+    run: RunSpec,  # One of the profile's, whose rows are in results/<profile>/
+    results: str | Path = "results",
+    tolerance: float = 1.0,  # Percentage points
+    progress: bool = True,
+) -> Verification:
+    "Train and evaluate a run again, in a temporary folder, with as many threads, and compare. Raises as `load_benchmark` if its data is not here."
+    metrics, runs = (read_collected(profile, table, results, variants=True) for table in ("metrics", "runs"))
+    committed, alike = runs[runs["run_id"] == run.run_id].iloc[0], metrics.query("benchmark == @run.benchmark and method == @run.method")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(committed["threads"]))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            train_run(run, folder, progress)
+            again, record = evaluate_run(run, folder, progress), _run_row(run.folder(folder)).iloc[0]
+    finally:
+        torch.set_num_threads(threads)
+    numbers = compare_numbers(alike[alike["run_id"] == run.run_id], again, tolerance)
+    return Verification(numbers.assign(between_seeds=_between_seeds(alike)), _records(committed, record), tolerance)
+
+# %% ../../nbs/study/03_runs.ipynb #56cac495
+def describe_verification(found: Verification, most: int = 12) -> str:
+    "Counts, versions, the `most` numbers that are farthest off, and the verdict."
+    counts, off = found.numbers["state"].value_counts(), found.numbers[found.numbers["state"] != "exact"]
+    off = off.loc[off["difference"].abs().sort_values(ascending=False, na_position="first").index]
+    said = [found.records.to_string(), f"{len(found.numbers)} numbers (accuracy, AUROC, FPR@95; percent): {counts.get('exact', 0)} exactly as committed, "
+            f"{counts.get('close', 0)} within {found.tolerance:g} percentage points, {counts.get('differs', 0)} not"]
+    if len(off):
+        said.append(off.head(most).round(4).to_string() + (f"\n... and {len(off) - most} more" if len(off) > most else ""))
+    return "\n\n".join([*said, "reproduced" if found.reproduced else "not reproduced"])
