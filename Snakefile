@@ -1,6 +1,7 @@
 # The workflow of one profile: train and evaluate every run, collect, then tables and figures.
 #   snakemake --cores all --config profile=quick        (profile=paper:cifar10,cars for some of its benchmarks)
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from ascood.study.premises import has_synthesis
 from ascood.study.profiles import load_profile
 from ascood.study.runs import check_data
 
-PROFILE_NAME = config.get("profile", "quick")
-PROFILE = load_profile(PROFILE_NAME)
+PROFILE_NAME = str(config.get("profile", "quick"))
+try:
+    PROFILE = load_profile(PROFILE_NAME)
+except (ValueError, FileNotFoundError) as error:
+    raise WorkflowError(str(error)) from None
 RUNS = {run.run_id: run for run in PROFILE.runs if run.benchmark in PROFILE.chosen}
 RESULTS = config.get("results", "results")
 FIGURE_DIR = config.get("figures", "figures")
@@ -34,8 +38,10 @@ FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
 
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
 
-WHERE = f"-p profile {PROFILE_NAME} -p results {RESULTS} -p figures {FIGURE_DIR}"
-PAPERMILL = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.study.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
+# `:q` quotes each value for the shell.
+WHERE = ["-p", "profile", PROFILE_NAME, "-p", "results", RESULTS, "-p", "figures", FIGURE_DIR]
+ASCOOD = ["-m", "ascood", "--results", RESULTS, "--figures", FIGURE_DIR]
+PAPERMILL = "OMP_NUM_THREADS={threads} {sys.executable:q} -m ascood.study.notebooks {input.notebook:q} {log.notebook:q} {WHERE:q}"
 
 
 def code(*modules):
@@ -49,11 +55,11 @@ SCORING = code("detectors", "evaluation")
 
 def which(wildcards):
     run = RUNS[wildcards.run]
-    return f"-p benchmark {run.benchmark} -p method {run.method} -p seed {run.config.seed}"
+    return ["-p", "benchmark", run.benchmark, "-p", "method", run.method, "-p", "seed", str(run.config.seed)]
 
 
 wildcard_constraints:
-    run="|".join(RUNS),
+    run="|".join(map(re.escape, RUNS)),
     table="|".join(all_tables_of(PROFILE)),
 
 
@@ -83,7 +89,7 @@ rule train:
     resources:
         gpu=int(config.get("gpu", 0)),
     shell:
-        PAPERMILL + " {params.which}"
+        PAPERMILL + " {params.which:q}"
 
 
 rule evaluate:
@@ -106,7 +112,7 @@ rule evaluate:
     resources:
         gpu=int(config.get("gpu", 0)),
     shell:
-        PAPERMILL + " {params.which}"
+        PAPERMILL + " {params.which:q}"
 
 
 rule collect:
@@ -116,7 +122,7 @@ rule collect:
     output:
         COLLECTED,
     shell:
-        "{sys.executable} -m ascood --results {RESULTS} collect {PROFILE_NAME}"
+        "{sys.executable:q} {ASCOOD:q} collect {PROFILE_NAME:q}"
 
 
 rule premises:
@@ -180,4 +186,4 @@ rule page:
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:
-        "{sys.executable} -m ascood --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"
+        "{sys.executable:q} {ASCOOD:q} page {PROFILE_NAME:q}"

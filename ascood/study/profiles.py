@@ -10,6 +10,7 @@ __all__ = ['project_root', 'under_root', 'shipped', 'BenchmarkPlan', 'Study', 'S
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from functools import cached_property
 from itertools import product
@@ -237,8 +238,9 @@ def list_profiles() -> list[str]:
 
 def _profile_path(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else profiles_dir() / f"{name}.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"no profile {name!r}{did_you_mean(name, list_profiles())}")
+    known = path.name == Path(name).name or name in list_profiles()
+    if not known or len(path.name) > 255 or not path.is_file():
+        raise FileNotFoundError(f"no profile {shorten(repr(name), 60)}{did_you_mean(name, list_profiles())}")
     return path
 
 # %% ../../nbs/study/00_profiles.ipynb #116660ad
@@ -288,6 +290,16 @@ def _check_parameters(profile: Profile):
             if "no such parameter" in str(error):  # other errors may concern only this small model
                 raise ValueError(str(error)) from None
 
+# %% ../../nbs/study/00_profiles.ipynb #294a70bb
+def _check_spelling(profile: Profile):
+    "Refuse names that a file name, a command or a table could misread."
+    names = [("name", profile.name)] + [("studies", name) for name in profile.studies]
+    variants = [("methods", run.method) for run in profile.runs] + [("detectors", name) for run in profile.runs for name in run.detectors]
+    for parts, signs in ((names, "._-"), (variants, "._-@=,+")):
+        for what, name in dict.fromkeys(parts):
+            if not re.fullmatch(f"[A-Za-z0-9][A-Za-z0-9{re.escape(signs)}]*", name) or yaml.safe_load(name) != name:
+                raise ValueError(f"{what}: {shorten(repr(name), 60)} is no name; use letters, digits and {signs}, a letter or digit first")
+
 # %% ../../nbs/study/00_profiles.ipynb #ffda28d3
 def _check(profile: Profile):
     "Raise ValueError if names do not fit together, a benchmark has no such option, or a detector no such hyperparameter."
@@ -303,6 +315,7 @@ def _check(profile: Profile):
         check_names("method in `leave_out`", plan.leave_out, profile.methods)
     for run in profile.runs:
         check_options(run.benchmark, run.options)
+    _check_spelling(profile)
     _check_parameters(profile)
 
 # %% ../../nbs/study/00_profiles.ipynb #15a7942d
