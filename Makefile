@@ -6,8 +6,20 @@ VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
 DATA ?=
-PROFILE_NAME = $(firstword $(subst :, ,$(PROFILE)))
 CORES ?= all
+
+# The profile is read by make and by the shell, so it is checked as it was written, before either expands it. A path (mine.yaml) may have slashes.
+LETTERS := a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z 0 1 2 3 4 5 6 7 8 9 . _ - : , /
+LEFT := $(value PROFILE)
+$(foreach letter,$(LETTERS),$(eval LEFT := $$(subst $$(letter),,$$(value LEFT))))
+ifneq ($(words $(value PROFILE))$(value LEFT)$(filter -%,$(value PROFILE)),1)
+$(error PROFILE is a name of letters, digits, ".", "_" and "-", as in make reproduce PROFILE=quick, or the path of a .yaml file of such names)
+endif
+PROFILE_FILE := $(firstword $(subst :, ,$(PROFILE)))
+ifneq ($(if $(findstring /,$(PROFILE_FILE)),$(filter-out %.yaml %.yml,$(PROFILE_FILE))),)
+$(error PROFILE=$(PROFILE) is neither a name nor the path of a .yaml file)
+endif
+PROFILE_NAME := $(patsubst %.yml,%,$(patsubst %.yaml,%,$(notdir $(PROFILE_FILE))))
 
 # The rooms of the wings, in the order in which they are read.
 ROOMS = $(sort $(wildcard nbs/[0-9]*.ipynb)) $(sort $(wildcard nbs/benchmarks/*.ipynb nbs/benchmarks/builders/*.ipynb)) $(sort $(wildcard nbs/study/*.ipynb)) $(sort $(wildcard nbs/own/*.ipynb))

@@ -1,6 +1,7 @@
 # The workflow of one profile: train and evaluate every run, collect, then tables and figures.
 #   snakemake --cores all --config profile=quick        (profile=paper:cifar10,cars for some of its benchmarks)
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from ascood.study.premises import has_synthesis
 from ascood.study.profiles import load_profile
 from ascood.study.runs import check_data
 
-PROFILE_NAME = config.get("profile", "quick")
-PROFILE = load_profile(PROFILE_NAME)
+PROFILE_NAME = str(config.get("profile", "quick"))
+try:
+    PROFILE = load_profile(PROFILE_NAME)
+except (ValueError, FileNotFoundError) as error:
+    raise WorkflowError(str(error)) from None
 RUNS = {run.run_id: run for run in PROFILE.runs if run.benchmark in PROFILE.chosen}
 RESULTS = config.get("results", "results")
 FIGURE_DIR = config.get("figures", "figures")
@@ -35,9 +39,11 @@ FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
 
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
 
-WHERE = f"-p profile {PROFILE_NAME} -p results {RESULTS} -p figures {FIGURE_DIR}"
-PYTHON = f"OMP_NUM_THREADS={{threads}} {sys.executable} -m ascood.study.warm"  # by a copy of one process that has imported everything
-PAPERMILL = f"{PYTHON} ascood.study.notebooks {{input.notebook}} {{log.notebook}} {WHERE}"
+# `:q` quotes each value for the shell.
+WHERE = ["-p", "profile", PROFILE_NAME, "-p", "results", RESULTS, "-p", "figures", FIGURE_DIR]
+ASCOOD = ["ascood", "--results", RESULTS, "--figures", FIGURE_DIR]
+PYTHON = "OMP_NUM_THREADS={threads} {sys.executable:q} -m ascood.study.warm"  # by a copy of one process that has imported everything
+PAPERMILL = PYTHON + " ascood.study.notebooks {input.notebook:q} {log.notebook:q} {WHERE:q}"
 
 
 def code(*modules):
@@ -51,7 +57,7 @@ SCORING = code("detectors", "evaluation")
 
 def which(wildcards):
     run = RUNS[wildcards.run]
-    return f"-p benchmark {run.benchmark} -p method {run.method} -p seed {run.config.seed}"
+    return ["-p", "benchmark", run.benchmark, "-p", "method", run.method, "-p", "seed", str(run.config.seed)]
 
 
 onstart:
@@ -59,7 +65,7 @@ onstart:
 
 
 wildcard_constraints:
-    run="|".join(RUNS),
+    run="|".join(map(re.escape, RUNS)),
     table="|".join(all_tables_of(PROFILE)),
 
 
@@ -89,7 +95,7 @@ rule train:
     resources:
         gpu=int(config.get("gpu", 0)),
     shell:
-        PAPERMILL + " {params.which}"
+        PAPERMILL + " {params.which:q}"
 
 
 rule evaluate:
@@ -112,7 +118,7 @@ rule evaluate:
     resources:
         gpu=int(config.get("gpu", 0)),
     shell:
-        PAPERMILL + " {params.which}"
+        PAPERMILL + " {params.which:q}"
 
 
 rule collect:
@@ -122,7 +128,7 @@ rule collect:
     output:
         COLLECTED,
     shell:
-        PYTHON + " ascood --results {RESULTS} collect {PROFILE_NAME}"
+        PYTHON + " {ASCOOD:q} collect {PROFILE_NAME:q}"
 
 
 rule premises:
@@ -186,4 +192,4 @@ rule page:
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:
-        PYTHON + " ascood --results {RESULTS} --figures {FIGURE_DIR} page {PROFILE_NAME}"
+        PYTHON + " {ASCOOD:q} page {PROFILE_NAME:q}"

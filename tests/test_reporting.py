@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 
 from ascood.study import plots, reporting
+from ascood.study.page import _table_part
 
 NAN = float("nan")
 
@@ -121,3 +122,20 @@ def test_three_points_of_accuracy_decide():
                          rows("oe", "MSP", "near", (1, 1)).assign(accuracy=[86, 87.5]), rows("ascood", "MSP", "near", (1,), "c").assign(accuracy=5)])
     assert reporting.did_not_learn(metrics) == {("b", "oe")}, "three points are not more than three; benchmark c has no plain model"
     assert reporting.say_left_out(set()) == ""
+
+
+BAD = "<script>alert(1)</script>|_&%"
+
+
+def test_names_are_printed_as_they_are_in_every_format(tmp_path):
+    metrics = pd.concat([rows(method, "MSP", group, (80, 90)) for method in ("cross_entropy", BAD) for group in ("val", "near")])
+    reporting.write_blocks([reporting.Block(reporting.compared(metrics), ["kind", "method"], ["quantity"])], tmp_path / "t", "x")
+    reporting.write_plain_table(pd.DataFrame({"method": [BAD], "value": [1.0]}), tmp_path / "plain", "x")
+    for name in ("t", "plain"):
+        markdown, latex = ((tmp_path / f"{name}.{kind}").read_text() for kind in ("md", "tex"))
+        (line,) = [line for line in markdown.splitlines() if "script" in line]
+        assert r"\<script\>alert(1)\</script\>\|\_&%" in line and line.replace("\\|", "").count("|") == markdown.splitlines()[2].count("|")
+        assert r"\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}|\_\&\%" in latex
+        html = _table_part(name, tmp_path).body
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;|_&amp;%" in html and "<script" not in html
+    assert r"\<script\>" in reporting.gap_notes(rows("cross_entropy", BAD, "near", (NAN,), gap=BAD))[0]

@@ -127,3 +127,25 @@ def test_a_cluster_is_asked_for_what_training_needs(workflow, profile):
     asked = {block.split(":")[0]: block for block in output.split("\nrule ")[1:]}
     assert "gpu=1" in asked["train"] and "runtime=1440" in asked["train"] and "mem_mb=32000" in asked["train"] and "gpu=1" in asked["evaluate"]
     assert "gpu=0" not in asked["train"] and "gpu=1" not in asked["table"] and "runtime=30" in asked["table"]
+
+
+@pytest.mark.parametrize("profile", ["a b", "$(shell touch pwned)", "$(touch pwned)", "`touch pwned`", "a'b", 'a"b', "-x", "a;b", "a|b", "a\\b", "a#b", "../quick", "*", "ä", "", "a\nb"])
+def test_make_refuses_what_is_no_name_before_the_shell_reads_it(tmp_path, profile):
+    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
+    (tmp_path / "requirements.lock").touch()
+    done = subprocess.run(["make", "reproduce", "VENV=/nonexistent", f"PROFILE={profile}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "PROFILE" in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "requirements.lock"}
+
+
+def test_the_workflow_refuses_a_profile_in_one_line_and_quotes_its_values(workflow):
+    quoted = workflow.folder / "a b.yaml"
+    quoted.write_text(yaml.safe_dump(PROFILE | {"name": "quoted"}))
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--printshellcmds", "--config"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "profile=a b.yaml", "results=r $(touch pwned)"], cwd=workflow.folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "-p profile 'a b.yaml' -p results 'r $(touch pwned)'" in done.stdout + done.stderr
+    quoted.write_text(yaml.safe_dump(PROFILE | {"name": "$(touch pwned)"}))
+    done = subprocess.run([*command, "profile=a b.yaml"], cwd=workflow.folder, env=env, capture_output=True, text=True)
+    assert done.returncode != 0 and "profile a b.yaml: name: '$(touch pwned)' is no name" in done.stdout + done.stderr
+    assert not (workflow.folder / "pwned").exists()

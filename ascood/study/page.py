@@ -63,9 +63,9 @@ def _title(name: str) -> str:
     return next((line.lstrip("# ") for line in _first_lines(name) if line.startswith("# ")), name)
 
 
-def _as_html(text: str, escape: bool = True) -> str:
-    "Markdown as HTML, wide tables in a box that scrolls."
-    html = str(mistune.create_markdown(plugins=["table"], escape=escape)(text))
+def _as_html(text: str) -> str:
+    "Markdown as HTML, wide tables in a box that scrolls. Of HTML in it only <u>, which marks the second best, is not escaped."
+    html = str(mistune.create_markdown(plugins=["table"])(text)).replace("&lt;u&gt;", "<u>").replace("&lt;/u&gt;", "</u>")
     return html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
 
 
@@ -75,7 +75,7 @@ def _heading(name: str) -> tuple[str, str]:
 
 # %% ../../nbs/study/09_page.ipynb #e553c30a
 def _table_part(name: str, folder: Path) -> _Part:
-    return _Part(name, *_heading(name), _as_html((folder / f"{name}.md").read_text(), escape=False))
+    return _Part(name, *_heading(name), _as_html((folder / f"{name}.md").read_text()))
 
 
 def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:

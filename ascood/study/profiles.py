@@ -10,7 +10,9 @@ __all__ = ['project_root', 'under_root', 'shipped', 'BenchmarkPlan', 'Study', 'S
 import hashlib
 import json
 import os
+import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -237,8 +239,9 @@ def list_profiles() -> list[str]:
 
 def _profile_path(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else profiles_dir() / f"{name}.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"no profile {name!r}{did_you_mean(name, list_profiles())}")
+    known = path.name == Path(name).name or name in list_profiles()
+    if not known or len(path.name) > 255 or not path.is_file():
+        raise FileNotFoundError(f"no profile {shorten(repr(name), 60)}{did_you_mean(name, list_profiles())}")
     return path
 
 # %% ../../nbs/study/00_profiles.ipynb #116660ad
@@ -252,9 +255,21 @@ def _content(path: Path) -> dict:
         raise ValueError(f"not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if not isinstance(content, dict):
         raise ValueError("no mapping of settings to values")
+    for key in _keys(content, set()):
+        if not isinstance(key, str):
+            raise ValueError(f"the key {shorten(repr(key), 60)} is not text; put it in quotes")
     return content
 
+# %% ../../nbs/study/00_profiles.ipynb #22666e92
+def _keys(value, seen: set[int]) -> Iterator:
+    "All keys in a nested value, which may hold itself."
+    if isinstance(value, (dict, list)) and id(value) not in seen:
+        seen.add(id(value))
+        yield from value if isinstance(value, dict) else ()
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _keys(inner, seen)
 
+# %% ../../nbs/study/00_profiles.ipynb #fe024c3e
 def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     "A file's keys over those of the profile that it extends, if any, without the methods that it leaves out."
     if path in above:
@@ -263,14 +278,21 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     if "extends" in content:
         content = _read_profile(_profile_path(str(content.pop("extends"))), (*above, path)) | content
     out = content.pop("leave_out", [])
-    check_names("method in `leave_out`", out, content.get("methods", {}))
-    for part in (content, *dict(content.get("benchmarks") or {}).values()) if out else ():
-        part |= {key: _without(part[key], out) for key in ("methods", "shown", "leave_out") if key in part}
+    if not isinstance(out, list) or not all(isinstance(name, str) for name in out):
+        raise ValueError(f"leave_out: give a list of methods, not {shorten(repr(out), 60)}")
+    methods, benchmarks = content.get("methods"), content.get("benchmarks")
+    check_names("method in `leave_out`", out, methods if isinstance(methods, dict) else out)
+    for part in (content, *(benchmarks.values() if isinstance(benchmarks, dict) else ())) if out else ():
+        if isinstance(part, dict):  # what is not is refused when the profile is made
+            part |= {key: _without(part[key], out) for key in ("methods", "shown", "leave_out") if key in part}
     return content
 
 # %% ../../nbs/study/00_profiles.ipynb #2558d228
-def _without(names: dict | list, out: list[str]) -> dict | list:
-    return {k: v for k, v in names.items() if k not in out} if isinstance(names, dict) else [n for n in names if n not in out]
+def _without(names, out: list[str]):
+    "A mapping or list without some of its keys or items; anything else as it is."
+    if isinstance(names, dict):
+        return {name: value for name, value in names.items() if name not in out}
+    return [name for name in names if name not in out] if isinstance(names, list) else names
 
 # %% ../../nbs/study/00_profiles.ipynb #4a245d90
 def _check_parameters(profile: Profile):
@@ -284,9 +306,19 @@ def _check_parameters(profile: Profile):
             raise ValueError(f"detector {name} has a hyperparameter without any value to try")
         try:
             create_detector(name, model, **{k: v[0] if isinstance(v, list) and v else v for k, v in params.items()})  # a list: each is tried
-        except ValueError as error:
-            if "no such parameter" in str(error):  # other errors may concern only this small model
-                raise ValueError(str(error)) from None
+        except (ValueError, TypeError) as error:
+            if isinstance(error, TypeError) or "no such parameter" in str(error):  # other errors may concern only this small model
+                raise ValueError(f"{error}" if "no such" in str(error) else f"detector {name} with {params}: {error}") from None
+
+# %% ../../nbs/study/00_profiles.ipynb #294a70bb
+def _check_spelling(profile: Profile):
+    "Refuse names that a file name, a command or a table could misread."
+    names = [("name", profile.name)] + [("studies", name) for name in profile.studies]
+    variants = [("methods", run.method) for run in profile.runs] + [("detectors", name) for run in profile.runs for name in run.detectors]
+    for parts, signs in ((names, "._-"), (variants, "._-@=,+")):
+        for what, name in dict.fromkeys(parts):
+            if not re.fullmatch(f"[A-Za-z0-9][A-Za-z0-9{re.escape(signs)}]*", name) or yaml.safe_load(name) != name:
+                raise ValueError(f"{what}: {shorten(repr(name), 60)} is no name; use letters, digits and {signs}, a letter or digit first")
 
 # %% ../../nbs/study/00_profiles.ipynb #ffda28d3
 def _check(profile: Profile):
@@ -303,6 +335,7 @@ def _check(profile: Profile):
         check_names("method in `leave_out`", plan.leave_out, profile.methods)
     for run in profile.runs:
         check_options(run.benchmark, run.options)
+    _check_spelling(profile)
     _check_parameters(profile)
 
 # %% ../../nbs/study/00_profiles.ipynb #15a7942d

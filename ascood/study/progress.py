@@ -58,7 +58,7 @@ def expected_seconds(profile: Profile, results: str | Path = "results") -> dict[
     both = here.keys() & before.keys()
     pace = sum(here[key] for key in both) / sum(before[key] for key in both) if both else 1.0  # of this machine against that one
     known = {key: pace * seconds for key, seconds in before.items()} | here
-    usual = sum(known.values()) / len(known) if known else None
+    usual = sum(known.values()) / len(known) if known else 0.0
     return {key: known.get(key, usual) for run in profile.runs if known for key in [(run.benchmark, run.method)]}
 
 # %% ../../nbs/study/14_progress.ipynb #14a04812

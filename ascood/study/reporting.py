@@ -6,12 +6,13 @@
 __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'PLAIN', 'LOST_POINTS', 'QUANTITIES', 'SETTING_GROUP', 'method_label',
            'method_color', 'method_kind', 'plain_method', 'group_means', 'choose_detectors', 'paper_choice',
            'paper_score', 'paired_scores', 'did_not_learn', 'mark_left_out', 'say_left_out', 'over_seeds', 'summarize',
-           'summarize_sets', 'cells', 'mark_close', 'to_markdown', 'to_latex', 'write_printed', 'Block', 'write_blocks',
-           'to_plain_text', 'write_plain_table', 'compared', 'in_order', 'gap_notes', 'hyperparameter_table',
-           'tuning_table']
+           'summarize_sets', 'escaped', 'cells', 'mark_close', 'to_markdown', 'to_latex', 'write_printed', 'Block',
+           'write_blocks', 'to_plain_text', 'write_plain_table', 'compared', 'in_order', 'gap_notes',
+           'hyperparameter_table', 'tuning_table']
 
 # %% ../../nbs/study/01_reporting.ipynb #56dd6536
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,6 +206,17 @@ def summarize_sets(
     long = tests[[*by, *own, *_SET_QUANTITIES]].melt(id_vars=by + own, var_name="quantity")
     return over_seeds(long, [*by, "quantity"])
 
+# %% ../../nbs/study/01_reporting.ipynb #c6da74d1
+_MARKDOWN = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|\[(?=[^\]]*\]\()")
+_LATEX_NAME = str.maketrans({"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+                             "<": r"\textless{}", ">": r"\textgreater{}"})  # %, # and _ are escaped with the rest of the table
+
+
+def escaped(name: str, flavor: str = "markdown") -> str:
+    "A name in which no sign is markup; `flavor` is markdown or latex. Its lines become one."
+    line = " ".join(name.split())
+    return line.translate(_LATEX_NAME) if flavor == "latex" else _MARKDOWN.sub(lambda sign: "\\" + sign[0], line)
+
 # %% ../../nbs/study/01_reporting.ipynb #bac200df
 _MARKS = {"markdown": ("**{}**", "<u>{}</u>", "{} ± {}", "{} ≈", "{} †"),
           "latex": (r"\textbf{{{}}}", r"\underline{{{}}}", r"{} $\pm$ {}", r"{} $\approx$", r"{} $\dagger$")}
@@ -270,7 +282,8 @@ def cells(
     for where, mark in marks:
         printed.loc[where, "cell"] = printed.loc[where, "cell"].map(mark.format)
     for axis in rows + columns:
-        printed[axis] = pd.Categorical(printed[axis], printed[axis].unique())
+        names = printed[axis].map(lambda name: escaped(name, flavor) if isinstance(name, str) else name)
+        printed[axis] = pd.Categorical(names, names.unique())
     wide = printed.pivot(index=rows, columns=columns, values="cell").rename_axis(index=lambda name: _HEADERS.get(name, name))
     return wide.astype(object).where(wide.notna(), "").sort_index(axis=1)
 
@@ -390,8 +403,9 @@ def write_plain_table(
     "Write a table that ranks nothing: CSV unrounded, Markdown and LaTeX to three digits after the point."
     named = table.assign(method=table["method"].map(method_label)) if "method" in table else table
     printed = to_plain_text(named.drop(columns="runs", errors="ignore"))
-    markdown = printed.to_markdown(index=False, disable_numparse=True)
-    return write_printed(stem, table, markdown, to_latex(printed.set_index(printed.columns[0]), caption), caption, note)
+    markdown = printed.map(escaped).to_markdown(index=False, disable_numparse=True)
+    latex = to_latex(printed.map(lambda cell: escaped(cell, "latex")).set_index(printed.columns[0]), caption)
+    return write_printed(stem, table, markdown, latex, caption, note)
 
 # %% ../../nbs/study/01_reporting.ipynb #79c2675b
 def compared(metrics: pd.DataFrame) -> pd.DataFrame:  # As `summarize`, and kind; `method` is what the row is called
@@ -419,7 +433,7 @@ def gap_notes(metrics: pd.DataFrame) -> list[str]:
     "A line for each detector that failed: where, and why."
     failed = metrics[metrics["gap"].notna() & (metrics["gap"] != "")].drop_duplicates(_RUN)
     by = failed.groupby(["detector", "method", "benchmark", "gap"], sort=False)["seed"].apply(lambda s: ", ".join(map(str, s)))
-    return [f"- {detector} on {benchmark} ({method_label(method)}, seed {seeds}): {reason}"
+    return [f"- {escaped(detector)} on {escaped(benchmark)} ({escaped(method_label(method))}, seed {seeds}): {escaped(reason)}"
             for (detector, method, benchmark, reason), seeds in by.items()]
 
 # %% ../../nbs/study/01_reporting.ipynb #1e350024

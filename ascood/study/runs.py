@@ -438,12 +438,14 @@ def pick_run(
     seed: int = 0,  # Draws one of those that are left
 ) -> RunSpec:
     "A run whose rows are collected. Raises ValueError or FileNotFoundError if there is none."
-    for what, name, known in (("benchmark", benchmark, profile.benchmarks), ("method", method, {r.method for r in profile.runs}), ("seed", run_seed, profile.seeds)):
-        check_names(f"{what} in profile {profile.name}:", [name] * (name is not None), {*map(str, known)} if what != "seed" else known)
+    check_names(f"benchmark in profile {profile.name}:", [benchmark] if benchmark else [], profile.benchmarks)
+    check_names(f"method in profile {profile.name}:", [method] if method else [], {run.method: run for run in profile.runs})
+    if run_seed not in (None, *profile.seeds):
+        raise ValueError(f"profile {profile.name} has no seed {run_seed}; choose one of {profile.seeds}")
     there = _collected_ids(profile, results)
     asked = [r for r in profile.runs if r.run_id in there and benchmark in (None, r.benchmark) and method in (None, r.method) and run_seed in (None, r.config.seed)]
     if not asked:
-        raise ValueError(f"none of the {len(there)} runs collected for profile {profile.name} is one of the profile's that was asked for; its settings may have changed since")
+        raise ValueError(f"none of the {len(there)} runs collected for profile {profile.name} is one that was asked for; its settings may have changed since")
     return random.Random(seed).choice(asked)  # noqa: S311
 
 # %% ../../nbs/study/03_runs.ipynb #db43381e
