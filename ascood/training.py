@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, parse_flag_from_env, set_seed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -215,13 +215,13 @@ def settled(
     "The config with a mode in place of `auto`. Raises ValueError if the run's record is damaged."
     if "auto" not in (config.mixed_precision, config.channels_last):
         return config
-    if not (mode := _recorded_mode(out_dir)):
-        state, mode = PartialState(), possible_modes(config)[0]
-        if state.is_main_process and len(benchmark.train) // config.batch_size * config.epochs >= PROBED_FROM:
-            with torch.random.fork_rng():
-                size = benchmark.train[0][0].shape[-2:]
-            mode = _cached_mode(config, size, benchmark.num_classes, state.device)
-        mode = _recorded_mode(out_dir) or Mode(*broadcast_object_list([*mode]))  # another call may have begun the run meanwhile
+    state, mode = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), _recorded_mode(out_dir)
+    if not mode and state.is_main_process and len(benchmark.train) // config.batch_size * config.epochs >= PROBED_FROM:
+        with torch.random.fork_rng():
+            size = benchmark.train[0][0].shape[-2:]
+        mode = _cached_mode(config, size, benchmark.num_classes, state.device)
+        mode = _recorded_mode(out_dir) or mode  # another call may have begun the run meanwhile
+    mode = Mode(*broadcast_object_list([*(mode or possible_modes(config)[0])]))
     open_ = {name: value for name, value in mode._asdict().items() if getattr(config, name) == "auto"}
     return config.model_copy(update=open_)
 

@@ -154,9 +154,9 @@ print(json.dumps([rank, config.mixed_precision, config.channels_last]))
 
 
 def test_processes_of_one_run_agree(tmp_path):
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": str(20000 + os.getpid() % 10000), "ACCELERATE_USE_CPU": "true"}
-    started = [subprocess.Popen([sys.executable, "-c", PROGRAM], env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+    started = [subprocess.Popen([sys.executable, "-c", PROGRAM], env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "XDG_CACHE_HOME": str(tmp_path / str(rank))},
                                 stdout=subprocess.PIPE, text=True) for rank in range(2)]
     said = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in started]
     assert said == [[0, "bf16", False], [1, "bf16", False]]
