@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from .attribution import _gradient
 from .data import Benchmark, ImageSet, LazyImages, batches
 from .losses import ascood_loss, energy_uncertainty
 from .models import BACKBONES, Classifier, create_backbone, load_classifier, pretrained_classifier, save_classifier
@@ -109,7 +110,7 @@ class Mode(NamedTuple):
 def possible_modes(config: TrainConfig, device: torch.device | str = "cpu") -> list[Mode]:
     "The modes that the config leaves open on a device; 32 bits come first, and channels_last."
     weak = torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    precisions = ("no", "fp16" if weak else "bf16") if config.mixed_precision == "auto" else (config.mixed_precision,)
+    precisions = ("no", "bf16")[: 1 if weak else 2] if config.mixed_precision == "auto" else (config.mixed_precision,)
     return [Mode(*mode) for mode in product(precisions, (True, False) if config.channels_last == "auto" else (config.channels_last,))]
 
 # %% ../nbs/06_training.ipynb #8a5c23f8
@@ -292,17 +293,21 @@ class ASCOOD(CrossEntropy):
     alpha_min: float = Field(1.0, ge=0)
     weight: float = Field(1.0, ge=0)  # lambda
     uncertainty: Literal["kl", "energy"] = "kl"
-    attribution_mode: Literal["eval", "train"] = "eval"
+    attribution_mode: Literal["eval", "train", "shared"] = "eval"  # "shared": see `_shared_logits`
 
     def synthesizer(self) -> OutlierSynthesizer:
-        return OutlierSynthesizer(self.synthesis, self.fraction, self.alpha_max, self.alpha_min, self.attribution_mode)
+        mode = "eval" if self.attribution_mode == "eval" else "train"
+        return OutlierSynthesizer(self.synthesis, self.fraction, self.alpha_max, self.alpha_min, mode)
 
     def alpha(self, epoch: int, epochs: int) -> float:
         return math.nan if self.synthesis == "shuffle" else alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        outliers = self.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
-        logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
+        if self.attribution_mode == "shared" and self.synthesis != "gaussian":
+            logits, outlier_logits = _shared_logits(self, model, x, y, step)
+        else:
+            outliers = self.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
+            logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
         return _OBJECTIVES[self.uncertainty](logits, y, outlier_logits, self.weight), logits
 
 # %% ../nbs/06_training.ipynb #7bf22d87
@@ -310,6 +315,17 @@ _OBJECTIVES = {  # uncertainty: (logits, y, logits of the outliers, lambda) -> s
     "kl": ascood_loss,
     "energy": lambda known, y, unknown, weight: F.cross_entropy(known, y) + weight * energy_uncertainty(known, unknown),
 }
+
+# %% ../nbs/06_training.ipynb #25c0c11e
+def _shared_logits(method: ASCOOD, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    "Logits of x and of x', with G from the training pass over x. Raises ValueError for a model on several GPUs, which must see one pass a step."
+    if model is not step.bare:
+        raise ValueError("attribution_mode 'shared' needs a run of one process; choose 'eval' or 'train' for several")
+    seen = x.detach().requires_grad_(True)
+    logits = model(seen)
+    g = _gradient(logits, seen, y, keep_graph=True)
+    outliers = method.synthesizer()(model, x, y, step.epoch, step.epochs, g=g)
+    return logits, model(outliers)
 
 # %% ../nbs/06_training.ipynb #9aaa2a6c
 class Pretrained(CrossEntropy):
