@@ -1,7 +1,8 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
-# make benchmark   one pass over the images against method by method, the input pipeline alone, and what each training method costs, in time
+# make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, and one training
+#                  step against the textbook's, in time (benchmark-step: that one alone)
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
@@ -34,7 +35,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark docs env notebooks export readme lab clean
+.PHONY: reproduce test benchmark benchmark-step docs env notebooks export readme lab clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -66,7 +67,13 @@ benchmark: $(READY)
 	  -p backbone cifar_resnet18 -p epochs 3 -p train_images 400 -p val_images 50 -p test_images 75
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
+	$(MAKE) benchmark-step
 	@cat results/benchmarks/*.md
+
+# Our training step by default settings against the textbook's, with all cores.
+benchmark-step: $(READY)
+	@mkdir -p results/benchmarks/notebooks
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_step.ipynb results/benchmarks/notebooks/step.ipynb
 
 env: $(READY)
 

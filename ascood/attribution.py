@@ -58,6 +58,14 @@ def _check_finite(g: Tensor):
         bad = (~g.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         raise FloatingPointError(f"the gradient of image(s) {bad[:8]} is not finite; check x and the model's weights")
 
+# %% ../nbs/00_attribution.ipynb #8292d492
+def _gradient(logits: Tensor, x: Tensor, y: Tensor, keep_graph: bool = False) -> Tensor:
+    "G from logits that were computed from `x`."
+    _check_logits(logits, y)
+    (g,) = torch.autograd.grad(logits.gather(1, y.long()[:, None]).sum(), x, retain_graph=keep_graph)
+    _check_finite(g)
+    return g
+
 # %% ../nbs/00_attribution.ipynb #c6b20e24
 def true_class_gradient(
     model: nn.Module,  # Classifier that maps [B,C,H,W] to logits [B,classes]
@@ -76,10 +84,7 @@ def true_class_gradient(
     with submodule_modes(model, mode == "train"), torch.inference_mode(False), torch.enable_grad():
         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
         logits = _forward_without_parameters(model, x, copy_buffers=mode == "train")
-        _check_logits(logits, y)
-        (g,) = torch.autograd.grad(logits.gather(1, y.long()[:, None]).sum(), x)
-    _check_finite(g)
-    return g
+        return _gradient(logits, x, y)
 
 # %% ../nbs/00_attribution.ipynb #75b4e7bf
 def _check_fraction(fraction: float):

@@ -120,9 +120,11 @@ class OutlierSynthesizer:
         epoch: int = 0,  # Current epoch, for the schedule
         epochs: int = 1,  # Number of epochs
         generator: torch.Generator | None = None,  # Makes `shuffle` and `gaussian` repeatable
+        g: Tensor | None = None,  # G, if it was computed already
     ) -> Tensor:  # Outliers x' [B,C,H,W], dtype of `x`, detached
         "Outliers for this batch, with the alpha of this epoch. Raises as `true_class_gradient`."
-        g = None if self.kind == "gaussian" else true_class_gradient(model, x, y, self.mode)
+        if g is None and self.kind != "gaussian":
+            g = true_class_gradient(model, x, y, self.mode)
         return SYNTHESES[self.kind](x, g, alpha_at(epoch, epochs, self.alpha_max, self.alpha_min), self.fraction, generator)
 
 # %% ../nbs/01_synthesis.ipynb #d920c119

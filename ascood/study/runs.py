@@ -36,7 +36,7 @@ from ..models import load_classifier
 from . import reporting
 from .bootstrap import Row, draw_rows, paired_difference
 from .profiles import Profile, RunSpec, check_names, under_root
-from ..training import TrainedRun, create_method, train
+from ..training import Mode, TrainedRun, create_method, train
 
 # %% ../../nbs/study/03_runs.ipynb #e812fcf3
 _DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines", "detectors", "evaluation",
@@ -94,11 +94,17 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
     done = train(method, benchmark, run.config, folder, progress, run.snapshots)
     if finished:  # its record stays as it was written
         return done
-    record = {"run_id": run.run_id, **run.model_dump(), **provenance(), "sources": benchmark.sources,
+    record = {"run_id": run.run_id, **run.model_dump(), **_chosen_mode(run, folder), **provenance(), "sources": benchmark.sources,
               "training_seconds": round(float(done.history["seconds"].sum()), 2),
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_text(folder / "run.json", json.dumps(record, indent=1))
     return done
+
+
+def _chosen_mode(run: RunSpec, folder: Path) -> dict:
+    "What `auto` in the settings became, from the run's own record."
+    names = [name for name in Mode._fields if getattr(run.config, name) == "auto"]
+    return {"chosen": {name: json.loads((folder / "settings.json").read_text())[name] for name in names}} if names else {}
 
 
 def _forget_peak():
