@@ -1,6 +1,7 @@
 # The workflow of one profile: train and evaluate every run, collect, then tables and figures.
 #   snakemake --cores all --config profile=quick        (profile=paper:cifar10,cars for some of its benchmarks)
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from ascood.study.figures import FIGURES, figure_stems
 from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
 from ascood.study.profiles import load_profile
+from ascood.study.progress import run_state
 from ascood.study.runs import check_data
 
 PROFILE_NAME = str(config.get("profile", "quick"))
@@ -61,7 +63,14 @@ def which(wildcards):
 
 
 onstart:
+    os.environ["ASCOOD_JOBS"] = str(max(1, workflow.cores // int(config.get("threads", 1))))
     warm.start()
+
+
+onerror:
+    left = [run for run in RUNS.values() if run_state(run, RESULTS) != "evaluated"]
+    print("\n  ".join([f"{len(left)} of {len(RUNS)} runs are not done; what went wrong is above. To repeat one:" if left else "All runs are done; a report failed, see above."]
+                      + [f"python -m ascood train {PROFILE_NAME} {run.benchmark} {run.method} {run.config.seed}" for run in left]), file=sys.stderr)
 
 
 wildcard_constraints:

@@ -21,7 +21,7 @@ from .figures import FIGURES, report_figure
 from .page import ALL_TABLES, all_tables_of, profile_readme, remove_stale_tables, report_page
 from .premises import has_synthesis, measure_premises
 from .profiles import Profile, RunSpec, check_names, find_run, list_profiles, load_profile, under_root
-from .progress import measure_progress, run_state
+from .progress import measure_progress, run_state, say_progress
 from .runs import check_data, collect, describe_verification, evaluate_run, pick_run, read_collected, train_run, verify_run
 from .tables import trace
 
@@ -61,7 +61,7 @@ def _make_run(profile: Profile, run: RunSpec, results: str | Path, progress: boo
     except Exception as error:  # the others are not lost
         print(f"{run.run_id} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return False
-    print(f"{run.run_id}: {measure_progress(profile, results)}", flush=True)
+    print(say_progress(profile, run, results), flush=True)
     return True
 
 # %% ../../nbs/study/11_cli.ipynb #4e15efcb

@@ -20,6 +20,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
+from .profiles import find_run, load_profile
+from .progress import say_progress
+
 # %% ../../nbs/study/10_notebooks.ipynb #c8321c37
 class ThisInterpreter(AsyncKernelManager):
     "Starts the kernel in the running interpreter, whatever kernels are registered under the name."
@@ -64,6 +67,12 @@ def execute_notebook(
     return output
 
 # %% ../../nbs/study/10_notebooks.ipynb #ecd354b1
+def _say_done(profile: str, benchmark: str, method: str, seed: int, results: str = "results", **rest):
+    "On stderr: the state of a run, and when its profile will be done."
+    plan = load_profile(profile)
+    print(say_progress(plan, find_run(plan, benchmark, method, seed), results), file=sys.stderr, flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     "`python -m ascood.study.notebooks SOURCE OUTPUT -p NAME VALUE ...`; errors are one line on stderr."
     parser = argparse.ArgumentParser(prog="python -m ascood.study.notebooks", description="Run a notebook by papermill with this interpreter.")
@@ -71,8 +80,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", help="where the executed notebook goes")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter (VALUE is YAML)")
     args = parser.parse_args(argv)
+    given = {name: yaml.safe_load(value) for name, value in args.p}
     try:
-        execute_notebook(args.source, args.output, **{name: yaml.safe_load(value) for name, value in args.p})
+        execute_notebook(args.source, args.output, **given)
+        if {"benchmark", "method", "seed"} <= given.keys():
+            _say_done(**given)
     except PapermillExecutionError as error:
         print(f"error: cell {error.exec_count} of {args.source} failed with {error.ename}: {error.evalue}\n"
               f"       the notebook with the traceback is {args.output}", file=sys.stderr)
