@@ -157,7 +157,7 @@ def earlier_and_later(y: Tensor) -> tuple[Tensor, Tensor]:  # classes [B] -> two
     same = y[:, None] == y[None]
     return same.tril(-1).sum(1), same.triu(1).sum(1)
 
-
+# %% ../nbs/07_baselines.ipynb #bf5a03b4
 class FeatureQueue(nn.Module):
     "The last `length` feature vectors of each class; part of a model's state, so that a run can go on from it."
     features: Tensor  # [C,length,m]

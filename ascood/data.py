@@ -71,8 +71,7 @@ class ImageSet(_Labelled):
     def __getitem__(self, index: int | Sequence[int]):
         if isinstance(index, (int, np.integer)):
             return self.transform(self.images[int(index)]), int(self.labels[int(index)])
-        rows = torch.as_tensor(list(index))
-        return self.transform(self.images[rows]), self.labels[rows]
+        return self.transform(self.images[rows := torch.as_tensor(list(index))]), self.labels[rows]
 
 # %% ../nbs/05_data.ipynb #85970f8e
 class _Seeded(NamedTuple):

@@ -173,6 +173,7 @@ class Relation(FeaturesDetector):
                               "https://arxiv.org/abs/2301.12321"), tasks={Task.CLASSIFICATION})
     requires_fit = True
     hyperparameter_space = {"power": [1, 2, 4, 6, 8]}
+    fit, predict = _fit_on_features, _predict_from_features
 
     def __init__(self, encoder: Callable, head: Callable, power: float = 4, threshold: float = 0.03):
         if power <= 0:
@@ -182,8 +183,6 @@ class Relation(FeaturesDetector):
 
     def _describe(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return F.normalize(z, dim=1), self.head(z).softmax(1)
-
-    fit, predict = _fit_on_features, _predict_from_features
 
     @torch.no_grad()
     def fit_features(self, z: Tensor, y: Tensor) -> "Relation":  # Features [N,m], labels [N]; those below 0 are left out

@@ -47,7 +47,7 @@ class Backbone(nn.Sequential):
                 current = []
         return parts + [nn.Sequential(*current)] if current else parts
 
-
+# %% ../nbs/04_models.ipynb #03ce0ae3
 def _without_pool_and_head(resnet: torchvision.models.ResNet) -> Backbone:
     children = OrderedDict(resnet.named_children())
     num_features = children.pop("fc").in_features

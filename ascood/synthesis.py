@@ -123,8 +123,7 @@ class OutlierSynthesizer:
         g: Tensor | None = None,  # G, if it was computed already
     ) -> Tensor:  # Outliers x' [B,C,H,W], dtype of `x`, detached
         "Outliers for this batch, with the alpha of this epoch. Raises as `true_class_gradient`."
-        if g is None and self.kind != "gaussian":
-            g = true_class_gradient(model, x, y, self.mode)
+        g = true_class_gradient(model, x, y, self.mode) if g is None and self.kind != "gaussian" else g
         return SYNTHESES[self.kind](x, g, alpha_at(epoch, epochs, self.alpha_max, self.alpha_min), self.fraction, generator)
 
 # %% ../nbs/01_synthesis.ipynb #d920c119

@@ -296,8 +296,7 @@ class ASCOOD(CrossEntropy):
     attribution_mode: Literal["eval", "train", "shared"] = "eval"  # "shared": see `_shared_logits`
 
     def synthesizer(self) -> OutlierSynthesizer:
-        mode = "eval" if self.attribution_mode == "eval" else "train"
-        return OutlierSynthesizer(self.synthesis, self.fraction, self.alpha_max, self.alpha_min, mode)
+        return OutlierSynthesizer(self.synthesis, self.fraction, self.alpha_max, self.alpha_min, "eval" if self.attribution_mode == "eval" else "train")
 
     def alpha(self, epoch: int, epochs: int) -> float:
         return math.nan if self.synthesis == "shuffle" else alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)

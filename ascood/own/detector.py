@@ -77,12 +77,11 @@ class Scorer(nn.Module):
     mean: Tensor
     std: Tensor
     offset: Tensor  # the threshold
-
     def __init__(self, model: Classifier, name: str, params: dict, pixels: int, bank: tuple[Tensor, Tensor] | None = None):
         "`name` and `params` say which of QUICK; `bank` is features [N,m] and labels [N] of the training images, if it compares with them."
         super().__init__()
-        self.model, self.name, self.params, self.pixels, self.bank = model.eval(), name, params, pixels, bank
-        self.score = _score(model, name, params, bank)
+        self.model, self.name, self.params, self.pixels = model.eval(), name, params, pixels
+        self.bank, self.score = bank, _score(model, name, params, bank)
         for key, values in zip(("mean", "std"), scaling(model.backbone.name)):
             self.register_buffer(key, 255 * torch.tensor(values).view(3, 1, 1))
         self.register_buffer("offset", torch.tensor(-math.inf))
@@ -162,7 +161,6 @@ def choose_trial(trials: Sequence[Trial], known: int) -> Trial:
 # %% ../../nbs/own/01_detector.ipynb #01000020
 class OutlierDetector(OutlierMixin, BaseEstimator):
     """A classifier that says when an image belongs to none of its classes.
-
     scikit-learn's conventions: `score_samples` is higher for more normal images, `decision_function` is `score_samples - offset_`,
     and `predict` answers -1 where that is negative. Elsewhere it answers the class index, not 1. Fitted attributes end with `_`.
     """
@@ -184,9 +182,8 @@ class OutlierDetector(OutlierMixin, BaseEstimator):
         seed: int = 0,
         progress: bool = False,
     ):
-        for name, value in locals().copy().items():
-            if name != "self":
-                setattr(self, name, value)
+        for name, value in list(locals().items())[1:]:  # all but self
+            setattr(self, name, value)
 
 # %% ../../nbs/own/01_detector.ipynb #01000021
 FAMILIES = ("cross_entropy", "ascood")

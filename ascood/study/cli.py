@@ -48,7 +48,7 @@ def run_profile(profile: Profile, results: str | Path = "results", figures: str 
     if failed:
         raise RunsFailed(failed)
 
-
+# %% ../../nbs/study/11_cli.ipynb #2cde6b8b
 def _make_run(profile: Profile, run: RunSpec, results: str | Path, progress: bool) -> bool:
     "Train and evaluate one run as far as it is not; whether that succeeded."
     state = run_state(run, results)

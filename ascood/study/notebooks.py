@@ -72,7 +72,7 @@ def _say_done(profile: str, benchmark: str, method: str, seed: int, results: str
     plan = load_profile(profile)
     print(say_progress(plan, find_run(plan, benchmark, method, seed), results), file=sys.stderr, flush=True)
 
-
+# %% ../../nbs/study/10_notebooks.ipynb #ef0b0037
 def main(argv: list[str] | None = None) -> int:
     "`python -m ascood.study.notebooks SOURCE OUTPUT -p NAME VALUE ...`; errors are one line on stderr."
     parser = argparse.ArgumentParser(prog="python -m ascood.study.notebooks", description="Run a notebook by papermill with this interpreter.")
@@ -97,6 +97,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     return 0
 
-
+# %% ../../nbs/study/10_notebooks.ipynb #15404263
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     sys.exit(main())

@@ -68,7 +68,7 @@ def _as_html(text: str) -> str:
     html = str(mistune.create_markdown(plugins=["table"])(text)).replace("&lt;u&gt;", "<u>").replace("&lt;/u&gt;", "</u>")
     return html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
 
-
+# %% ../../nbs/study/09_page.ipynb #2910a889
 def _heading(name: str) -> tuple[str, str]:
     "Title of an experiment notebook, and its summary as HTML."
     return _title(name), _as_html(" ".join(line.lstrip("> ") for line in _first_lines(name) if line.startswith(">")))

@@ -81,7 +81,7 @@ def _duration(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
     return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"
 
-
+# %% ../../nbs/study/09a_progress.ipynb #5f6a5fd6
 def measure_progress(profile: Profile, results: str | Path = "results", jobs: int | None = None) -> Progress:
     "Count the runs of the profile's chosen benchmarks and sum up what is left, with so many at a time (ASCOOD_JOBS if None, else 1)."
     runs, expected = [run for run in profile.runs if run.benchmark in profile.chosen], expected_seconds(profile, results)

@@ -106,7 +106,7 @@ def _chosen_mode(run: RunSpec, folder: Path) -> dict:
     names = [name for name in Mode._fields if getattr(run.config, name) == "auto"]
     return {"chosen": {name: json.loads((folder / "settings.json").read_text())[name] for name in names}} if names else {}
 
-
+# %% ../../nbs/study/03_runs.ipynb #b36406b6
 def _forget_peak():
     "Let the peak of memory be counted from here on; on other systems than Linux it counts from the start of the process."
     if torch.cuda.is_available():

@@ -349,7 +349,7 @@ def _shows(path: Path, image: Image.Image, data: bytes | None) -> bool:
     except NOT_AN_IMAGE:
         return False
 
-
+# %% ../../../nbs/benchmarks/builders/00_lists.ipynb #b296dd1a
 def place_image(path: Path, image: Image.Image, format: str) -> str:
     "Write an image unless it is there already, exactly; returns the SHA-256 of the file."
     data = _encoded(image, format) if format == "jpg" else None  # JPEG changes pixels, so its bytes are compared
