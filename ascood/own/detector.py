@@ -331,7 +331,9 @@ def save(self: OutlierDetector, path: str | Path) -> Path:
     tensors = {f"model.{name}": values for name, values in scorer.model.state_dict().items()} | {"offset": scorer.offset}
     tensors |= dict(zip(("features", "labels"), scorer.bank or ()))
     unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {"outlier_detector": json.dumps(about)})
+    text = json.dumps(about)
+    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished,
+              {"outlier_detector": text, "sha256": digest_of(tensors, text)})
     return unfinished.replace(path)
 
 # %% ../../nbs/own/01_detector.ipynb #01000031
@@ -339,10 +341,8 @@ def save(self: OutlierDetector, path: str | Path) -> Path:
 def load(cls: OutlierDetector, path: str | Path) -> OutlierDetector:
     "A detector from its file. Raises ValueError if there is none, or if it is damaged."
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["outlier_detector"])
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        tensors, about = read_checked(path, "outlier_detector")
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError):
         reason = "is damaged, or no detector" if Path(path).is_file() else "is not there"
         raise ValueError(f"{str(path)[-80:]} {reason}; give the detector.safetensors that `ascood own fit` wrote") from None
     model, self = Classifier(create_backbone(about["backbone"]), **about["architecture"]), cls(**about["settings"])
