@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'IMAGENET_SCALING', 'Backbone', 'create_backbone', 'ThreeSteps', 'Classifier',
-           'pretrained_classifier', 'digest_of', 'read_checked', 'save_classifier', 'load_classifier',
+           'pretrained_classifier', 'digest_of', 'write_checked', 'read_checked', 'save_classifier', 'load_classifier',
            'load_openood_checkpoint', 'classifier_from_openood', 'save_openood_checkpoint']
 
 # %% ../nbs/04_models.ipynb #55900d8b
@@ -293,23 +293,30 @@ def pretrained_classifier(
     return model.eval()
 
 # %% ../nbs/04_models.ipynb #fa01deb
-def digest_of(tensors: dict[str, Tensor], about: str) -> str:
-    "SHA-256, in hexadecimal digits, of named tensors (any shape and dtype) and of the text that describes them."
-    digest = hashlib.sha256(about.encode())
+def digest_of(tensors: dict[str, Tensor], about: dict) -> str:
+    "SHA-256, in hexadecimal digits, of named tensors (any shape and dtype) and of what is said of them."
+    digest = hashlib.sha256(json.dumps(about).encode())
     for name, values in sorted(tensors.items()):
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
+# %% ../nbs/04_models.ipynb #541ddb92
+def write_checked(path: Path, tensors: dict[str, Tensor], key: str, about: dict):
+    "A safetensors file, written atomically. Its header holds `about`, with the digest, as JSON under one key: the order of several would be random."
+    unfinished = path.with_name(path.name + ".unfinished")
+    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {key: json.dumps(about | {"sha256": digest_of(tensors, about)})})
+    unfinished.replace(path)
 
-def read_checked(path: str | Path, about: str) -> tuple[dict[str, Tensor], dict]:
-    "Tensors of a safetensors file, and the record `about` of its header. ValueError if they differ from the SHA-256 kept there, if one is."
+
+def read_checked(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict]:
+    "Tensors of a safetensors file, and what its header says under `key`. ValueError if they differ from the SHA-256 kept there, if one is."
     with safe_open(path, framework="pt") as file:
-        header = file.metadata()
-    tensors = load_file(path)
-    if header.get("sha256") not in (None, digest_of(tensors, header[about])):
+        about = json.loads(file.metadata()[key])
+    tensors, digest = load_file(path), about.pop("sha256", None)
+    if digest not in (None, digest_of(tensors, about)):
         raise ValueError("its content differs from its SHA-256")
-    return tensors, json.loads(header[about])
+    return tensors, about
 
 # %% ../nbs/04_models.ipynb #59ff939c
 def save_classifier(
@@ -323,11 +330,7 @@ def save_classifier(
     if not backbone:
         raise ValueError("this backbone was not made by create_backbone; say which of BACKBONES it is")
     architecture = {"kind": type(model).__name__, "backbone": backbone, **model.architecture()}
-    weights = {k: v.contiguous() for k, v in model.state_dict().items()}
-    unfinished = path.with_name(path.name + ".unfinished")
-    about = json.dumps(architecture)
-    save_file(weights, unfinished, metadata={"classifier": about, "sha256": digest_of(weights, about)})
-    unfinished.replace(path)
+    write_checked(path, model.state_dict(), "classifier", architecture)
     return path
 
 # %% ../nbs/04_models.ipynb #85639def

@@ -235,7 +235,7 @@ def test_the_page_is_opened_only_when_asked(tmp_path, monkeypatch, capsys):
 
 
 def test_help_everywhere(capsys):
-    for call in ("", "run", "status", "train", "evaluate", "collect", "premises", "report", "trace", "page", "data", "data check", "build", "build waterbirds"):
+    for call in ("", "run", "status", "train", "evaluate", "collect", "premises", "report", "trace", "verify", "page", "data", "data check", "build", "build waterbirds"):
         assert main([*call.split(), "--help"]) == 0 and "Usage:" in capsys.readouterr().out, call
 
 
@@ -286,7 +286,8 @@ def test_a_part_of_a_profile(capsys):
     assert part.chosen == ["cars", "cifar10"] and part.name == "paper"
     assert [r.run_id for r in part.runs] == [r.run_id for r in load_profile("paper").runs]  # tables gather all that is finished
     assert main(["status", "paper:cars"]) == 0
-    assert {line.split()[-1].split("-")[0] for line in capsys.readouterr().out.splitlines()} == {"cars"}
+    *lines, whole = capsys.readouterr().out.splitlines()
+    assert {line.split()[-1].split("-")[0] for line in lines} == {"cars"} and whole.startswith(f"0 of {len(lines)} runs done")
     assert main(["status", "paper:boats"]) == 2 and "unknown benchmark 'boats'; choose one of waterbirds" in capsys.readouterr().err
 
 

@@ -23,8 +23,7 @@ from fastcore.basics import patch
 from PIL import Image
 from pytorch_ood.api import LogitsDetector
 from pytorch_ood.detector import KNN
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from ..benchmarks.builders.lists import images_in
 from ..data import Benchmark, ImageSet, RandomCrops, RandomFlip, _normalize
 from ..detectors import create_detector, perturbed_scores, recipe
 from ..evaluation import accuracy_of, extract, score_benchmark, validation_auroc
-from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, load_classifier
+from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, load_classifier, read_checked, write_checked
 from .folder import Pictures, as_image, check_apart, hold_out, jigsaw, photograph_crops, read_folder, read_memory, read_outliers, square
 from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
@@ -330,11 +329,8 @@ def save(self: OutlierDetector, path: str | Path) -> Path:
              "backbone": scorer.model.backbone.name, "architecture": scorer.model.architecture()}
     tensors = {f"model.{name}": values for name, values in scorer.model.state_dict().items()} | {"offset": scorer.offset}
     tensors |= dict(zip(("features", "labels"), scorer.bank or ()))
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    text = json.dumps(about)
-    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished,
-              {"outlier_detector": text, "sha256": digest_of(tensors, text)})
-    return unfinished.replace(path)
+    write_checked(path, tensors, "outlier_detector", about)
+    return path
 
 # %% ../../nbs/own/01_detector.ipynb #01000031
 @patch(cls_method=True)
