@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'IMAGENET_SCALING', 'Backbone', 'create_backbone', 'ThreeSteps', 'Classifier',
-           'pretrained_classifier', 'save_classifier', 'load_classifier', 'load_openood_checkpoint',
-           'classifier_from_openood', 'save_openood_checkpoint']
+           'pretrained_classifier', 'digest_of', 'read_checked', 'save_classifier', 'load_classifier',
+           'load_openood_checkpoint', 'classifier_from_openood', 'save_openood_checkpoint']
 
 # %% ../nbs/04_models.ipynb #55900d8b
 import importlib
+import hashlib
 import json
 import math
 from collections import OrderedDict
@@ -287,6 +288,25 @@ def pretrained_classifier(
     model.head.load_state_dict(head)
     return model.eval()
 
+# %% ../nbs/04_models.ipynb #fa01deb
+def digest_of(tensors: dict[str, Tensor], about: str) -> str:
+    "SHA-256, in hexadecimal digits, of named tensors (any shape and dtype) and of the text that describes them."
+    digest = hashlib.sha256(about.encode())
+    for name, values in sorted(tensors.items()):
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_checked(path: str | Path, about: str) -> tuple[dict[str, Tensor], dict]:
+    "Tensors of a safetensors file, and the record `about` of its header. ValueError if they differ from the SHA-256 kept there, if one is."
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    if header.get("sha256") not in (None, digest_of(tensors, header[about])):
+        raise ValueError("its content differs from its SHA-256")
+    return tensors, json.loads(header[about])
+
 # %% ../nbs/04_models.ipynb #59ff939c
 def save_classifier(
     model: Classifier,
@@ -301,7 +321,8 @@ def save_classifier(
     architecture = {"kind": type(model).__name__, "backbone": backbone, **model.architecture()}
     weights = {k: v.contiguous() for k, v in model.state_dict().items()}
     unfinished = path.with_name(path.name + ".unfinished")
-    save_file(weights, unfinished, metadata={"classifier": json.dumps(architecture)})
+    about = json.dumps(architecture)
+    save_file(weights, unfinished, metadata={"classifier": about, "sha256": digest_of(weights, about)})
     unfinished.replace(path)
     return path
 
@@ -315,17 +336,15 @@ def load_classifier(
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; train the model first, or correct the path")
     try:
-        with safe_open(path, framework="pt") as file:
-            architecture = json.loads(file.metadata()["classifier"])
-        weights = load_file(path, device=str(device))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        weights, architecture = read_checked(path, "classifier")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged or is no ascood checkpoint ({error}); delete it and train again") from None
     kind = architecture.pop("kind", "Classifier")
     if kind not in Classifier.kinds:
         raise ValueError(f"checkpoint {path} holds a {kind}; import the module that defines it first (ascood.baselines, or your own)")
-    model = Classifier.kinds[kind](create_backbone(architecture.pop("backbone")), **architecture).to(device)
+    model = Classifier.kinds[kind](create_backbone(architecture.pop("backbone")), **architecture)
     model.load_state_dict(weights)
-    return model.eval()
+    return model.to(device).eval()
 
 # %% ../nbs/04_models.ipynb #2fbe2f00
 class _OpenOODFile(NamedTuple):

@@ -8,6 +8,7 @@ __all__ = ['Settings', 'did_you_mean', 'checked', 'TrainConfig', 'Step', 'Method
 
 # %% ../nbs/06_training.ipynb #5e3a5803
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -237,11 +238,16 @@ def _save_state(accelerator: Accelerator, out_dir: Path, epoch: int):
     accelerator.save_state(str(unfinished))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        _write_text(unfinished / "sha256.json", json.dumps(_digests(unfinished)))
         unfinished.rename(finished)
         for older in _states(out_dir)[:-1]:
             shutil.rmtree(older)
 
 # %% ../nbs/06_training.ipynb #cc8bcbb9
+def _digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir()) if not file.name.startswith("sha256.json")}
+
+
 def _states(out_dir: Path) -> list[Path]:
     return sorted(out_dir.glob("state-[0-9]*"))
 
@@ -250,6 +256,11 @@ def _resume(accelerator: Accelerator, out_dir: Path):
     "Load the last complete state, if there is one."
     for state in _states(out_dir)[-1:]:
         try:
+            kept = state / "sha256.json"  # states of older versions have none
+            if kept.is_file() and json.loads(kept.read_text()) != _digests(state):
+                raise ValueError("a file differs from its SHA-256")
+            for file in state.glob("custom_checkpoint_*.pkl"):  # Accelerate would unpickle anything that is in them
+                torch.load(file, map_location="cpu", weights_only=True)
             accelerator.load_state(str(state))
         except Exception as error:
             reason = " ".join(str(error).split())[:120]
@@ -261,8 +272,8 @@ def _claim(out_dir: Path, settings: dict):
     path = out_dir / "settings.json"
     if path.exists():
         try:
-            before = json.loads(path.read_text())
-        except ValueError:
+            before = dict(json.loads(path.read_text()))
+        except (TypeError, ValueError):
             raise ValueError(f"{path} is damaged; delete the folder {out_dir} and train again") from None
         changed = [f"{k} {before.get(k)!r} -> {settings.get(k)!r}" for k in sorted(before.keys() | settings.keys())
                    if before.get(k) != settings.get(k)]
@@ -452,7 +463,13 @@ def _finished(out_dir: Path) -> TrainedRun | None:
     if not all(path.exists() for path in run):
         return None
     load_classifier(run.checkpoint)
-    return run._replace(history=pd.read_csv(run.history))
+    try:
+        history = pd.read_csv(run.history)
+        if list(history) != _HISTORY:
+            raise ValueError("other columns")
+    except ValueError as error:
+        raise ValueError(f"{run.history} is damaged ({str(error)[:60]}); delete its folder and train again") from None
+    return run._replace(history=history)
 
 
 def _train(method: Method, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool, snapshots: Sequence[int]) -> TrainedRun:

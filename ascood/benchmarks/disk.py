@@ -206,8 +206,9 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> T
         return decode(source, pixels)
     file = _cache_file(source.paths, pixels)
     try:
-        kept = np.load(file)
-        if kept.shape == (len(source), 3, pixels, pixels) and kept.dtype == np.uint8:
+        with file.open("rb") as stored:
+            kept, digest = np.load(stored), stored.read()
+        if kept.shape == (len(source), 3, pixels, pixels) and kept.dtype == np.uint8 and hashlib.sha256(kept).digest() == digest:
             return torch.from_numpy(kept)
     except (OSError, ValueError, EOFError):  # not there, or damaged: made again
         pass
@@ -217,6 +218,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> T
         file.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as target:
             np.save(target, images.numpy())
+            target.write(hashlib.sha256(images.numpy()).digest())
         unfinished.replace(file)
     except OSError:  # a cache that cannot be written is no reason to stop
         unfinished.unlink(missing_ok=True)

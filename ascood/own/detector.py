@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from PIL import Image
 from pytorch_ood.api import LogitsDetector
 from pytorch_ood.detector import KNN
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from ..benchmarks.builders.lists import images_in
 from ..data import Benchmark, ImageSet, RandomCrops, RandomFlip, _normalize
 from ..detectors import create_detector, perturbed_scores, recipe
 from ..evaluation import accuracy_of, extract, score_benchmark, validation_auroc
-from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, load_classifier
+from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, digest_of, load_classifier, read_checked
 from .folder import Pictures, as_image, check_apart, hold_out, jigsaw, photograph_crops, read_folder, read_memory, read_outliers, square
 from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
@@ -331,17 +331,17 @@ def _save(self: OutlierDetector, path: str | Path) -> Path:
     tensors = {f"model.{name}": values for name, values in scorer.model.state_dict().items()} | {"offset": scorer.offset}
     tensors |= dict(zip(("features", "labels"), scorer.bank or ()))
     unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {"outlier_detector": json.dumps(about)})
+    text = json.dumps(about)
+    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished,
+              {"outlier_detector": text, "sha256": digest_of(tensors, text)})
     return unfinished.replace(path)
 
 # %% ../../nbs/own/01_detector.ipynb #01000031
 def _load(cls, path: str | Path) -> OutlierDetector:
     "A detector from its file. Raises ValueError if there is none, or if it is damaged."
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["outlier_detector"])
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        tensors, about = read_checked(path, "outlier_detector")
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError):
         reason = "is damaged, or no detector" if Path(path).is_file() else "is not there"
         raise ValueError(f"{str(path)[-80:]} {reason}; give the detector.safetensors that `ascood own fit` wrote") from None
     model, self = Classifier(create_backbone(about["backbone"]), **about["architecture"]), cls(**about["settings"])

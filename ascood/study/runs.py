@@ -79,6 +79,31 @@ def check_data(profile: Profile, results: str | Path = "results"):
                                  f"outliers; {disk.SPECS[run.benchmark].auxiliary.get}. Or run a profile of your own: "
                                  f"`extends: {profile.name}` with `leave_out: [{', '.join(dict.fromkeys(without))}]`")
 
+# %% ../../nbs/study/03_runs.ipynb #fa02deb
+def _seal(record: dict, folder: Path, files: tuple[str, ...]) -> str:
+    "A record as JSON, with a SHA-256 of each file that it describes and of itself."
+    digests = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+    record = record | {"sha256": digests}
+    digests["record"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return json.dumps(record, indent=1)
+
+
+def _read_sealed(path: Path, files: tuple[str, ...] = ()) -> dict:
+    "A record without its digests. ValueError if it, or one of these files beside it, is not what was written."
+    repair = f"delete {path.name} there and repeat the command that made it"
+    try:
+        record = dict(json.loads(path.read_text()))
+        digests = dict(record.pop("sha256", {}))
+    except (TypeError, ValueError):
+        raise ValueError(f"{path} is damaged; {repair}") from None
+    own = digests.pop("record", None)
+    if own and own != hashlib.sha256(json.dumps(record | {"sha256": digests}, sort_keys=True).encode()).hexdigest():
+        raise ValueError(f"{path} is damaged; {repair}")
+    for file in files:
+        if file in digests and hashlib.sha256((path.parent / file).read_bytes()).hexdigest() != digests[file]:
+            raise ValueError(f"{path.parent / file} differs from its SHA-256 in {path.name}; {repair}")
+    return record
+
 # %% ../../nbs/study/03_runs.ipynb #cceda33e
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True) -> TrainedRun:
     "Train one run, or go on with it. Writes the checkpoint, history.csv and, last, run.json."
@@ -86,13 +111,15 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
     _forget_peak()
     method, benchmark = create_method(run.kind, **run.settings), run.load_benchmark()
     finished = all((folder / file).is_file() for file in ("model.safetensors", "history.csv", "run.json"))
+    if finished:
+        _read_sealed(folder / "run.json", ("history.csv",))
     done = train(method, benchmark, run.config, folder, progress, run.snapshots)
     if finished:  # its record stays as it was written
         return done
     record = {"run_id": run.run_id, **run.model_dump(), **provenance(), "sources": benchmark.sources,
               "training_seconds": round(float(done.history["seconds"].sum()), 2),
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
-    write_text(folder / "run.json", json.dumps(record, indent=1))
+    write_text(folder / "run.json", _seal(record, folder, ("history.csv",)))
     return done
 
 
@@ -121,6 +148,7 @@ def write_text(path: Path, text: str):
     unfinished.replace(path)
 
 # %% ../../nbs/study/03_runs.ipynb #7eec9c41
+_EVALUATED = "scores.npz", "groups.csv", "metrics.csv"
 _NAMES = ["run_id", "benchmark", "setting", "method", "seed"]
 
 # %% ../../nbs/study/03_runs.ipynb #2be7fafa
@@ -138,20 +166,25 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     accuracy = accuracy_of(known)
     metrics = metrics_table(found, accuracy).assign(**names)
     groups = group_table(benchmark, found.activations).assign(**names)
+    (folder / "evaluation.json").unlink(missing_ok=True)  # written last: it says that the other files are whole
     save_scores(found.scores, folder / "scores.npz", (known.logits.argmax(1) == known.labels).numpy())
     used = provenance()
     record = {"detectors": run.detectors, "evaluation_code": used["code"], "evaluation_device": used["device"],
               "sources": benchmark.sources, "evaluation_peak_mib": _peak_mib(), "evaluation_seconds": {part: round(seconds, 3) for part, seconds in found.seconds.items()}}
-    write_text(folder / "evaluation.json", json.dumps(record, indent=1))
     for table, file in ((groups, "groups.csv"), (metrics, "metrics.csv")):
         front = [*_NAMES, *(c for c in table.columns if c not in _NAMES)]
         write_text(folder / file, table[front].to_csv(index=False))
+    write_text(folder / "evaluation.json", _seal(record, folder, _EVALUATED))
     return metrics
 
 # %% ../../nbs/study/03_runs.ipynb #7ce51c8d
 def _check_same_data(folder: Path, benchmark: Benchmark):
     "Raise ValueError if the run was trained from other lists than those that are there now."
-    settings = json.loads((folder / "settings.json").read_text()) if (folder / "settings.json").is_file() else {}
+    file = folder / "settings.json"
+    try:
+        settings = dict(json.loads(file.read_text())) if file.is_file() else {}
+    except (TypeError, ValueError):
+        raise ValueError(f"{file} is damaged; delete the folder {folder} and train again") from None
     for key, before in settings.items():
         name = key.removeprefix("data ")
         if name != key and benchmark.sources.get(name) not in (None, before):
@@ -165,10 +198,10 @@ def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
     if not all((folder / file).is_file() for file in ("metrics.csv", "evaluation.json", "groups.csv", "scores.npz")):
         return False
     try:
-        record = json.loads((folder / "evaluation.json").read_text())
-    except ValueError:  # damaged: it is evaluated anew
+        record = dict(json.loads((folder / "evaluation.json").read_text()))
+    except (TypeError, ValueError):  # damaged: it is evaluated anew
         return False
-    return record["detectors"] == json.loads(json.dumps(run.detectors))
+    return record.get("detectors") == json.loads(json.dumps(run.detectors))
 
 # %% ../../nbs/study/03_runs.ipynb #b8c2b355
 def save_scores(scores: Scores, path: Path, correct: np.ndarray):
@@ -183,21 +216,30 @@ def save_scores(scores: Scores, path: Path, correct: np.ndarray):
 def load_scores(path: str | Path) -> Scores:
     "Scores that `evaluate_run` saved: {detector: {(group, set): scores}}."
     scores: Scores = {}
-    with np.load(path) as file:
-        for key in file.files:
-            if key != _CORRECT:
-                detector, group, name = key.split("|")
-                scores.setdefault(detector, {})[group, name] = file[key]
+    for key, values in _read_arrays(path).items():
+        if key != _CORRECT:
+            detector, group, name = key.split("|")
+            scores.setdefault(detector, {})[group, name] = values
     return scores
 
 
 def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
     "For each ID test image of `evaluate_run`'s scores.npz: was it classified correctly? None if an older version wrote the file."
-    with np.load(path) as file:
-        return file[_CORRECT] if _CORRECT in file.files else None
+    return _read_arrays(path).get(_CORRECT)
 
 # %% ../../nbs/study/03_runs.ipynb #474fb5e7
 _CORRECT = "correct"
+
+
+def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    "All arrays of an .npz file; each has a CRC, which is checked. ValueError, in one line, if the file is damaged."
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of many kinds, depending on where the damage is
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it and evaluate that run again") from None
 
 # %% ../../nbs/study/03_runs.ipynb #459cf8e2
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
@@ -229,12 +271,13 @@ def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd
     tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
     for run in finished:
         folder = run.folder(results)
+        row = _run_row(folder)
         metrics, history = pd.read_csv(folder / "metrics.csv"), pd.read_csv(folder / "history.csv")
         names = {n: metrics[n].iloc[0] for n in _NAMES}
         tables["metrics"].append(metrics)
         tables["groups"].append(pd.read_csv(folder / "groups.csv"))
         tables["history"].append(history.assign(**names)[[*_NAMES, *history.columns]])
-        tables["runs"].append(_run_row(folder))
+        tables["runs"].append(row)
     return tables
 
 # %% ../../nbs/study/03_runs.ipynb #d886a0be
@@ -250,7 +293,7 @@ def _split(profile: Profile, rows: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _run_row(folder: Path) -> pd.DataFrame:
     "run.json and evaluation.json as one row; nested settings as JSON."
-    record = {k: v for file in ("run.json", "evaluation.json") for k, v in json.loads((folder / file).read_text()).items()}
+    record = _read_sealed(folder / "run.json", ("history.csv",)) | _read_sealed(folder / "evaluation.json", _EVALUATED)
     return pd.DataFrame([{k: json.dumps(v) if isinstance(v, dict) else v for k, v in record.items()}])
 
 # %% ../../nbs/study/03_runs.ipynb #6676598b
