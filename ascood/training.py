@@ -416,6 +416,8 @@ def _resume(accelerator: Accelerator, out_dir: Path):
             kept = state / "sha256.json"  # states of older versions have none
             if kept.is_file() and json.loads(kept.read_text()) != _digests(state):
                 raise ValueError("a file differs from its SHA-256")
+            for file in state.glob("custom_checkpoint_*.pkl"):  # Accelerate would unpickle anything that is in them
+                torch.load(file, map_location="cpu", weights_only=True)
             accelerator.load_state(str(state))
         except Exception as error:
             reason = " ".join(str(error).split())[:120]
