@@ -1,6 +1,7 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
+# make faults      kills at random moments and damaged files; counts to results/faults.md
 # make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, and one training
 #                  step against the textbook's, in time (benchmark-step: that one alone)
 VENV ?= .venv
@@ -35,7 +36,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark benchmark-step docs env notebooks export readme lab clean
+.PHONY: reproduce test benchmark benchmark-step docs faults env notebooks export readme lab clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -74,6 +75,10 @@ benchmark: $(READY)
 benchmark-step: $(READY)
 	@mkdir -p results/benchmarks/notebooks
 	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_step.ipynb results/benchmarks/notebooks/step.ipynb
+
+# A hundred kills at random moments and forty damaged files, in about fifteen minutes; a few of them are in make test.
+faults: $(READY)
+	@$(BIN)/python tests/faults.py
 
 env: $(READY)
 
