@@ -286,7 +286,8 @@ def test_a_part_of_a_profile(capsys):
     assert part.chosen == ["cars", "cifar10"] and part.name == "paper"
     assert [r.run_id for r in part.runs] == [r.run_id for r in load_profile("paper").runs]  # tables gather all that is finished
     assert main(["status", "paper:cars"]) == 0
-    assert {line.split()[-1].split("-")[0] for line in capsys.readouterr().out.splitlines()} == {"cars"}
+    *runs, sum_line = capsys.readouterr().out.splitlines()
+    assert {line.split()[-1].split("-")[0] for line in runs} == {"cars"} and sum_line.endswith(f"of {len(runs)} runs done")
     assert main(["status", "paper:boats"]) == 2 and "unknown benchmark 'boats'; choose one of waterbirds" in capsys.readouterr().err
 
 
