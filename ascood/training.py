@@ -365,7 +365,8 @@ def create_optimizer(model: Classifier, config: TrainConfig, steps: int):
         {"params": [p for name, p in head.items() if name in spared], "lr": lr, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0, fused=True)
+    optimizer = torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.momentum > 0,
+                                fused=torch.cuda.is_available())
     floor = config.min_lr / config.lr
 
     def cosine(step: int) -> float:
