@@ -176,3 +176,11 @@ def test_a_damaged_cache_of_images_is_made_again(tmp_path, monkeypatch, damage):
     file.write_bytes(DAMAGE[damage](whole))
     assert torch.equal(disk._decode_once(source, 8, at_least=0), images)
     assert file.read_bytes() == whole and not list(file.parent.glob("*.unfinished"))
+
+
+def test_weights_of_another_run_are_refused(profile, results, tmp_path):
+    run = profile.runs[0]
+    other = train_run(run.model_copy(update={"config": run.config.model_copy(update={"seed": 1})}), tmp_path / "other", progress=False)
+    shutil.copy(other.checkpoint, run.folder(results) / "model.safetensors")
+    with pytest.raises(ValueError, match="model.safetensors differs from its SHA-256"):
+        evaluate_run(run, results)

@@ -124,7 +124,7 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
     record = {"run_id": run.run_id, **run.model_dump(), **_chosen_mode(run, folder), **provenance(), "sources": benchmark.sources,
               "training_seconds": round(float(done.history["seconds"].sum()), 2),
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
-    write_text(folder / "run.json", _seal(record, folder, ("history.csv",)))
+    write_text(folder / "run.json", _seal(record, folder, ("history.csv", "model.safetensors")))
     return done
 
 
@@ -190,7 +190,9 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
 
 # %% ../../nbs/study/03_runs.ipynb #7ce51c8d
 def _check_same_data(folder: Path, benchmark: Benchmark):
-    "Raise ValueError if the run was trained from other lists than those that are there now."
+    "Raise ValueError if the weights are not those of the run's record, or if it was trained from other lists than those that are there now."
+    if (folder / "run.json").is_file():
+        _read_sealed(folder / "run.json", ("model.safetensors",))
     file = folder / "settings.json"
     try:
         settings = dict(json.loads(file.read_text())) if file.is_file() else {}
