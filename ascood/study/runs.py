@@ -204,7 +204,7 @@ def _check_same_data(folder: Path, benchmark: Benchmark):
             raise ValueError(f"{folder} was trained from other data: {name} was {before}, and is {benchmark.sources[name]}; "
                              "delete that folder to train again, or put the old lists back")
 
-
+# %% ../../nbs/study/03_runs.ipynb #1fb69edb
 def is_evaluated(run: RunSpec, results: str | Path = "results") -> bool:
     "Whether `evaluate_run` has finished, with the detectors that the profile asks for now."
     folder = run.folder(results)
