@@ -63,7 +63,8 @@ def which(wildcards):
 
 
 onstart:
-    os.environ["ASCOOD_JOBS"] = str(max(1, workflow.cores // int(config.get("threads", 1))))
+    at_once = workflow._cores // int(config.get("threads", 1)) if workflow._cores else workflow.nodes  # `cores` raises on a cluster
+    os.environ["ASCOOD_JOBS"] = str(max(1, at_once))
     warm.start()
 
 

@@ -88,7 +88,9 @@ def perturbed_scores(
 ) -> list[Tensor]:  # Scores [B] of each detector, higher is more OOD
     "Scores of many ODIN and i-ODIN detectors that share their gradients, and the forward passes of images that they move alike."
     gradient = input_gradients(model, x, {d.temperature for d in detectors})
-    x, logits, wanted = x.detach(), {}, {}
+    x = x.detach()
+    logits: dict[tuple, Tensor] = {}
+    wanted: dict[tuple, dict[float, None]] = {}
     kinds = [(getattr(d, "k", None), tuple(d.norm_std or ()), d.eps) for d in detectors]
     for kind, d in zip(kinds, detectors):
         wanted.setdefault(kind, {})[d.temperature] = None
@@ -395,7 +397,7 @@ class DecomposedScore(GradientDetector):
             with torch.enable_grad():
                 x = x.detach().requires_grad_(True)
                 (g,) = torch.autograd.grad(self._numerator(x).sum(), x)
-            x = x.detach() + perturbation(g, self.eps, norm_std=self.norm_std)
+            x = x.detach() + perturbation(g, self.eps, norm_std=self.norm_std or ())
         with torch.no_grad():
             return -self._numerator(x)
 

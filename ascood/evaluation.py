@@ -254,7 +254,7 @@ def without_batch_norm(
     model: Classifier,  # In eval mode; not changed
 ) -> Classifier:  # With the same logits, up to rounding
     "A copy whose convolutions carry the batch norm that follows them; the model itself if its backbone cannot be traced."
-    copied = copy.copy(model)
+    copied: Any = copy.copy(model)
     copied._modules = dict(model._modules)
     try:
         copied.backbone = fuse(model.backbone)

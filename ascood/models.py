@@ -298,7 +298,7 @@ def digest_of(tensors: dict[str, Tensor], about: dict) -> str:
     digest = hashlib.sha256(json.dumps(about).encode())
     for name, values in sorted(tensors.items()):
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 # %% ../nbs/04_models.ipynb #541ddb92

@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,7 @@ def textbook_step(
     model.eval()
     seen = x.clone().requires_grad_()
     model(seen).gather(1, y[:, None]).sum().backward()
+    assert seen.grad is not None
     outliers = add_gradient(x, seen.grad, alpha_at(0, 2, method.alpha_max, method.alpha_min), method.fraction)
     model.train()
     optimizer.zero_grad()
@@ -148,7 +150,7 @@ def peaks(device: str | torch.device = "cpu", side: int = 2048) -> dict[str, flo
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             a, b = torch.randn(2, side, side, device=device).to(dtype)
             found[f"matrix product, {name}"] = 2 * side**3 / best_seconds(lambda: a @ b, device) / 1e9
-            conv = nn.Conv2d(128, 128, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
+            conv = nn.Conv2d(128, 128, 3, padding=1).to(device, dtype).to(memory_format=torch.channels_last)
             x = torch.randn(32, 128, 16, 16, device=device).to(dtype).to(memory_format=torch.channels_last)
             found[f"convolution, {name}"] = counted(lambda: conv(x)).flops / best_seconds(lambda: conv(x), device) / 1e9
         source, target = torch.empty(2, 2**26, dtype=torch.uint8, device=device)
@@ -184,9 +186,8 @@ def arms(
     calls = {"textbook": lambda: textbook_step(method, model, optimizer, x, y)}
     for name, how, mode in (("input gradient alone", method, Mode("no", False)), ("and channels_last", method, Mode("no", True)),
                             ("by default", method, chosen), ("by default, shared attribution", shared, chosen)):
-        def call(how=how, mode=mode, own=fresh(backbone, mode=mode, device=device)):
-            return our_step(how, *own, x, y, mode)
-        calls[name] = call
+        ours, its = fresh(backbone, mode=mode, device=device)
+        calls[name] = partial(our_step, how, ours, its, x, y, mode)
     return calls
 
 # %% ../nbs/11_speed.ipynb #d06ab55f

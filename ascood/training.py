@@ -525,7 +525,7 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
 def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
     "Train one epoch; returns mean loss, accuracy in percent and speed."
     losses: list[float] = []
-    hits: Tensor | int = 0
+    hits = torch.tensor(0, device=run.accelerator.device)
     unread, shown, start = [], 0.0, time.perf_counter()
     run.model.train()
     for (x, y), outliers in zip(run.loader, _endless(run.outliers)):

@@ -203,6 +203,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and bits")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of faults.json and faults.md")
     args = parser.parse_args()
+    if args.trials < 10:
+        parser.error("--trials must be at least 10, so that each kind of job is killed")
+    args.out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(args.seed)  # noqa: S311 (no secret)
     kills = []
     for name in JOBS:

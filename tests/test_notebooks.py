@@ -41,8 +41,9 @@ def test_readme_is_what_the_index_says():
     assert text.count("\n") < 150, "a README of a screen and a half"
 
 
-def test_files_that_the_readme_names_exist():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_files_that_a_page_names_exist(page):
+    text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("http") or (ROOT / link).exists(), link
 

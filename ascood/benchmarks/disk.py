@@ -209,7 +209,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> T
     try:
         with file.open("rb") as stored:
             kept, digest = np.load(stored), stored.read()
-        if kept.shape == (len(source), 3, pixels, pixels) and kept.dtype == np.uint8 and hashlib.sha256(kept).digest() == digest:
+        if kept.shape == (len(source), 3, pixels, pixels) and kept.dtype == np.uint8 and hashlib.sha256(kept.data).digest() == digest:
             return torch.from_numpy(kept)
     except (OSError, ValueError, EOFError):  # not there, or damaged: made again
         pass
@@ -219,7 +219,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> T
         file.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as target:
             np.save(target, images.numpy())
-            target.write(hashlib.sha256(images.numpy()).digest())
+            target.write(hashlib.sha256(images.numpy().data).digest())
         unfinished.replace(file)
     except OSError:  # a cache that cannot be written is no reason to stop
         unfinished.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ __all__ = ['run_state', 'expected_seconds', 'Progress', 'measure_progress', 'say
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ def _made_here(runs: Iterable[RunSpec], results: str | Path) -> dict[tuple[str, 
     found: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         folder = run.folder(results)
-        if run_state(run, results) == "evaluated":
+        with suppress(OSError, ValueError, KeyError, TypeError):  # not there, damaged, or of an older version: it is not counted
             record = {key: value for file in ("run.json", "evaluation.json") for key, value in json.loads((folder / file).read_text()).items()}
             found.setdefault((run.benchmark, run.method), []).append(_seconds(record))
     return found
@@ -47,7 +48,8 @@ def _made_before(profile: Profile, results: str | Path) -> dict[tuple[str, str],
     found: dict[tuple[str, str], list[float]] = {}
     if (under_root(results) / profile.name / "runs.csv").is_file():
         for row in read_collected(profile, "runs", results, variants=True).to_dict("records"):
-            found.setdefault((row["benchmark"], row["method"]), []).append(_seconds(row))
+            with suppress(ValueError, KeyError, TypeError):
+                found.setdefault((row["benchmark"], row["method"]), []).append(_seconds(row))
     return found
 
 # %% ../../nbs/study/09a_progress.ipynb #aed80a45
