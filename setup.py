@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/published/*.csv", "tests/reference/*")
+SHIPPED = ("nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/published/*.csv", "results/published/sha256.json", "tests/reference/*")
 
 
 class WithShippedFiles(build_py):

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from .files import whole
 from .normalization import NORMALIZATIONS, standardize
 
 # %% ../nbs/04_models.ipynb #34d37639
@@ -304,9 +305,8 @@ def digest_of(tensors: dict[str, Tensor], about: dict) -> str:
 # %% ../nbs/04_models.ipynb #541ddb92
 def write_checked(path: Path, tensors: dict[str, Tensor], key: str, about: dict):
     "A safetensors file, written atomically. Its header holds `about`, with the digest, as JSON under one key: the order of several would be random."
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {key: json.dumps(about | {"sha256": digest_of(tensors, about)})})
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {key: json.dumps(about | {"sha256": digest_of(tensors, about)})})
 
 
 def read_checked(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict]:
@@ -429,7 +429,7 @@ def save_openood_checkpoint(model: Classifier, path: str | Path) -> Path:
         name = name.removeprefix("backbone.").replace("head.", "fc.")
         name = name.replace(".downsample.", ".shortcut.") if kind == "cifar_resnet18" else name
         weights[name if plain else f"backbone.{name}"] = values.detach().cpu().contiguous()
-    path, unfinished = Path(path), Path(path).with_name(Path(path).name + ".unfinished")
-    torch.save(weights if plain else weights | {"sigma": torch.tensor(model.sigma)}, unfinished)
-    unfinished.replace(path)
+    path = Path(path)
+    with whole(path) as unfinished:
+        torch.save(weights if plain else weights | {"sigma": torch.tensor(model.sigma)}, unfinished)
     return path

@@ -38,6 +38,7 @@ from tqdm.auto import tqdm
 
 from .attribution import _gradient
 from .data import Benchmark, ImageSet, LazyImages, batches
+from .files import sweep, unfinished_as, write_file
 from .losses import ascood_loss, energy_uncertainty
 from .models import BACKBONES, Classifier, create_backbone, load_classifier, pretrained_classifier, save_classifier
 from .normalization import NORMALIZATIONS
@@ -181,7 +182,7 @@ def _device_name(device: torch.device) -> str:
 def _keep(path: Path, content: dict):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(content))
+        write_file(path, json.dumps(content))
     except OSError:  # a cache that cannot be written is none
         pass
 
@@ -393,11 +394,13 @@ def _save_state(accelerator: Accelerator, out_dir: Path, epoch: int):
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
+    with unfinished_as(unfinished, finished):
+        accelerator.save_state(str(unfinished))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_file(unfinished / "sha256.json", json.dumps(_digests(unfinished)))
+            unfinished.rename(finished)
     if accelerator.is_main_process:
-        _write_text(unfinished / "sha256.json", json.dumps(_digests(unfinished)))
-        unfinished.rename(finished)
         for older in _states(out_dir)[:-1]:
             shutil.rmtree(older)
 
@@ -436,7 +439,7 @@ def _claim(out_dir: Path, settings: dict):
                              "choose another folder, or delete that one")
     else:
         out_dir.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(settings, indent=1))
+        write_file(path, json.dumps(settings, indent=1))
 
 # %% ../nbs/06_training.ipynb #fbf63baf
 def _record(path: Path) -> dict | None:
@@ -453,13 +456,6 @@ def _data_of(benchmark: Benchmark, method: Method) -> dict:
     "The files that training reads, for benchmarks on disk: a run made of other lists is another run."
     read = ("id/train", "id/val", *(name for name in benchmark.sources if method.needs_outliers and name.startswith("auxiliary/")))
     return {f"data {name}": benchmark.sources[name] for name in read} if benchmark.sources else {}
-
-# %% ../nbs/06_training.ipynb #50bbe612
-def _write_text(path: Path, text: str):
-    "Write a file under another name, then move it into place."
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # several processes may write the same
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 # %% ../nbs/06_training.ipynb #83a7883f
 @contextmanager
@@ -621,7 +617,7 @@ def _finish(run: _Run, out_dir: Path) -> TrainedRun:
     "Write history and checkpoint, then drop the state that only a run in progress needs."
     history = pd.DataFrame(run.done.history, columns=_HISTORY)
     if run.accelerator.is_main_process:
-        _write_text(out_dir / "history.csv", history.to_csv(index=False))
+        write_file(out_dir / "history.csv", history.to_csv(index=False))
         save_classifier(run.bare, out_dir / "model.safetensors", run.config.backbone)
         for state in _states(out_dir):
             shutil.rmtree(state)
@@ -678,4 +674,5 @@ def train(
     if finished := _finished(out_dir):
         return finished  # also from a folder that cannot be written
     with alone(out_dir / "settings.json", progress):
+        sweep(out_dir)
         return _finished(out_dir) or _train(method, benchmark, config, out_dir, progress, snapshots)

@@ -16,8 +16,9 @@ from typing import Annotated, NamedTuple
 import pandas as pd
 import typer
 
-from ..benchmarks.builders.lists import images_in, write_file
+from ..benchmarks.builders.lists import images_in
 from ..command import create_app, run_app
+from ..files import write_file
 from .detector import OutlierDetector, check_settings, digest
 from .export import export_all
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers

@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 from torch.export import Dim, ExportedProgram
 
-from ..benchmarks.builders.lists import write_file
 from ..detectors import recipe
+from ..files import whole, write_file
 from .detector import OutlierDetector, Scorer
 
 # %% ../../nbs/own/02_export.ipynb #02000006
@@ -47,16 +47,17 @@ EXTRA = "detector.json"  # its name inside the .pt2 file
 
 def export_torch(detector: OutlierDetector, path: str | Path) -> Path:
     "Write a .pt2 file, for `torch.export.load`. Raises ValueError for a score that needs a gradient."
-    unfinished = Path(path).with_suffix(".unfinished.pt2")
-    torch.export.save(trace(detector.forward_scorer_), unfinished, extra_files={EXTRA: json.dumps(about(detector))})
-    return unfinished.replace(path)
+    graph, path = trace(detector.forward_scorer_), Path(path)
+    with whole(path) as unfinished, unfinished.open("wb") as file:
+        torch.export.save(graph, file, extra_files={EXTRA: json.dumps(about(detector))})
+    return path
 
 
 def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
     "Write an ONNX file. Raises ImportError, in one line, if onnx or onnxscript is missing; ValueError as `export_torch`."
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ImportError(f"the ONNX file needs {' and '.join(missing)}; pip install onnx onnxscript, then give the same command")
-    before, unfinished = logging.root.manager.disable, Path(path).with_suffix(".unfinished.onnx")
+    before, path = logging.root.manager.disable, Path(path)
     logging.disable(logging.WARNING)  # notes on operators that the exporter leaves as they are
     try:
         program: Any = torch.onnx.export(trace(detector.forward_scorer_), input_names=["image"], output_names=["probabilities", "score", "known"],
@@ -64,8 +65,9 @@ def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
     finally:
         logging.disable(before)
     program.model.metadata_props["detector"] = json.dumps(about(detector))
-    program.save(unfinished)
-    return unfinished.replace(path)
+    with whole(path) as unfinished:
+        program.save(unfinished)
+    return path
 
 # %% ../../nbs/own/02_export.ipynb #02000010
 _LOOP = """for path in sys.argv[2:]:

@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from ..benchmarks.builders.lists import write_file
 from ..evaluation import ood_metrics
+from ..files import write_file
 from .detector import FAMILIES, OutlierDetector, judge_images
 from .folder import Pictures
 

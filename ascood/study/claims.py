@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..files import read_listed
 from . import reporting
 from ..data import list_benchmarks
 from .profiles import Profile, under_root
@@ -220,7 +221,7 @@ def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  #
     path = under_root(results) / profile.name / "differences.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood collect {profile.name}")
-    table = pd.read_csv(path, keep_default_na=False).astype({"difference": float, "low": float, "high": float})
+    table = pd.read_csv(read_listed(path, f"ascood collect {profile.name}"), keep_default_na=False).astype({"difference": float, "low": float, "high": float})
     metrics = read_collected(profile, "metrics", results, variants=True)
     chosen = reporting.choose_detectors(read_collected(profile, "metrics", results))
     runs = metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
@@ -303,7 +304,7 @@ def verdicts(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     path = under_root(results) / profile.name / "table_claims.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood report {profile.name} table_claims")
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(read_listed(path, f"ascood report {profile.name} table_claims"))
     return pd.DataFrame([_in_short(of) for _, of in rows[rows["verdict"] != "not tested"].groupby("claim", sort=False)])
 
 

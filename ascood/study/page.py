@@ -19,10 +19,11 @@ import mistune
 from jinja2 import Template
 from PIL import Image
 
+from ..files import read_listed, write_file
 from .claims import report_table_claims, verdicts
 from .figures import FIGURES, figure_stems
 from .profiles import Profile, shipped, under_root
-from .runs import describe_runs, protocol_file, write_text
+from .runs import describe_runs, protocol_file
 from .tables import TABLES, tables_of
 
 # %% ../../nbs/study/09_page.ipynb #166b815b
@@ -74,8 +75,13 @@ def _heading(name: str) -> tuple[str, str]:
     return _title(name), _as_html(" ".join(line.lstrip("> ") for line in _first_lines(name) if line.startswith(">")))
 
 # %% ../../nbs/study/09_page.ipynb #e553c30a
+def _printed(name: str, folder: Path) -> str:
+    "The Markdown of a table."
+    return read_listed(folder / f"{name}.md", f"ascood report {folder.name} {name}").read().decode()
+
+
 def _table_part(name: str, folder: Path) -> _Part:
-    return _Part(name, *_heading(name), _as_html((folder / f"{name}.md").read_text()))
+    return _Part(name, *_heading(name), _as_html(_printed(name, folder)))
 
 
 def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:
@@ -118,7 +124,7 @@ def report_page(profile: Profile, results: str | Path = "results", figures: str 
     sections = [("Results", first), ("Protocol", _protocol_part(profile, results)), ("Tables", [part for part in tables if part not in first]), ("Figures", pictures)]
     page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(profile, results).replace("`", ""), sections=[s for s in sections if s[1]])
     path = folder / "report.html"
-    write_text(path, page)
+    write_file(path, page)
     return path
 
 # %% ../../nbs/study/09_page.ipynb #347b54d3
@@ -154,11 +160,11 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     if (folder / "table_claims.csv").is_file() and len(lines := verdicts(profile, results)):
         parts += ["## What these runs say of the paper's claims", _VERDICTS, lines.to_markdown(index=False, disable_numparse=True)]
     if (folder / "table_paired.md").is_file():
-        parts += ["## The same detector on the plain and on the ASCOOD model", _without_footer((folder / "table_paired.md").read_text())]
+        parts += ["## The same detector on the plain and on the ASCOOD model", _without_footer(_printed("table_paired", folder))]
     parts += ["## Pictures", *shown, "\n".join(linked)] if shown or linked else []
     parts += ["## All tables", "\n".join(tables)] if tables else []
     path = folder / "README.md"
-    write_text(path, "\n\n".join([*parts, "## Where the numbers come from", describe_runs(profile, results)]) + "\n")
+    write_file(path, "\n\n".join([*parts, "## Where the numbers come from", describe_runs(profile, results)]) + "\n")
     return path
 
 

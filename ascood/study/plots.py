@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ..attribution import top_fraction_mask, true_class_gradient
 from ..data import Benchmark
 from ..evaluation import Scores
+from ..files import whole
 from ..models import Classifier
 from .reporting import GROUP_COLORS, KINDS, QUANTITIES, method_color, method_label, PLAIN
 from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
@@ -47,8 +48,10 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     stem.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=200, metadata={"Software": None})
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE, kmeans=1).save(stem.with_suffix(".png"), optimize=True)
-    figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    with whole(stem.with_suffix(".png")) as unfinished:
+        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE, kmeans=1).save(unfinished, "PNG", optimize=True)
+    with whole(stem.with_suffix(".pdf")) as unfinished:
+        figure.savefig(unfinished, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     plt.close(figure)
     return stem.with_suffix(".png")
 

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ..attribution import submodule_modes, top_fraction_mask, true_class_gradient
 from ..data import Benchmark, ImageSet, LazyImages
+from ..files import read_listed, write_listed
 from .profiles import Profile, RunSpec, under_root
-from .runs import read_collected, write_text
+from .runs import read_collected
 from ..losses import uniform_kl
 from ..models import Classifier, load_classifier
 from .plots import FIGURE_STYLE, TWO_COLUMNS, plot_nothing
@@ -171,7 +172,7 @@ def _up_to_date(rows: pd.DataFrame, run: RunSpec, synthesizer: OutlierSynthesize
 def measure_premises(profile: Profile, results: str | Path = "results", anew: bool = False) -> pd.DataFrame:
     "Measure the profile's runs of cross-entropy and ASCOOD that are on this machine and not measured yet; writes results/<profile>/premises.csv."
     path, benchmarks = under_root(results) / profile.name / "premises.csv", {}
-    before = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["run_id", "epoch", "synthesizer"])
+    before = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else pd.DataFrame(columns=["run_id", "epoch", "synthesizer"])
     parts = {run.run_id: before[before["run_id"] == run.run_id] for run in profile.runs}
     for run in profile.runs:
         synthesizer = profile_synthesizer(profile, run)
@@ -183,7 +184,7 @@ def measure_premises(profile: Profile, results: str | Path = "results", anew: bo
             benchmarks = {run.benchmark: run.load_benchmark()}
         parts[run.run_id] = premises_of_run(run, synthesizer, results, benchmarks[run.benchmark])
         found = pd.concat([rows for rows in parts.values() if len(rows)], ignore_index=True)
-        write_text(path, found.to_csv(index=False, float_format="%.6g"))
+        write_listed({path: found.to_csv(index=False, float_format="%.6g")})
     return pd.concat([rows for rows in parts.values() if len(rows)] or [before.iloc[:0]], ignore_index=True)
 
 # %% ../../nbs/study/05_premises.ipynb #878a4d5a
@@ -212,7 +213,7 @@ QUANTITIES = {  # {column of premises.csv: heading}
 def premises_with_gain(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "Rows of premises.csv, measured first if the file is not there, with `last` (is it the trained model?), and `detector` and `gain` of ASCOOD's."
     path = under_root(results) / profile.name / "premises.csv"
-    rows = pd.read_csv(path) if path.is_file() else measure_premises(profile, results)
+    rows = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else measure_premises(profile, results)
     if rows.empty:
         return pd.DataFrame(columns=["run_id", "benchmark", "setting", "method", "seed", "epoch", *QUANTITIES, "last", "detector", "gain"])
     rows = rows[rows["method"].isin(list(profile.methods)) & rows["run_id"].isin([run.run_id for run in profile.runs])]

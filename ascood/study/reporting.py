@@ -23,6 +23,7 @@ import seaborn as sns
 
 from ..detectors import list_detectors
 from ..evaluation import METRICS
+from ..files import write_listed
 
 # %% ../../nbs/study/01_reporting.ipynb #4f0f118f
 _PALETTE = sns.color_palette("colorblind").as_hex()
@@ -353,11 +354,8 @@ def _ruled(latex: str, table: pd.DataFrame) -> str:
 def write_printed(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex: str, caption: str, note: str) -> str:
     "The three files of a table: numbers as they are, the two printed ones as given."
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     text = f"{caption}\n\n{markdown}\n" + (f"\n{note}\n" if note else "")
-    numbers.to_csv(stem.with_suffix(".csv"), index=False)
-    stem.with_suffix(".md").write_text(text)
-    stem.with_suffix(".tex").write_text(latex)
+    write_listed({stem.with_suffix(".csv"): numbers.to_csv(index=False), stem.with_suffix(".md"): text, stem.with_suffix(".tex"): latex})
     return text
 
 # %% ../../nbs/study/01_reporting.ipynb #2f4e00c3

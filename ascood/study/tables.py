@@ -28,6 +28,7 @@ from .. import detectors
 from ..benchmarks.disk import SPECS
 from ..data import list_benchmarks
 from ..detectors import IODIN
+from ..files import read_listed
 from . import reporting
 from .premises import PREMISES_CAPTION, has_synthesis, premises_rows, premises_with_gain, say_correlations
 from .profiles import Profile, check_names, shipped, under_root
@@ -46,7 +47,7 @@ def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity
     path = shipped(f"results/published/{file}")
     if not path.is_file():
         return pd.DataFrame(columns=dict.fromkeys([*_SUMMARY, *_ORIGIN, "kind", "id", "ood", "ood_group", "protocol"]))
-    wide = pd.read_csv(path)
+    wide = pd.read_csv(read_listed(path, "ascood report"))
     printed = {name: "accuracy" if name == "acc" else name for name in ("fpr95", "auroc", "aupr_in", "aupr_out", "acc") if name in wide}
     names = [c for c in wide if c.removesuffix("_std") not in printed]
     parts = [wide[names].assign(quantity=quantity, mean=wide[name], std=wide.get(f"{name}_std", np.nan)) for name, quantity in printed.items()]
@@ -225,7 +226,7 @@ def _marks_said(table: pd.DataFrame) -> str:
 def read_differences(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "differences.csv of a profile; no rows if it has not been written."
     path = under_root(results) / profile.name / "differences.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=_DIFFERENCES)
+    return pd.read_csv(read_listed(path, f"ascood collect {profile.name}")) if path.is_file() else pd.DataFrame(columns=_DIFFERENCES)
 
 # %% ../../nbs/study/06_tables.ipynb #480a7a06
 def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -554,7 +555,7 @@ def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_
 
 def _published_accuracy() -> pd.DataFrame:
     path = shipped("results/published/id_accuracy.csv")
-    wide = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["benchmark", "baseline", "ascood"])
+    wide = pd.read_csv(read_listed(path, "ascood report")) if path.is_file() else pd.DataFrame(columns=["benchmark", "baseline", "ascood"])
     long = wide.rename(columns={"baseline": "cross_entropy", "ascood": "ASCOOD"}).melt("benchmark", var_name="method", value_name="mean")
     return long.assign(quantity="accuracy", std=np.nan, seeds=3, gaps=0, runs="", source="published", published_on="",
                        file="results/published/id_accuracy.csv").sort_values("benchmark", kind="stable")
@@ -845,7 +846,7 @@ def trace(
     path = under_root(results) / profile.name / f"{table}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood report {profile.name} {table}")
-    rows = _matching(pd.read_csv(path, dtype=str, keep_default_na=False), where)
+    rows = _matching(pd.read_csv(read_listed(path, f"ascood report {profile.name} {table}"), dtype=str, keep_default_na=False), where)
     if len(rows) > most:
         raise ValueError(f"{len(rows)} rows of {table} match; narrow them with one of {', '.join(c for c in rows if c not in where)}")
     runs, metrics, groups = (read_collected(profile, name, results, variants=True) for name in ("runs", "metrics", "groups"))
