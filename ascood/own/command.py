@@ -18,7 +18,7 @@ import typer
 
 from ..benchmarks.builders.lists import images_in
 from ..command import create_app, run_app
-from ..files import write_file
+from ..files import sweep, write_file
 from .detector import OutlierDetector, check_settings, digest
 from .export import export_all
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
@@ -89,6 +89,7 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
         f"outliers: {len(images.ood_val) if images.ood_val else 'stand-ins'} to validate, {len(images.ood_test or ())} to test")
     settings = {key: value for key, value in detector.get_params().items() if key not in ("use", "progress")}
     claim(out, settings | {"images": digest(images.rest), "ood_val": digest(images.ood_val) if images.ood_val else "stand-ins"})
+    sweep(out)
     write_split(images, detector, out / "split.csv")
     detector.fit(images.rest, ood_val=images.ood_val, out_dir=out)
     say("\non validation, in percent:\n" + detector.trials_.round(1).to_string(index=False))

@@ -21,6 +21,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from ..detectors import recipe
+from ..benchmarks.builders.lists import sha256_of
 from ..files import whole, write_file
 from .detector import OutlierDetector, Scorer
 
@@ -70,24 +71,29 @@ def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
     return path
 
 # %% ../../nbs/own/02_export.ipynb #02000010
+_CHECK = """file = pathlib.Path(sys.argv[1])
+sums = file.with_name("SHA256SUMS")
+if sums.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() not in sums.read_text():
+    sys.exit(f"{file} is not as it was exported: it differs from its SHA-256 in {sums}")
+"""
 _LOOP = """for path in sys.argv[2:]:
     image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")).transpose(2, 0, 1)[None]
     probabilities, score, known = {call}
     print(path, about["classes"][int(probabilities.argmax())], float(probabilities.max()), score.item(), known.item(), sep=",")
 """
 TORCH_SCRIPT = """# python predict_torch.py detector.pt2 image.jpg ...
-import json, sys
+import hashlib, json, pathlib, sys
 import numpy as np, torch
 from PIL import Image, ImageOps
-extra = {"detector.json": ""}
+""" + _CHECK + """extra = {"detector.json": ""}
 network = torch.export.load(sys.argv[1], extra_files=extra).module()
 about = json.loads(extra["detector.json"])
 """ + _LOOP.format(call="network(torch.from_numpy(image.copy()))")
 ONNX_SCRIPT = """# python predict_onnx.py detector.onnx image.jpg ...
-import json, sys
+import hashlib, json, pathlib, sys
 import numpy as np, onnxruntime
 from PIL import Image, ImageOps
-network = onnxruntime.InferenceSession(sys.argv[1])
+""" + _CHECK + """network = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(network.get_modelmeta().custom_metadata_map["detector"])
 """ + _LOOP.format(call='network.run(None, {"image": np.ascontiguousarray(image)})')
 
@@ -107,7 +113,7 @@ def _runner(file: Path):
 # %% ../../nbs/own/02_export.ipynb #02000012
 def export_all(
     detector: OutlierDetector,
-    folder: str | Path,  # Gets detector.pt2, detector.onnx and the two scripts
+    folder: str | Path,  # Gets detector.pt2, detector.onnx, the two scripts, and SHA256SUMS
     size: tuple[int, int] = (300, 400),  # Height and width of the image that is timed
 ) -> pd.DataFrame:  # file, megabytes, milliseconds (median of one image, without decoding its file), note
     "Every file that can be written here, with its size and time. What a missing package prevents is left out, with a note."
@@ -123,4 +129,6 @@ def export_all(
         except ImportError as error:
             row["note"] = str(error)
         rows.append(row)
+    names = [name for name in ("detector.safetensors", "detector.pt2", "detector.onnx") if (folder / name).is_file()]
+    write_file(folder / "SHA256SUMS", "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))  # for `sha256sum --check`
     return pd.DataFrame(rows)

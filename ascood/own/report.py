@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from ..evaluation import ood_metrics
-from ..files import write_file
+from ..files import whole, write_file
 from .detector import FAMILIES, OutlierDetector, judge_images
 from .folder import Pictures
 
@@ -172,7 +172,8 @@ A classifier of {count} classes that answers *unknown* where the score of an ima
 _NUMBERS = """
 {files}
 
-`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. {exported}
+`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. `sha256sum --check
+SHA256SUMS` says whether the files are as they were written. {exported}
 
 ## Test images, in percent with 95 % bootstrap intervals
 
@@ -218,7 +219,8 @@ def write_report(detector: OutlierDetector, test: Pictures, outliers: Pictures |
     text = recommend(detector, table, found)
     for name, figure in (("scores", plot_scores(detector, found)), ("confusion", plot_confusion(detector, one, labels)),
                          ("ends", plot_ends(detector, one, test, outliers))):
-        figure.savefig(out / f"{name}.png", dpi=120)
+        with whole(out / f"{name}.png") as unfinished:
+            figure.savefig(unfinished, format="png", dpi=120)
         plt.close(figure)
     shown = pd.DataFrame({name: table.apply(_with_interval(name), axis=1) for name in ("plain", "ASCOOD", "difference")})
     card = (_CARD + _NUMBERS).format(recommendation=text, train=train, known=len(test), unknown=len(outliers or ()), table=shown.to_markdown(),

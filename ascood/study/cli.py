@@ -24,6 +24,7 @@ from .profiles import Profile, RunSpec, check_names, find_run, list_profiles, lo
 from .progress import measure_progress, run_state, say_progress
 from .runs import check_data, collect, describe_verification, evaluate_run, pick_run, read_collected, train_run, verify_run
 from .tables import trace
+from ..training import alone
 
 # %% ../../nbs/study/11_cli.ipynb #5da228a6
 class RunsFailed(RuntimeError):
@@ -57,7 +58,9 @@ def _make_run(profile: Profile, run: RunSpec, results: str | Path, progress: boo
     try:
         print(f"{run.run_id}: {'evaluating' if state == 'trained' else 'training'}", flush=True)
         train_run(run, results, progress)
-        evaluate_run(run, results, progress)
+        with alone(run.folder(results) / "settings.json", progress):  # another process may evaluate it now
+            if run_state(run, results) != "evaluated":
+                evaluate_run(run, results, progress)
     except Exception as error:  # the others are not lost
         print(f"{run.run_id} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return False
