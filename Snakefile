@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from ascood.study import warm
@@ -12,7 +13,7 @@ from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
 from ascood.study.profiles import load_profile
 from ascood.study.progress import run_state
-from ascood.study.runs import check_data
+from ascood.study.runs import check_data, lists_now, lists_read
 
 PROFILE_NAME = str(config.get("profile", "quick"))
 try:
@@ -27,6 +28,10 @@ try:
     check_data(PROFILE, RESULTS)  # before any job: what is missing, and where to get it
 except (ValueError, FileNotFoundError) as error:
     raise WorkflowError(str(error)) from None
+# Snakemake compares times of files. After a clock was set back, files from the future would count as newer than all that is made from now on.
+NOW = time.time()
+for path in (path for folder in (OUT, f"{FIGURE_DIR}/{PROFILE.name}") for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_mtime > NOW):
+    os.utime(path, (NOW, NOW))
 # Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
 RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
                    file=["model.safetensors", "history.csv", "run.json", "evaluation.json", "metrics.csv", "groups.csv", "scores.npz"])
@@ -60,6 +65,12 @@ SCORING = code("detectors", "evaluation")
 def which(wildcards):
     run = RUNS[wildcards.run]
     return ["-p", "benchmark", run.benchmark, "-p", "method", run.method, "-p", "seed", str(run.config.seed)]
+
+
+def lists(wildcards):
+    "The image lists that are read, as far as they are here, else as they were; so that an evaluation of other lists is made again."
+    run = RUNS[wildcards.run]
+    return json.dumps(found, sort_keys=True) if (found := lists_read(run, RESULTS) | lists_now(run)) else ""
 
 
 onstart:
@@ -123,7 +134,7 @@ rule evaluate:
         notebook=f"{OUT}/runs/{{run}}/evaluate.ipynb",
     params:
         which=which,
-        detectors=lambda wildcards: json.dumps(RUNS[wildcards.run].detectors, sort_keys=True),
+        detectors=lambda wildcards: json.dumps(RUNS[wildcards.run].detectors, sort_keys=True) + lists(wildcards),
     threads: int(config.get("threads", 1))
     resources:
         gpu=int(config.get("gpu", 0)),

@@ -173,7 +173,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
         settings, options = _varied(made.model_dump(), options, point.values, where)
         made, asked = create_method(kind, **settings), profile.studies[point.study].detectors or asked
     asked = asked or ([made.own_score] if made.own_score else profile.detectors)
-    detectors = asked if isinstance(asked, dict) else {name: {} for name in asked}
+    detectors = dict(asked) if isinstance(asked, dict) else {name: {} for name in asked}
     detectors |= {} if point else profile.more_detectors.get(method, {})
     check_names("detector", [name.partition("@")[0] for name in detectors], DETECTORS | OWN_SCORES)
     snapshots = profile.snapshots if kind in ("cross_entropy", "ascood") and seed == profile.seeds[0] and not point else []
