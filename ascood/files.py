@@ -24,8 +24,13 @@ class NotWritten(OSError):
     "A file could not be written; one line that names it."
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())[:80]
+def _reason(error: Exception, folder: Path) -> str:
+    if said := getattr(error, "strerror", None):
+        return said
+    with suppress(OSError):  # torch does not say why it could not write
+        if shutil.disk_usage(folder).free < 2**20:
+            return "No space left on device"
+    return " ".join(str(error).split())[:80]
 
 
 def _remove(path: Path):
@@ -39,10 +44,11 @@ def unfinished_as(unfinished: Path, path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        reason = _reason(error, path.parent) if isinstance(error, Exception) else ""
         _remove(unfinished)
-        if isinstance(error, NotWritten) or not isinstance(error, Exception):
+        if isinstance(error, NotWritten) or not reason:
             raise
-        raise NotWritten(f"{path} cannot be written ({_reason(error)}); what was complete before is kept: mend that, then repeat the command") from error
+        raise NotWritten(f"{path} cannot be written ({reason}); what was complete before is kept: mend that, then repeat the command") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +45,7 @@ TINY = {"description": "for faults", "seeds": [0], "train": {"epochs": 2}, "dete
         "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "alpha_min": 0.3, "weight": 0.1}},
         "benchmarks": {"scene-digits": {"options": {"n_train": 40, "n_ood": 40}}}}
 ON_DISK = {"description": "for faults", "seeds": [0], "train": {"epochs": 1, "batch_size": 8}, "detectors": {"MSP": {}},
-           "methods": {"cross_entropy": {}}, "benchmarks": {"cifar10": {}}}
+           "methods": {"cross_entropy": {}}, "benchmarks": {"cifar10": {"options": {"any_count": True}}}}
 NOT_COMPARED = {"seconds", "images_per_second"}  # time, which no two runs share
 
 
@@ -53,16 +55,24 @@ class Bench:
     def __init__(self, folder: Path, plan: dict = TINY):
         self.folder, self.profile, self.results = folder, str(folder / "tiny.yaml"), folder / "results"
         Path(self.profile).write_text(yaml.safe_dump(plan, sort_keys=False))
-        self.out = self.results / "tiny"
+        self.out, (self.benchmark,), self.methods = self.results / "tiny", plan["benchmarks"], [*plan["methods"]]
 
     def command(self, *words: str) -> int:  # Exit status
         return ascood(["--results", str(self.results), "--figures", str(self.results / "figures"), *words])
 
     def train(self):
-        return self.command("train", self.profile, next(iter(yaml.safe_load(Path(self.profile).read_text())["benchmarks"])), "ascood", "0")
+        return self.command("train", self.profile, self.benchmark, self.methods[-1], "0")
 
     def evaluate(self):
-        return self.command("evaluate", self.profile, "scene-digits", "ascood", "0")
+        return self.command("evaluate", self.profile, self.benchmark, self.methods[-1], "0")
+
+    def most(self):
+        "Every run, and one table: what `run` does, without the other tables and figures."
+        for call in ("train", "evaluate"):
+            for method in self.methods:
+                if status := self.command(call, self.profile, self.benchmark, method, "0"):
+                    return status
+        return self.collect() or self.report("table_main")
 
     def run(self):
         return self.command("run", self.profile)
@@ -174,10 +184,10 @@ class Job(NamedTuple):
 JOBS = {
     "training": Job(lambda b: b.train, (), "results/tiny", 0.3),
     "evaluation": Job(lambda b: b.evaluate, (Bench.train,), "results/tiny", 0.3),
-    "a whole profile": Job(lambda b: b.run, (), "results/tiny", 0.1),
+    "a whole profile": Job(lambda b: b.run, (), "results/tiny", 0.06),
     "collecting": Job(lambda b: b.collect, (Bench.run,), "results/tiny", 0.1),
-    "building a benchmark": Job(lambda b: b.build, (made_birds,), ".", 0.1),
-    "ascood own fit": Job(lambda b: b.fit, (lambda folder: example_folders(folder / "images", classes=2, images=12),), "detector", 0.08),
+    "building a benchmark": Job(lambda b: b.build, (made_birds,), ".", 0.14),
+    "ascood own fit": Job(lambda b: b.fit, (lambda folder: example_folders(folder / "images", classes=2, images=12),), "detector", 0.06),
     "the workflow": Job(workflow, (workflow_folder,), "results/tiny", 0.05),
 }
 
@@ -194,7 +204,7 @@ def prepare(start: Path, before: tuple[Callable, ...], plan: dict = TINY) -> Pat
     return start
 
 
-def kill_trials(name: str, trials: int, rng: random.Random) -> list[dict]:
+def kill_trials(name: str, trials: int, rng: random.Random, measured: int = 3) -> list[dict]:
     "Kill one job at so many random moments, each time from the state before it, and repeat it."
     job, rows = JOBS[name], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -204,7 +214,7 @@ def kill_trials(name: str, trials: int, rng: random.Random) -> list[dict]:
         def attempt(kill_after: float | None = None) -> tuple[int, float, str]:
             return Process(job.call(Bench(folder)), folder).end(kill_after)
 
-        for _ in range(1 if name == "the workflow" else 3):  # the first one may be slower, as it fills the caches of the system
+        for _ in range(1 if name == "the workflow" else measured):  # the first one may be slower, as it fills the caches of the system
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(start, folder, symlinks=True)
             status, seconds, said = attempt()
@@ -319,78 +329,113 @@ def surroundings(rng: random.Random) -> list[dict]:
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        new = prepare(scratch / "new", ())
-        trained, done = prepare(scratch / "trained", (Bench.train,)), prepare(scratch / "done", (Bench.run,))
+        new, trained, done = prepare(scratch / "new", ()), prepare(scratch / "trained", (Bench.train,)), prepare(scratch / "done", (Bench.most,))
         photos = prepare(scratch / "photos", JOBS["ascood own fit"].before)
         fitted = prepare(scratch / "fitted", (*JOBS["ascood own fit"].before, Bench.fit))
         wanted, detector = content(done / "results/tiny"), content(fitted / "detector")
         here = partial(Trial, scratch)
 
         if can_mount():
-            rows += full_disks(scratch, new, wanted, "a whole profile", "run", "results/tiny", 6)
-            rows += full_disks(scratch, trained, wanted, "a whole profile, one run trained", "run", "results/tiny", 4)
-            rows += full_disks(scratch, photos, detector, "ascood own fit", "fit", "detector", 5)
+            rows += full_disks(scratch, new, wanted, "a profile", "most", "results/tiny", 6)
+            rows += full_disks(scratch, trained, wanted, "a profile, one run trained", "most", "results/tiny", 3)
+            rows += full_disks(scratch, photos, detector, "ascood own fit", "fit", "detector", 4)
             for what, state in (("nothing done", new), ("all done", done)):
                 trial = here(state)
                 trial.bench.results.mkdir(exist_ok=True)
                 subprocess.run(["mount", "--bind", trial.bench.results, trial.bench.results], check=True)
                 subprocess.run(["mount", "-o", "remount,ro,bind", trial.bench.results], check=True)
-                trial.attempt(trial.bench.run)
+                trial.attempt(trial.bench.most)
                 subprocess.run(["umount", "--lazy", trial.bench.results], check=True)
-                rows.append(trial.row(f"a whole profile, {what}: results folder read-only", trial.bench.run, wanted))
+                rows.append(trial.row(f"a profile, {what}: results folder read-only", trial.bench.most, wanted))
         else:
             rows.append({"surroundings": "disk full, results folder read-only", "said": "skipped: this user cannot mount a file system", "faults": [], "repeated": "skipped"})
-        for what, state, call, out, equal in (("a whole profile", new, "run", "results/tiny", wanted), ("ascood own fit", photos, "fit", "detector", detector)):
-            for size in (20_000, 60_000, 200_000):
+        for what, state, call, out, equal in (("a profile", new, "most", "results/tiny", wanted), ("ascood own fit", photos, "fit", "detector", detector)):
+            for size in (3_000, 60_000, 250_000):
                 trial = here(state, out)
                 trial.attempt(getattr(trial.bench, call), limited(size))
                 rows.append(trial.row(f"{what}: no file larger than {size / 1000:.0f} kB", getattr(trial.bench, call), equal))
 
         rows += vanished_data(scratch)
-        for what, when in (("tomorrow", lambda: time.time() + 86400), ("1970", lambda: 0.0), ("any, files of one run in any order", lambda: rng.uniform(0, 2e9))):
+        for what, when in (("tomorrow", lambda: time.time() + 86400), ("1970", lambda: 0.0), ("drawn at random", lambda: rng.uniform(0, 2e9))):
             trial = here(done)
             set_times(trial.folder, when)
             next(trial.bench.out.glob("runs/*-ascood-*/evaluation.json")).unlink()
             weights = next(trial.bench.out.glob("runs/*-ascood-*/model.safetensors")).stat().st_mtime_ns
-            trial.attempt(trial.bench.run, ends=True)
+            trial.attempt(trial.bench.most, ends=True)
             if next(trial.bench.out.glob("runs/*-ascood-*/model.safetensors")).stat().st_mtime_ns != weights:
                 trial.faults.append("trained again")
-            rows.append(trial.row(f"a whole profile, one evaluation missing: times of all files are {what}", trial.bench.run, wanted))
+            rows.append(trial.row(f"a profile, one evaluation missing: the times of all files are {what}", trial.bench.most, wanted))
         rows += clock_of_the_workflow(scratch)
-
-        for what, state, call in (("train", new, "train"), ("evaluate", trained, "evaluate"), ("run, nothing done", new, "run"), ("run, all done", done, "run"), ("collect", done, "collect")):
-            trial = here(state)
-            both = [Process(getattr(trial.bench, call)) for _ in range(2)]
-            for status, _, said in [process.end() for process in both]:
-                trial.said = " ".join(line for line in said.splitlines() if "error" in line or "failed" in line)[:200]
-                trial.faults += [f"status {status}: {said[-300:]}"] if status else []
-            trial.faults += [f"left {path.name}" for path in trial.folder.rglob("*unfinished*")]
-            if call in ("run", "collect"):
-                trial.faults += [f"differs: {name}" for name in differences(wanted, content(trial.bench.out))]
-            rows.append(trial.row(f"two processes at once: {what}", trial.bench.run, wanted))
+        rows += two_at_once(scratch, {"train": new, "evaluate": trained, "collect": done, "run": new})
     return rows
 
 
-def vanished_data(scratch: Path) -> list[dict]:
-    "The data root is gone when a trained run is evaluated."
+def two_at_once(scratch: Path, states: dict[str, Path]) -> list[dict]:
+    "Each call by two processes that begin at the same time, compared with one."
+    rows = []
+    for call, state in states.items():
+        trial = Trial(scratch, state)
+        assert Process(getattr(trial.bench, call)).end()[0] == 0
+        wanted = content(trial.bench.out)
+        trial = Trial(scratch, state)
+        for status, _, said in [process.end() for process in [Process(getattr(trial.bench, call)) for _ in range(2)]]:
+            trial.said += " ".join(line for line in said.splitlines() if "error" in line or "failed" in line)[:200]
+            trial.faults += [f"status {status}: {said[-300:]}"] if status else []
+        trial.faults += [f"differs: {name}" for name in differences(wanted, content(trial.bench.out))]
+        rows.append(trial.row(f"two processes at once: {call}", getattr(trial.bench, call), wanted))
+    return rows
+
+
+def listed(scratch: Path) -> Path:
+    "A data root with lists of a few images."
     from test_disk import fill_lists
 
     start = scratch / "listed"
     (start / "data").mkdir(parents=True)
-    fill_lists(start / "data", "cifar10")
-    before, os.environ["ASCOOD_DATA"] = os.environ.get("ASCOOD_DATA"), str(scratch / "trial" / "data")
+    fill_lists(start / "data", "cifar10", n=4)
+    return start
+
+
+def brief_surroundings() -> list[dict]:
+    "The cheapest of them, for `make test`: one run on a few images, and no table."
+    with tempfile.TemporaryDirectory() as name, with_root(Path(name, "trial", "data")):
+        scratch, rows = Path(name), []
+        new = listed(scratch)
+        trained = Trial(scratch, new, plan=ON_DISK)
+        trained.attempt(trained.bench.train, ends=True)
+        wanted, trained = content(trained.bench.out), Path(shutil.copytree(trained.folder, scratch / "kept"))
+        trial = Trial(scratch, new, plan=ON_DISK)
+        trial.attempt(trial.bench.train, limited(60_000))
+        rows.append(trial.row("training: no file larger than 60 kB", trial.bench.train, wanted))
+        trial = Trial(scratch, new, plan=ON_DISK)
+        trial.faults += [said[-300:] for status, _, said in [process.end() for process in [Process(trial.bench.train) for _ in range(2)]] if status]
+        return [*rows, trial.row("two processes at once: train", trial.bench.train, wanted), *vanished_data(scratch, trained)]
+
+
+@contextlib.contextmanager
+def with_root(root: Path) -> Iterator[None]:
+    before, os.environ["ASCOOD_DATA"] = os.environ.get("ASCOOD_DATA"), str(root)
     try:
-        trial = Trial(scratch, start, plan=ON_DISK)
-        assert Process(trial.bench.run).end()[0] == 0
-        wanted = content(trial.bench.out)
-        trial = Trial(scratch, start, plan=ON_DISK)
-        trial.attempt(lambda: trial.bench.command("train", trial.bench.profile, "cifar10", "cross_entropy", "0"), ends=True)
-        (trial.folder / "data").rename(trial.folder / "elsewhere")
-        trial.attempt(lambda: trial.bench.command("evaluate", trial.bench.profile, "cifar10", "cross_entropy", "0"))
-        (trial.folder / "elsewhere").rename(trial.folder / "data")
-        return [trial.row("evaluation: the data root has vanished since training", trial.bench.run, wanted)]
+        yield
     finally:
         os.environ.pop("ASCOOD_DATA") if before is None else os.environ.update(ASCOOD_DATA=before)
+
+
+def vanished_data(scratch: Path, trained: Path | None = None) -> list[dict]:
+    "The data root is gone when a trained run is evaluated."
+    with with_root(scratch / "trial" / "data"):
+        if trained is None:
+            trial = Trial(scratch, listed(scratch), plan=ON_DISK)
+            trial.attempt(trial.bench.train, ends=True)
+            trained = Path(shutil.copytree(trial.folder, scratch / "trained on disk"))
+        trial = Trial(scratch, trained, plan=ON_DISK)
+        trial.attempt(trial.bench.evaluate, ends=True)
+        wanted = content(trial.bench.out)
+        trial = Trial(scratch, trained, plan=ON_DISK)
+        (trial.folder / "data").rename(trial.folder / "elsewhere")
+        trial.attempt(trial.bench.evaluate)
+        (trial.folder / "elsewhere").rename(trial.folder / "data")
+        return [trial.row("evaluation: the data root has vanished since training", trial.bench.evaluate, wanted)]
 
 
 def clock_of_the_workflow(scratch: Path) -> list[dict]:
@@ -432,6 +477,8 @@ READERS = {  # {file of a run, of the results folder or of a detector: the comma
     "detector.safetensors": "predict",
 }
 
+THOROUGH = [file for file in READERS if file.startswith("runs/") and not file.endswith("evaluation.json")] + ["metrics.csv", "detector.safetensors"]
+
 
 def damage_trials(rng: random.Random) -> list[dict]:
     "Damage each file of a finished profile and a detector in each way, and call what reads it: refused by name, or made again with the same content."
@@ -440,7 +487,7 @@ def damage_trials(rng: random.Random) -> list[dict]:
         whole = prepare(Path(scratch, "whole"), (*JOBS["ascood own fit"].before, Bench.run, Bench.fit))
         wanted = content(whole / "results/tiny")
         for file, reader in READERS.items():
-            for damage, change in DAMAGES.items():
+            for damage, change in [*DAMAGES.items()][:: 1 if file in THOROUGH else 2]:
                 shutil.copytree(whole, folder := Path(scratch, "trial"))
                 bench = Bench(folder)
                 path = next((folder / "detector" if reader == "predict" else bench.out).glob(file))
@@ -494,12 +541,10 @@ def main() -> int:
     if args.trials < 20:
         parser.error("--trials must be at least 20, so that each kind of job is killed")
     args.out.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(args.seed)  # noqa: S311 (no secret)
-    kills = []
-    for name in JOBS:
-        kills += kill_trials(name, trials := round(JOBS[name].share * args.trials), rng)
-        print(f"{name}: {trials} trials, {sum(bool(row['status'] or row['wrong']) for row in kills if row['job'] == name)} lost", flush=True)
-    found = report(kills, surroundings(rng), damage_trials(rng), args.seed)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as two:  # copies of this process
+        around, damages = (two.submit(part, random.Random(args.seed)) for part in (surroundings, damage_trials))  # noqa: S311 (no secret)
+        kills = [two.submit(kill_trials, name, round(JOBS[name].share * args.trials), random.Random(f"{args.seed} {name}")) for name in JOBS]  # noqa: S311
+        found = report([row for part in kills for row in part.result()], around.result(), damages.result(), args.seed)
     (args.out / "faults.json").write_text(json.dumps(found, indent=1) + "\n")
     (args.out / "faults.md").write_text(as_markdown(found))
     print(f"{found['trials']} trials, {found['losses']} lost; {found['surroundings']} adverse surroundings, {found['surroundings with faults']} with faults; "
