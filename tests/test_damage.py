@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ import yaml
 from PIL import Image
 
 from ascood.benchmarks import disk
+from ascood.files import read_list, read_listed
 from ascood.models import load_classifier
+from ascood.study import tables
+from ascood.study.page import report_page
 from ascood.study.profiles import load_profile
-from ascood.study.runs import _gathered, evaluate_run, is_evaluated, load_scores, train_run
+from ascood.study.runs import _gathered, collect, evaluate_run, is_evaluated, load_scores, read_collected, train_run
+from ascood.study.tables import TABLES, read_differences, read_published, trace
 from ascood.training import create_method, train
 
 PROFILE = {"description": "for tests", "seeds": [0], "train": {"epochs": 1}, "methods": {"cross_entropy": {}},
@@ -184,3 +189,62 @@ def test_weights_of_another_run_are_refused(profile, results, tmp_path):
     shutil.copy(other.checkpoint, run.folder(results) / "model.safetensors")
     with pytest.raises(ValueError, match="model.safetensors differs from its SHA-256"):
         evaluate_run(run, results)
+
+
+@pytest.fixture(scope="module")
+def collected(profile, whole, tmp_path_factory):
+    results = shutil.copytree(whole, tmp_path_factory.mktemp("collected") / "results")
+    collect(profile, results)
+    TABLES["table_accuracy"](profile, results)
+    return results
+
+
+READ = {"metrics.csv": lambda profile, results: read_collected(profile, "metrics", results), "groups.csv": lambda profile, results: read_collected(profile, "groups", results),
+        "history.csv": lambda profile, results: read_collected(profile, "history", results), "runs.csv": lambda profile, results: read_collected(profile, "runs", results),
+        "differences.csv": lambda profile, results: read_differences(profile, results), "sha256.json": lambda profile, results: read_collected(profile, "metrics", results),
+        "table_accuracy.md": lambda profile, results: report_page(profile, results, results),
+        "table_accuracy.csv": lambda profile, results: trace(profile, "table_accuracy", {}, results)}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", READ)
+def test_a_damaged_collected_file_is_refused_and_collecting_again_mends_it(profile, collected, tmp_path, name, damage):
+    results = shutil.copytree(collected, tmp_path / "results")
+    file = results / profile.name / name
+    before = file.read_bytes()
+    file.write_bytes(DAMAGE[damage](before))
+    if name != "sha256.json" or damage != "one byte short":  # the last byte is the end of the line
+        with pytest.raises(ValueError, match=re.escape(name)) as refused:
+            READ[name](profile, results)
+        said = str(refused.value).replace(str(file.parent), "")
+        assert "\n" not in said and len(said) < 200 and "repeat: ascood" in said
+    if not name.startswith("table"):
+        file.unlink()
+        collect(profile, results)
+        READ[name](profile, results)
+        assert name == "sha256.json" or file.read_bytes() == before
+
+
+def test_a_folder_without_digests_is_read_as_it_is(profile, collected, tmp_path):
+    results = shutil.copytree(collected, tmp_path / "results")
+    (results / profile.name / "sha256.json").unlink()
+    (results / profile.name / "runs.csv").write_bytes((results / profile.name / "runs.csv").read_bytes().replace(b"\n", b"\r\n"))
+    assert len(read_collected(profile, "runs", results)) == 1
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/*.csv") if path.name in ("metrics.csv", "table1_main.csv", "step_cpu.csv")), ids=lambda path: path.name)
+def test_committed_results_are_as_their_lists_say(folder):
+    listed = read_list(folder)
+    assert {path.name for path in folder.glob("*.csv")} <= listed.keys()
+    for name in listed:
+        assert read_listed(folder / name, "git checkout")
+
+
+def test_a_damaged_table_of_printed_numbers_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(Path(__file__).parents[1] / "results" / "published", folder := tmp_path / "published")
+    monkeypatch.setattr(tables, "shipped", lambda path: tmp_path / Path(path).relative_to("results"))
+    assert len(read_published("table1_main.csv"))
+    file = folder / "table1_main.csv"
+    file.write_bytes(flip(file.read_bytes(), 0.5))
+    with pytest.raises(ValueError, match="table1_main.csv differs from its SHA-256"):
+        read_published("table1_main.csv")

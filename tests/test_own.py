@@ -206,6 +206,27 @@ def test_bad_predictions_and_damaged_detectors_are_one_line(fitted, images, tmp_
         assert code == 2 and stdout == "" and message in stderr and stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("at", [0.0, 0.02, 0.5, 0.999])
+def test_a_flipped_bit_of_a_detector_is_refused(fitted, images, tmp_path, at):
+    data = bytearray((fitted / "detector.safetensors").read_bytes())
+    data[int(at * len(data))] ^= 4
+    (tmp_path / "detector.safetensors").write_bytes(data)
+    code, stdout, stderr = run("predict", tmp_path, images / "ood-test" / "0000.png")
+    assert code == 2 and stdout == "" and "is damaged, or no detector" in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script, name", [("predict_torch.py", "detector.pt2"), ("predict_onnx.py", "detector.onnx")])
+def test_a_flipped_bit_of_an_exported_file_is_refused(fitted, images, tmp_path, script, name):
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=fitted).returncode == 0
+    for file in (script, name, "SHA256SUMS"):
+        (tmp_path / file).write_bytes((fitted / file).read_bytes())
+    data = bytearray((tmp_path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / name).write_bytes(data)
+    done = subprocess.run([sys.executable, "-I", tmp_path / script, tmp_path / name, images / "ood-test" / "0000.png"], capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout and "is not as it was exported" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_file_that_may_not_be_read(images, tmp_path):
     path = tmp_path / "secret.png"
     Image.new("RGB", (20, 20)).save(path)
