@@ -151,7 +151,7 @@ def write_listed(
             write_file(path, text)
         _write_list(folder, listed | now)
 
-
+# %% ../nbs/03a_files.ipynb #115ede5d
 def read_listed(
     path: Path,
     again: str,  # The command that writes the file

@@ -388,7 +388,7 @@ class _Progress:
     def load_state_dict(self, state: dict):
         self.history = list(state["history"])
 
-
+# %% ../nbs/06_training.ipynb #31752918
 def _save_state(accelerator: Accelerator, out_dir: Path, epoch: int):
     unfinished, finished = out_dir / "state.unfinished", out_dir / f"state-{epoch:04d}"
     if accelerator.is_main_process:

@@ -310,9 +310,22 @@ def full_disks(scratch: Path, start: Path, wanted: dict[str, str], job: str, cal
             resize(place, shutil.disk_usage(place).used + free)
             trial.attempt(getattr(trial.bench, call))
             resize(place, 2**26)
+            if not trial.statuses[-1]:  # sizes are whole pages, and vary a little
+                trial.said, trial.faults = "(all of it fitted)", [f"differs: {name}" for name in differences(wanted, content(trial.folder / out))]
             after = content(place)
             trial.faults += [f"lost {name}" for name in before if name not in after]
             yield trial.row(f"{job}: disk full after {(i + 0.5) / parts:.0%} of what it writes", getattr(trial.bench, call), wanted)
+
+
+def after_training(scratch: Path, trained: Path, done: Path) -> Iterator[dict]:
+    "The disk is full when a run is evaluated, when runs are collected, and when a table is written."
+    evaluated = Path(shutil.copytree(done, scratch / "evaluated"))
+    for path in [*(evaluated / "results/tiny").glob("*.*")]:
+        path.unlink()
+    for job, call, state, parts in (("evaluation", Bench.evaluate, trained, 4), ("collecting", Bench.collect, evaluated, 4)):
+        after = Path(shutil.copytree(state, scratch / f"after {job}"))
+        assert in_a_copy(partial(call, Bench(after)))[0] == 0
+        yield from full_disks(scratch, state, content(after / "results/tiny"), job, call.__name__, "results/tiny", parts)
 
 
 def limited(size: int) -> Callable[[], None]:
@@ -339,6 +352,7 @@ def surroundings(rng: random.Random) -> list[dict]:
             rows += full_disks(scratch, new, wanted, "a profile", "most", "results/tiny", 6)
             rows += full_disks(scratch, trained, wanted, "a profile, one run trained", "most", "results/tiny", 3)
             rows += full_disks(scratch, photos, detector, "ascood own fit", "fit", "detector", 4)
+            rows += after_training(scratch, trained, done)
             for what, state in (("nothing done", new), ("all done", done)):
                 trial = here(state)
                 trial.bench.results.mkdir(exist_ok=True)

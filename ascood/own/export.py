@@ -53,7 +53,7 @@ def export_torch(detector: OutlierDetector, path: str | Path) -> Path:
         torch.export.save(graph, file, extra_files={EXTRA: json.dumps(about(detector))})
     return path
 
-
+# %% ../../nbs/own/02_export.ipynb #0573728f
 def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
     "Write an ONNX file. Raises ImportError, in one line, if onnx or onnxscript is missing; ValueError as `export_torch`."
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:

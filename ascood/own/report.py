@@ -172,8 +172,7 @@ A classifier of {count} classes that answers *unknown* where the score of an ima
 _NUMBERS = """
 {files}
 
-`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. `sha256sum --check
-SHA256SUMS` says whether the files are as they were written. {exported}
+`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. `sha256sum --check SHA256SUMS` says whether the files are as they were written. {exported}
 
 ## Test images, in percent with 95 % bootstrap intervals
 

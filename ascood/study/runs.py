@@ -207,7 +207,7 @@ def lists_now(run: RunSpec) -> dict[str, str]:  # {"group/set": 12 digits of its
     files = {f"{group}/{name}": disk.find_list(one, root, given.get(f"{group}/{name}")) for (group, name), one in sets.items()}
     return {key: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for key, file in files.items() if file}
 
-
+# %% ../../nbs/study/03_runs.ipynb #db0f84b7
 def _evaluation(run: RunSpec, results: str | Path) -> dict:
     "The record of an evaluation; empty if there is none, or if it is damaged."
     try:
