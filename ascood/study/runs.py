@@ -254,7 +254,7 @@ def load_scores(path: str | Path) -> Scores:
             scores.setdefault(detector, {})[group, name] = values
     return scores
 
-
+# %% ../../nbs/study/03_runs.ipynb #8e63309c
 def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
     "For each ID test image of `evaluate_run`'s scores.npz: was it classified correctly? None if an older version wrote the file."
     return _read_arrays(path).get(_CORRECT)
