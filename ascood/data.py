@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import RandomResizedCrop, v2
 
+from .models import did_you_mean
+
 # %% ../nbs/05_data.ipynb #68b410f5
 class _Labelled(Dataset):
     "What both kinds of image sets share."
@@ -321,8 +323,9 @@ def default_options(name: str) -> dict:
 def check_options(name: str, options: dict):
     "Raise ValueError if a benchmark has no such options."
     known = default_options(name)
-    if unknown := sorted(options.keys() - known.keys()):
-        raise ValueError(f"benchmark {name} has no such option: {', '.join(unknown)} (it has {', '.join(sorted(known))})")
+    for option in options:
+        if option not in known:
+            raise ValueError(f"benchmark {name} has no option {option!r}{did_you_mean(option, sorted(known))}")
 
 # %% ../nbs/05_data.ipynb #3a38619a
 def load_benchmark(
@@ -333,7 +336,7 @@ def load_benchmark(
 ) -> Benchmark:
     "Build a benchmark. The same arguments give the same pixels. Raises ValueError or FileNotFoundError."
     if name not in list_benchmarks():
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(list_benchmarks())}")
+        raise ValueError(f"unknown benchmark {name!r}{did_you_mean(name, list_benchmarks())}")
     if root is not None and not Path(root).is_dir():
         raise FileNotFoundError(f"the data folder {root} does not exist; correct the path, or leave it out for embedded data")
     check_options(name, options)

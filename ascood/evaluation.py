@@ -129,13 +129,24 @@ def extract(
     scored = {name.removeprefix("score "): kept.pop(name) for name in [*kept] if name.startswith("score ")}
     return Activations(labels=torch.cat(labels), stages=stages, map_scores=scored or None, **kept)
 
+# %% ../nbs/09_evaluation.ipynb #434097ae
+def _as_scores(scores, side: str) -> Tensor:  # float64 [N]
+    "Scores of any real type. Raises ValueError if they are something else."
+    try:
+        found = torch.as_tensor(scores if isinstance(scores, Tensor) else np.asarray(scores)).detach().cpu().flatten()
+    except (TypeError, ValueError):
+        found = torch.zeros(1, dtype=torch.complex64)
+    if found.is_complex():
+        raise ValueError(f"{side} scores must be numbers, one for each image") from None
+    return found.double()
+
 # %% ../nbs/09_evaluation.ipynb #77594faf
 def ood_metrics(
     id_scores: Tensor | np.ndarray,  # Scores of ID images [N], higher is more OOD
     ood_scores: Tensor | np.ndarray,  # Scores of OOD images [M]
 ) -> dict[str, float]:  # fpr95, auroc, aupr_in, aupr_out, in percent
-    "The paper's metrics. Raises ValueError if a side is empty or a score is NaN."
-    known, unknown = (torch.as_tensor(np.asarray(s)).double().flatten() for s in (id_scores, ood_scores))
+    "The paper's metrics. Raises ValueError if a side is empty, or a score is NaN or no number."
+    known, unknown = _as_scores(id_scores, "ID"), _as_scores(ood_scores, "OOD")
     for side, scores in (("ID", known), ("OOD", unknown)):
         if len(scores) == 0:
             raise ValueError(f"there are no {side} scores; a metric needs both sides")
