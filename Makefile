@@ -1,7 +1,7 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
-# make faults      kills at random moments and damaged files; counts to results/faults.md
+# make faults      bad inputs, kills at random moments and damaged files; what happened to results/inputs.md and results/faults.md
 # make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, and one training
 #                  step against the textbook's, in time (benchmark-step: that one alone)
 VENV ?= .venv
@@ -76,8 +76,9 @@ benchmark-step: $(READY)
 	@mkdir -p results/benchmarks/notebooks
 	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_step.ipynb results/benchmarks/notebooks/step.ipynb
 
-# A hundred kills at random moments and forty damaged files, in about fifteen minutes; a few of them are in make test.
+# Some 240 bad inputs in seconds; a hundred kills at random moments and forty damaged files in about fifteen minutes, a few of which are in make test.
 faults: $(READY)
+	@$(BIN)/python tests/bad_inputs.py
 	@$(BIN)/python tests/faults.py
 
 env: $(READY)

@@ -288,16 +288,17 @@ class Registered(NamedTuple):
     setting: str  # one of SETTINGS
     build: Callable[..., Benchmark]  # of `seed` and options; of `root` too if on disk
     on_disk: bool
+    check: Callable[..., object] | None = None  # of all options: raises ValueError for an impossible one, before any work
 
 
 _REGISTER: dict[str, Registered] = {}
 
 
-def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False):
+def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False, check: Callable[..., object] | None = None):
     "Register a benchmark under its name; it replaces an earlier one of that name. Raises ValueError for an unknown setting."
     if setting not in SETTINGS:
         raise ValueError(f"benchmark {name}: unknown setting {setting!r}; choose one of {', '.join(SETTINGS)}")
-    _REGISTER[name] = Registered(setting, build, on_disk)
+    _REGISTER[name] = Registered(setting, build, on_disk, check)
 
 # %% ../nbs/05_data.ipynb #19b933b5
 def registered() -> dict[str, Registered]:
@@ -321,11 +322,16 @@ def default_options(name: str) -> dict:
 
 
 def check_options(name: str, options: dict):
-    "Raise ValueError if a benchmark has no such options."
+    "Raise ValueError if a benchmark has no such options, or if a value of one is impossible."
     known = default_options(name)
     for option in options:
         if option not in known:
             raise ValueError(f"benchmark {name} has no option {option!r}{did_you_mean(option, sorted(known))}")
+    if check := registered()[name].check:
+        try:
+            check(**(known | options))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"benchmark {name}: {error}") from None
 
 # %% ../nbs/05_data.ipynb #3a38619a
 def load_benchmark(

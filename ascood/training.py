@@ -90,7 +90,7 @@ class TrainConfig(Settings):
     momentum: float = Field(0.9, ge=0, lt=1)  # SGD with Nesterov
     weight_decay: float = Field(5e-4, ge=0)
     head_lr_factor: float = Field(1.0, gt=0)  # the head's learning rate is `lr` times this
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # "auto": what is fastest here, see `settled`
     channels_last: bool | Literal["auto"] = "auto"  # memory order of activations; the result differs in rounding only
 

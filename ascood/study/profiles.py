@@ -96,7 +96,7 @@ class ProfileFile(Settings):
     name: str
     description: str
     seeds: list[int] = Field(min_length=1)
-    data_seed: int = 0
+    data_seed: int = Field(0, ge=0, lt=2**32)
     detectors: list[str] | dict[str, dict] = list_detectors()  # for methods without a detector of their own
     validation_only: bool = False  # for choosing settings: no test set is read
     memory: float = Field(4.0, ge=0)  # GiB of activations that an evaluation keeps in memory; the rest goes to temporary files
@@ -184,7 +184,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
         settings, options = _varied(made.model_dump(), options, point.values, default_options(benchmark), where)
         made, asked = create_method(kind, **settings), profile.studies[point.study].detectors or asked
     asked = asked or ([made.own_score] if made.own_score else profile.detectors)
-    detectors = asked if isinstance(asked, dict) else {name: {} for name in asked}
+    detectors = dict(asked) if isinstance(asked, dict) else {name: {} for name in asked}
     detectors |= {} if point else profile.more_detectors.get(method, {})
     check_names("detector", [name.partition("@")[0] for name in detectors], DETECTORS | OWN_SCORES)
     snapshots = profile.snapshots if kind in ("cross_entropy", "ascood") and seed == profile.seeds[0] and not point else []
@@ -266,7 +266,9 @@ def _content(path: Path) -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         size = _size(content, {})
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"not valid YAML{where}: {getattr(error, 'problem', None) or brief(str(error))}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except RecursionError:
@@ -379,7 +381,7 @@ def _check(profile: Profile):
     for plan in profile.benchmarks.values():
         check_names("method", plan.methods, profile.methods)
         check_names("method in `leave_out`", plan.leave_out, profile.methods)
-    for run in profile.runs:
+    for run in {json.dumps([run.benchmark, run.options], sort_keys=True): run for run in profile.runs}.values():
         check_options(run.benchmark, run.options)
     _check_spelling(profile)
     _check_parameters(profile)
