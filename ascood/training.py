@@ -31,6 +31,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, parse_flag_from_env, set_seed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic._internal._model_construction import ModelMetaclass  # the type of BaseModel, which has no public name
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -43,10 +44,10 @@ from .normalization import NORMALIZATIONS
 from .synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
 # %% ../nbs/06_training.ipynb #12756116
-class _OneLine(type(BaseModel)):
+class _OneLine(ModelMetaclass):
     "Makes a settings object by `checked`, so that a call in Python, a profile and a command say the same about a mistake."
 
-    def __call__(cls, **values):
+    def __call__(cls: Any, **values):
         return checked(cls, cls.__name__, **values)
 
 

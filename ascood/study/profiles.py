@@ -184,7 +184,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
         settings, options = _varied(made.model_dump(), options, point.values, default_options(benchmark), where)
         made, asked = create_method(kind, **settings), profile.studies[point.study].detectors or asked
     asked = asked or ([made.own_score] if made.own_score else profile.detectors)
-    detectors = dict(asked) if isinstance(asked, dict) else {name: {} for name in asked}
+    detectors = asked if isinstance(asked, dict) else {name: {} for name in asked}
     detectors |= {} if point else profile.more_detectors.get(method, {})
     check_names("detector", [name.partition("@")[0] for name in detectors], DETECTORS | OWN_SCORES)
     snapshots = profile.snapshots if kind in ("cross_entropy", "ascood") and seed == profile.seeds[0] and not point else []
@@ -336,7 +336,9 @@ def _without(names, out: list[str]):
 def _check_parameters(profile: Profile):
     "Refuse hyperparameters that a detector does not have, and impossible values of them; the check uses a small untrained model."
     given = {json.dumps([name, params]) for run in profile.runs for name, params in run.detectors.items() if params}
-    model = Classifier(create_backbone("tiny_resnet"), 2) if given else None
+    if not given:
+        return
+    model = Classifier(create_backbone("tiny_resnet"), 2)
     for name, params in map(json.loads, sorted(given)):
         tried = {key: value if isinstance(value, list) else [value] for key, value in params.items()}
         if [] in tried.values():
