@@ -7,7 +7,7 @@ __all__ = ['DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'Unfit', 'perturbation',
            'perturbed_scores', 'IODIN', 'relation_score', 'Relation', 'pseudo_inverse', 'SpanMahalanobis', 'SpanRMD',
            'SpanMultiMahalanobis', 'gram_row_sums', 'PackedGram', 'without_first_component', 'FusedRankFeat',
            'PooledASH', 'WarmTemperatureScaling', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe',
-           'HeadGradNorm', 'linear_head', 'list_detectors', 'recipe', 'create_detector', 'Difference']
+           'HeadGradNorm', 'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector', 'Difference']
 
 # %% ../nbs/08_detectors.ipynb #2f3af564
 import re
@@ -461,6 +461,20 @@ def linear_head(model: Classifier, who: str) -> nn.Linear:
         raise Unfit(f"{who} reads the weights of a linear head; this model's is {type(model.head).__name__}")
     return model.head
 
+# %% ../nbs/08_detectors.ipynb #47abbb43
+class EveryClassSHE(SHE):
+    "pytorch-ood's SHE, which says so if a class has no training image."
+
+    def __init__(self, model: Classifier):
+        super().__init__(model.features, model.head)
+        self.num_classes = model.num_classes
+
+    def fit_features(self, z: Tensor, y: Tensor) -> "EveryClassSHE":  # Features [N,m], labels [N]
+        if missing := sorted({*range(self.num_classes)} - {*y.tolist()}):
+            raise ValueError(f"SHE needs training images of every class, and there are none of class {missing[0]}")
+        super().fit_features(z, y)
+        return self
+
 # %% ../nbs/08_detectors.ipynb #2c63b738
 def _dice(model, norm_std, p=0.7):
     head = linear_head(model, "DICE")
@@ -492,7 +506,7 @@ DETECTORS |= {
     "DICE": Recipe(_dice, "features", "train", _space(DICE)),
     "RankFeat": Recipe(lambda model, std: FusedRankFeat(model), "blocks"),
     "ASH": Recipe(lambda model, std, **kw: PooledASH(model, **kw), "features", grid=_space(ASH)),
-    "SHE": Recipe(lambda model, std: SHE(model.features, model.head), "features", "train"),
+    "SHE": Recipe(lambda model, std: EveryClassSHE(model), "features", "train"),
     "GEN": Recipe(lambda model, std, **kw: GEN(model, **kw), "logits", grid=_gen_grid),
     "NNGuide": Recipe(lambda model, std, **kw: NNGuide(model.features, model.head, **kw), "features", "train",
                       lambda model: {"k": [1, 5, 10, 50, 100]}),

@@ -189,10 +189,19 @@ def _checked(scores: Tensor, n: int) -> np.ndarray:
         raise ValueError(f"{nan} of {n} scores are NaN")
     return values
 
+# %% ../nbs/09_evaluation.ipynb #c162e281
+def _check_activations(found: Activations):
+    "Raise ValueError if there is no image, or if a network's answer to one is not finite: no detector has anything to say about it."
+    if len(found.labels) == 0:
+        raise ValueError("there is no image to fit on or to score")
+    if bad := int((~(found.logits.isfinite().all(1) & found.features.isfinite().all(1))).sum()):
+        raise ValueError(f"{bad} of {len(found.labels)} images have logits or features that are not finite; check the model")
+
 # %% ../nbs/09_evaluation.ipynb #f2fd501e
 def _fit(detector: Any, reads: str, found: Activations | None):
     if not detector.requires_fit or found is None:
         return
+    _check_activations(found)
     if isinstance(detector, LogitsDetector):
         detector.fit_logits(found.logits, found.labels)
     elif isinstance(detector, FeatureMapsDetector):
@@ -206,6 +215,7 @@ def _fit(detector: Any, reads: str, found: Activations | None):
 
 # %% ../nbs/09_evaluation.ipynb #da80bb99
 def _predict(detector: Detector, reads: str, found: Activations, device, chunk: int = 1024) -> np.ndarray:
+    _check_activations(found)
     columns: Any = {"logits": [found.logits], "features": [found.features], "maps": [found.maps], "stages": found.stages,
                "gram": [found.logits, found.gram]}[reads]
     scores = []
