@@ -347,7 +347,7 @@ def _check_parameters(profile: Profile):
         for each in [first] + [first | {key: value} for key, values in tried.items() for value in values[1:]]:
             _check_candidate(name, model, each)
 
-
+# %% ../../nbs/study/00_profiles.ipynb #b1474ae7
 def _check_candidate(name: str, model: Classifier, params: dict):
     grid = recipe(name).grid(model)
     for key, value in params.items():
