@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import RandomResizedCrop, v2
 
+from .models import did_you_mean
+
 # %% ../nbs/05_data.ipynb #68b410f5
 class _Labelled(Dataset):
     "What both kinds of image sets share."
@@ -286,16 +288,17 @@ class Registered(NamedTuple):
     setting: str  # one of SETTINGS
     build: Callable[..., Benchmark]  # of `seed` and options; of `root` too if on disk
     on_disk: bool
+    check: Callable[..., object] | None = None  # of all options: raises ValueError for an impossible one, before any work
 
 
 _REGISTER: dict[str, Registered] = {}
 
 
-def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False):
+def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False, check: Callable[..., object] | None = None):
     "Register a benchmark under its name; it replaces an earlier one of that name. Raises ValueError for an unknown setting."
     if setting not in SETTINGS:
         raise ValueError(f"benchmark {name}: unknown setting {setting!r}; choose one of {', '.join(SETTINGS)}")
-    _REGISTER[name] = Registered(setting, build, on_disk)
+    _REGISTER[name] = Registered(setting, build, on_disk, check)
 
 # %% ../nbs/05_data.ipynb #19b933b5
 def registered() -> dict[str, Registered]:
@@ -319,10 +322,16 @@ def default_options(name: str) -> dict:
 
 
 def check_options(name: str, options: dict):
-    "Raise ValueError if a benchmark has no such options."
+    "Raise ValueError if a benchmark has no such options, or if a value of one is impossible."
     known = default_options(name)
-    if unknown := sorted(options.keys() - known.keys()):
-        raise ValueError(f"benchmark {name} has no such option: {', '.join(unknown)} (it has {', '.join(sorted(known))})")
+    for option in options:
+        if option not in known:
+            raise ValueError(f"benchmark {name} has no option {option!r}{did_you_mean(option, sorted(known))}")
+    if check := registered()[name].check:
+        try:
+            check(**(known | options))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"benchmark {name}: {error}") from None
 
 # %% ../nbs/05_data.ipynb #3a38619a
 def load_benchmark(
@@ -333,7 +342,7 @@ def load_benchmark(
 ) -> Benchmark:
     "Build a benchmark. The same arguments give the same pixels. Raises ValueError or FileNotFoundError."
     if name not in list_benchmarks():
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(list_benchmarks())}")
+        raise ValueError(f"unknown benchmark {name!r}{did_you_mean(name, list_benchmarks())}")
     if root is not None and not Path(root).is_dir():
         raise FileNotFoundError(f"the data folder {root} does not exist; correct the path, or leave it out for embedded data")
     check_options(name, options)

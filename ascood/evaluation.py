@@ -129,13 +129,24 @@ def extract(
     scored = {name.removeprefix("score "): kept.pop(name) for name in [*kept] if name.startswith("score ")}
     return Activations(labels=torch.cat(labels), stages=stages, map_scores=scored or None, **kept)
 
+# %% ../nbs/09_evaluation.ipynb #434097ae
+def _as_scores(scores, side: str) -> Tensor:  # float64 [N]
+    "Scores of any real type. Raises ValueError if they are something else."
+    try:
+        found = torch.as_tensor(scores if isinstance(scores, Tensor) else np.asarray(scores)).detach().cpu().flatten()
+    except (TypeError, ValueError):
+        found = torch.zeros(1, dtype=torch.complex64)
+    if found.is_complex():
+        raise ValueError(f"{side} scores must be numbers, one for each image") from None
+    return found.double()
+
 # %% ../nbs/09_evaluation.ipynb #77594faf
 def ood_metrics(
     id_scores: Tensor | np.ndarray,  # Scores of ID images [N], higher is more OOD
     ood_scores: Tensor | np.ndarray,  # Scores of OOD images [M]
 ) -> dict[str, float]:  # fpr95, auroc, aupr_in, aupr_out, in percent
-    "The paper's metrics. Raises ValueError if a side is empty or a score is NaN."
-    known, unknown = (torch.as_tensor(np.asarray(s)).double().flatten() for s in (id_scores, ood_scores))
+    "The paper's metrics. Raises ValueError if a side is empty, or a score is NaN or no number."
+    known, unknown = _as_scores(id_scores, "ID"), _as_scores(ood_scores, "OOD")
     for side, scores in (("ID", known), ("OOD", unknown)):
         if len(scores) == 0:
             raise ValueError(f"there are no {side} scores; a metric needs both sides")
@@ -178,10 +189,19 @@ def _checked(scores: Tensor, n: int) -> np.ndarray:
         raise ValueError(f"{nan} of {n} scores are NaN")
     return values
 
+# %% ../nbs/09_evaluation.ipynb #c162e281
+def _check_activations(found: Activations):
+    "Raise ValueError if there is no image, or if a network's answer to one is not finite: no detector has anything to say about it."
+    if len(found.labels) == 0:
+        raise ValueError("there is no image to fit on or to score")
+    if bad := int((~(found.logits.isfinite().all(1) & found.features.isfinite().all(1))).sum()):
+        raise ValueError(f"{bad} of {len(found.labels)} images have logits or features that are not finite; check the model")
+
 # %% ../nbs/09_evaluation.ipynb #f2fd501e
 def _fit(detector: Any, reads: str, found: Activations | None):
     if not detector.requires_fit or found is None:
         return
+    _check_activations(found)
     if isinstance(detector, LogitsDetector):
         detector.fit_logits(found.logits, found.labels)
     elif isinstance(detector, FeatureMapsDetector):
@@ -195,6 +215,7 @@ def _fit(detector: Any, reads: str, found: Activations | None):
 
 # %% ../nbs/09_evaluation.ipynb #da80bb99
 def _predict(detector: Detector, reads: str, found: Activations, device, chunk: int = 1024) -> np.ndarray:
+    _check_activations(found)
     columns: Any = {"logits": [found.logits], "features": [found.features], "maps": [found.maps], "stages": found.stages,
                "gram": [found.logits, found.gram]}[reads]
     scores = []

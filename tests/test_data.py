@@ -208,20 +208,3 @@ def test_a_plain_data_loader_works_too(digits):
 def test_options_of_embedded_and_of_disk_are_found_alike():
     assert default_options("scene-digits")["correlation"] == 0.9 and "correlation" not in default_options("scene-digits-all")
     assert set(EMBEDDED).isdisjoint(list_benchmarks(on_disk=True)) and list_benchmarks() == EMBEDDED + list_benchmarks(on_disk=True)
-
-
-@pytest.mark.parametrize(
-    "call, words",
-    [
-        (lambda: load_benchmark("cifar"), "choose one of scene-digits"),
-        (lambda: load_benchmark("scene-digits-all", root="/no/such/folder"), "does not exist"),
-        (lambda: load_benchmark("scene-digits-all", corelation=1), "no such option"),
-        (lambda: load_benchmark("scene-digits", correlation=1.5), r"in \[0, 1\]"),
-        (lambda: load_benchmark("scene-digits", n_train=0), "n_train must lie in"),
-        (lambda: ImageSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3), None), "2 images but 3 labels"),
-    ],
-)
-def test_errors_are_one_line(call, words):
-    with pytest.raises((ValueError, FileNotFoundError), match=words) as caught:
-        call()
-    assert "\n" not in str(caught.value)

@@ -403,7 +403,7 @@ def test_lists_of_ones_own(cifar_root):
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"lists": {"near/tiny": "x"}}, "no set near/tiny"), ({"wokers": 1}, "no such option: wokers"), ({"std": (1, 1)}, "three numbers"),
+    ({"lists": {"near/tiny": "x"}}, "there is no set near/tiny"), ({"wokers": 1}, "no option 'wokers'; did you mean 'workers'"), ({"std": (1, 1)}, "three numbers"),
     ({"std": (1, 0, 1)}, "above 0"), ({"pixels": 7}, "pixels of cifar10 must be a whole number from 8 to 1024, not 7"),
     ({"pixels": 1025}, "from 8 to 1024"), ({"pixels": 96.0}, "not 96.0"), ({"pixels": "96"}, "not '96'"),
     ({"known_classes": 1}, "from 2 to 10, not 1"), ({"known_classes": 11}, "not 11"), ({"known_classes": True}, "not True"),

@@ -89,7 +89,7 @@ def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
 def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):
     table = evaluate(trained, holdout, {"MSP": {}, "KNN": {"k": 5}})
     assert len(table) == 2 * (3 + 1 + 4) and table[["fpr95", "auroc", "aupr_in", "aupr_out"]].stack().between(0, 100).all()
-    with pytest.raises(ValueError, match="choose one of MSP"):
+    with pytest.raises(ValueError, match="did you mean .MSP"):
         evaluate(trained, holdout, ["msp"])
 
 

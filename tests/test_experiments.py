@@ -106,65 +106,6 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     assert "not begun" in (said := capsys.readouterr().out) and "collected in" in said and said.strip().endswith("2 of 2")
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"benchmarks": {"scene-digit": {}}}, "profile tiny.yaml: unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),
-        ({"detectors": ["MPS"]}, "profile tiny.yaml: unknown detector 'MPS'; did you mean 'MSP'?"),
-        ({"train": {"epoch": 3}}, "profile tiny.yaml: scene-digits, cross_entropy: unknown setting 'epoch'; did you mean 'epochs'?"),
-        ({"methods": {"ascood": {"alpha": 3}}}, "unknown setting 'alpha'"),
-        ({"methods": {"oee": {}}}, "unknown method 'oee'"),
-        ({"methods": {"ascood": {"detectors": ["MPS"]}}}, "unknown detector 'MPS'; did you mean 'MSP'?"),
-        ({"detectors": {"KNN": {"kk": 5}}}, "profile tiny.yaml: detector KNN has no such parameter"),
-        ({"shown": ["ascod"]}, "unknown method in `shown` 'ascod'"),
-        ({"benchmarks": {"scene-digits-all": {"methods": {"ascod": {}}}}}, "unknown method 'ascod'"),
-        ({"seed": [1]}, "unknown setting 'seed'; did you mean 'seeds'?"),
-        ({"seeds": []}, "seeds"),
-        ({"seeds": [0, 1, 0]}, "profile tiny.yaml: seeds: a seed is one run, and 0 is there twice"),
-        ({"seeds": None}, "seeds: Input should be a valid list, not None"),
-        ({"benchmarks": {"scene-digits": {"option": {}}}}, "unknown setting 'benchmarks.scene-digits.option'; did you mean 'options'?"),
-        ({"methods": {"ascood": 3} | {f"m{i}": {} for i in range(99)}}, "profile tiny.yaml: methods.ascood: Input should be a valid dictionary, not 3"),
-        ({"train": {"epochs": list(range(1000))}}, "epochs: Input should be a valid integer, not"),
-    ],
-)
-def test_wrong_profiles_are_one_line_before_any_work(tmp_path, capsys, changes, words):
-    assert main(["--results", str(tmp_path / "r"), "run", profile_file(tmp_path, **changes)]) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1 and len(error) < 200 and not (tmp_path / "r").exists()
-
-
-def test_a_missing_key_is_named_without_the_rest_of_the_file(tmp_path):
-    for key in ("methods", "benchmarks", "seeds", "description"):
-        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != key}))
-        with pytest.raises(ValueError, match=f"profile tiny.yaml: setting '{key}' is missing") as caught:
-            load_profile(str(tmp_path / "tiny.yaml"))
-        assert len(str(caught.value)) < 200
-
-
-@pytest.mark.parametrize(
-    "args, words",
-    [
-        (["status", "embeded"], "no profile 'embeded'; did you mean 'embedded'?"),
-        (["train", "smoke", "scene-digits-holdout", "ascood", "7"], "no seed 7; choose one of [0]"),
-        (["train", "smoke", "scene-digits-all", "ascood", "0"], "unknown benchmark"),
-        (["report", "smoke", "table_1"], "unknown report 'table_1'"),
-    ],
-)
-def test_wrong_names_are_one_line(tmp_path, capsys, args, words):
-    assert main(["--results", str(tmp_path), *args]) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
-
-
-def test_missing_files_say_which_command_makes_them(tmp_path, capsys):
-    assert main(["--results", str(tmp_path), "collect", "smoke"]) == 2
-    assert "python -m ascood run smoke" in capsys.readouterr().err
-    assert main(["--results", str(tmp_path), "report", "smoke"]) == 2
-    assert "python -m ascood collect smoke" in capsys.readouterr().err
-    assert main(["--results", str(tmp_path), "evaluate", "smoke", "scene-digits-holdout", "ascood", "0"]) == 2
-    assert "train the model first" in capsys.readouterr().err
-
-
 def test_methods_are_read_out_by_their_own_score_unless_the_profile_says_otherwise(tmp_path):
     methods = {"cross_entropy": {}, "vos": {}, "oe": {"detectors": ["KNN", "MSP"]}, "godin": {"detectors": {"G-ODIN": {"eps": 0.01}}}}
     profile = load_profile(profile_file(tmp_path, methods=methods))
@@ -172,22 +113,12 @@ def test_methods_are_read_out_by_their_own_score_unless_the_profile_says_otherwi
         "cross_entropy": {"MSP": {}, "i-ODIN": TINY["detectors"]["i-ODIN"]}, "vos": {"EBO": {}}, "oe": {"KNN": {}, "MSP": {}}, "godin": {"G-ODIN": {"eps": 0.01}}}
 
 
-def test_a_profile_may_extend_another(tmp_path):
+def test_a_profile_may_extend_another():
     quick, full = load_profile("quick"), load_profile("embedded")
     assert quick.seeds == [0] and set(quick.methods) < set(full.methods) and quick.benchmarks.keys() == full.benchmarks.keys()
     for run in quick.runs:
         twin = find_run(full, run.benchmark, run.method, 0)
         assert (run.run_id, run.settings, run.config, run.detectors) == (twin.run_id, twin.settings, twin.config, twin.detectors)
-    path = tmp_path / "less.yaml"
-    path.write_text("extends: smoke\ndescription: x\nleave_out: [ascod]")
-    with pytest.raises(ValueError, match="unknown method in `leave_out` 'ascod'"):
-        load_profile(str(path))
-    path.write_text(f"extends: {path}")
-    with pytest.raises(ValueError, match="extends itself"):
-        load_profile(str(path))
-    path.write_text("- extends")
-    with pytest.raises(ValueError, match="no mapping"):
-        load_profile(str(path))
 
 
 def test_a_failing_detector_is_a_gap_in_the_tables(tmp_path):
@@ -199,12 +130,8 @@ def test_a_failing_detector_is_a_gap_in_the_tables(tmp_path):
     assert "–" in line and "- KNN on scene-digits (Cross-entropy, seed 0): k=1000000 exceeds" in table
 
 
-def test_broken_yaml_is_one_line(tmp_path, capsys):
+def test_text_that_is_not_utf8_is_one_line(tmp_path, capsys):
     path = tmp_path / "broken.yaml"
-    path.write_text("methods: {a: [")
-    assert main(["status", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert "profile broken.yaml: not valid YAML" in error and error.count("\n") == 1
     path.write_bytes("description: é".encode("latin-1"))
     assert main(["status", str(path)]) == 2
     assert "profile broken.yaml: not UTF-8 text (byte 13); save it as UTF-8" in capsys.readouterr().err
@@ -288,18 +215,14 @@ def test_a_part_of_a_profile(capsys):
     assert main(["status", "paper:cars"]) == 0
     *lines, whole = capsys.readouterr().out.splitlines()
     assert {line.split()[-1].split("-")[0] for line in lines} == {"cars"} and whole.startswith(f"0 of {len(lines)} runs done")
-    assert main(["status", "paper:boats"]) == 2 and "unknown benchmark 'boats'; choose one of waterbirds" in capsys.readouterr().err
 
 
-def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path, capsys):
+def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path):
     changes = {"benchmarks": {"scene-digits": {"leave_out": ["ascood"]}, "scene-digits-all": {}}}
     profile = load_profile(profile_file(tmp_path, **changes))
     assert {(r.benchmark, r.method) for r in profile.runs} == {("scene-digits", "cross_entropy"), ("scene-digits-all", "cross_entropy"), ("scene-digits-all", "ascood")}
     with pytest.raises(ValueError, match="unknown method in profile tiny, scene-digits: 'ascood'"):
         find_run(profile, "scene-digits", "ascood", 0)
-    changes["benchmarks"]["scene-digits-all"]["leave_out"] = ["asood"]
-    with pytest.raises(ValueError, match="'asood'; did you mean 'ascood'"):
-        load_profile(profile_file(tmp_path, **changes))
 
 
 def test_missing_data_is_told_before_any_run(tmp_path, monkeypatch, capsys):
@@ -351,12 +274,6 @@ def test_a_run_belongs_to_its_data(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         assert main([*results, command, tiny, "cifar10-jpeg", "cross_entropy", "0"]) == 2
         assert "id/train" in capsys.readouterr().err and record.read_text() == before
-
-
-@pytest.mark.parametrize("options", [{"wokers": 2}, {"correlation": 0.5}])
-def test_options_are_checked_with_the_profile(tmp_path, options):
-    with pytest.raises(ValueError, match="benchmark cifar10 has no such option"):
-        load_profile(profile_file(tmp_path, benchmarks={"cifar10": {"options": options}}))
 
 
 def test_waterbirds_from_raw_files_to_tables(tmp_path, monkeypatch):

@@ -26,3 +26,13 @@ def test_the_committed_counts_have_no_losses():
     found = json.loads((ROOT / "results" / "faults.json").read_text())
     assert found["trials"] >= 100 and found["killed"] > 0.9 * found["trials"] and found["damaged files"] >= 40 and found["surroundings"] >= 20
     assert found["losses"] == found["silently accepted"] == found["surroundings with faults"] == 0
+
+
+def test_a_package_that_was_not_looked_up_is_no_pass():
+    from audit import judge
+
+    sound, bad = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "version": "2", "vulns": [{"id": "X-1", "fix_versions": ["3"]}]}
+    assert judge({"dependencies": [sound]}) == (0, "1 of 1 packages looked up, 0 known vulnerabilities")
+    assert judge({"dependencies": [sound, bad]})[0] == 1 and "b 2: X-1, mended in 3" in judge({"dependencies": [sound, bad]})[1]
+    status, said = judge({"dependencies": [sound, {"name": "c", "skip_reason": "not found"}]})
+    assert status == 2 and "1 of 2 packages looked up" in said and "no answer for c" in said and judge({})[0] == 2

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ascood.own.command import app, read_all
 from ascood.own.detector import FAMILIES, QUICK, OutlierDetector
 from ascood.own.export import export_torch
-from ascood.own.folder import as_image, check_apart, class_folders, example_folders, read_folder, read_outliers
+from ascood.own.folder import as_image, check_apart, class_folders, example_folders, read_folder
 
 SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
 BLOCKED = "import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(','))); sys.argv[:] = sys.argv[2:]; runpy.run_path(sys.argv[0])"
@@ -149,30 +149,10 @@ def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
     np.testing.assert_allclose(resumed.score_samples(some), straight.score_samples(some), atol=1e-5)
 
 
-@pytest.mark.parametrize("change, message", [
-    (("--epochs", "3"), "holds another run (epochs 2 -> 3)"),
-    (("--ood-test", "{images}/ood-val"), "are the same image, in ood_val and ood_test; remove one"),
-    (("--ood-val", "{images}/train"), "are the same image, in train and ood_val"),
-    (("--test", "{images}/train"), "are the same image, in train and test"),
-    (("--train", "{images}/nothing"), "is not there; correct the path"),
-    (("--train", "{images}/ood-val"), "lies in no class folder"),
-    (("--out", "{images}/train/out"), "lie one in the other"),
-    (("--out", "{images}/ood-val/0000.png"), "is a file"),
-    (("--out", "{images}"), "lie one in the other"),
-    (("--alpha", "-1"), "alpha_max: Input should be greater than or equal to 0"),
-    (("--batch-size", "900"), "exceeds the 36 images that are left"),
-    (("--backbone", "alexnet"), "backbone: Input should be"),
-    (("--pixels", "8"), "pixels must lie in [32, 1024]"),
-    (("--use", "both"), "use one of best"),
-])
-def test_a_bad_call_is_one_line_and_changes_nothing(images, fitted, change, message):
-    out = fitted if change[0] == "--epochs" else fitted.parent / f"bad{abs(hash(change))}"
+def test_a_call_with_other_settings_is_one_line_and_changes_nothing(images, fitted):
     before = sorted(fitted.rglob("*"))
-    code, stdout, stderr = run(*line(images, out), change[0], change[1].format(images=images))
-    error = stderr.strip()
-    assert code == 2 and error.startswith("error: ") and message in error and "\n" not in error, error
-    assert len(error.replace(str(images.parent), "").replace(str(out.parent), "")) < 220
-    assert sorted(fitted.rglob("*")) == before and not (out / "runs").exists() or out == fitted
+    code, _, stderr = run(*line(images, fitted, "--epochs 3"))
+    assert code == 2 and "holds another run (epochs 2 -> 3)" in stderr and stderr.count("\n") == 1 and sorted(fitted.rglob("*")) == before
 
 
 def test_other_images_are_another_run(images, fitted, tmp_path):
@@ -250,14 +230,6 @@ def test_many_bad_files_are_counted(tmp_path):
     with pytest.raises(ValueError, match=r"^train/a/0.jpg is truncated or no image; .* \(and 9 more such files\)$"):
         read_folder(tmp_path / "train", 32)
     assert list(class_folders(tmp_path / "train")) == ["a", "b"]
-
-
-def test_a_truncated_jpeg_is_found(images, tmp_path):
-    whole = tmp_path / "whole.jpg"
-    Image.open(images / "ood-test" / "0000.png").save(whole)
-    (tmp_path / "torn.jpg").write_bytes(whole.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="torn.jpg is truncated"):
-        read_outliers(tmp_path, 32)
 
 
 def test_settings_are_scikit_learns(images):

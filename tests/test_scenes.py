@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_pixels_and_another_one_others(benchmark, r
     ({"n_ood": 17}, "pictures of a deer in .*test_cifar10.txt: 17 are needed, but there are 16"),
     ({"n_auxiliary": 21}, "ImageNet photographs: 41 are needed, but there are 40"),
     ({"n_ood_val": 37, "n_auxiliary": 4}, "ImageNet photographs: 53 are needed"),
-    ({"size": 64}, "no such option: size"),
+    ({"size": 64}, "no option 'size'"),
 ])
 def test_wrong_options_are_one_line(root, options, message):
     with pytest.raises(ValueError, match=message) as error:

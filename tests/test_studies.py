@@ -1,10 +1,8 @@
 """Studies: which runs they add, what these runs differ in, and where they are shown."""
 
 import pandas as pd
-import pytest
 import yaml
 
-from ascood.study.cli import main
 from ascood.study.profiles import find_run, load_profile
 from ascood.study.runs import compare, read_collected, save_scores
 
@@ -56,25 +54,6 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(tmp_path):
     assert find_run(profile, "scene-digits-all", "cross_entropy", 0).detectors == {"MSP": {}, "ODIN": {}, "i-ODIN": {}, "i-ODIN@k=10": {"k": 10}}
     kept = {(run.method, run.config.seed) for run in profile.runs if run.snapshots}
     assert kept == {("cross_entropy", 0), ("ascood", 0)}, "of the first seed alone, and not of other methods"
-
-
-@pytest.mark.parametrize("changes, words", [
-    ({"studies": {"a": {"vary": {"sigm": [1]}}}}, "no such option: sigm"),
-    ({"studies": {"a": {"vary": {"sigma": [-1]}}}}, "sigma"),
-    ({"studies": {"a": {"vary": {}}}}, "vary"),
-    ({"studies": {"a": {"methods": ["vos"], "vary": {"alpha_factor": [2]}}}}, "no alpha_max that alpha_factor could multiply"),
-    ({"studies": {"a": {"methods": ["ascod"], "vary": {"sigma": [1]}}}}, "unknown method of a study 'ascod'"),
-    ({"studies": {"a": {"benchmarks": ["cifar"], "vary": {"sigma": [1]}}}}, "unknown benchmark of a study 'cifar'"),
-    ({"studies": {"a": {"vary": {"sigma": [1]}, "detectors": ["MPS"]}}}, "unknown detector 'MPS'"),
-    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"kk": 2}}}}, "no such parameter"),
-    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"kk": [1, 2]}}}}, "no such parameter"),
-    ({"more_detectors": {"cross_entropy": {"i-ODIN@x": {"eps": []}}}}, "without any value to try"),
-    ({"more_detectors": {"ce": {}}}, "unknown method in `more_detectors` 'ce'"),
-])
-def test_wrong_studies_are_one_line_before_any_work(tmp_path, capsys, changes, words):
-    assert main(["--results", str(tmp_path / "r"), "run", written(tmp_path, **changes)]) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1 and not (tmp_path / "r").exists()
 
 
 def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against(tmp_path):

@@ -194,7 +194,7 @@ def test_energy_variant_and_ablations_train(tmp_path, digits):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: create_method("ascod"), "unknown method 'ascod'; choose one of"),
+        (lambda: create_method("ascod"), "unknown method 'ascod'; did you mean 'ascood'"),
         (lambda: create_method("ascood", lamda=1), "unknown setting 'lamda'"),
         (lambda: create_method("ascood", fraction=1.5), "fraction: .* not 1.5"),
         (lambda: create_method("ascood", synthesis="swap"), "synthesis: .* 'gaussian', not 'swap'"),

@@ -71,7 +71,7 @@ def test_no_errors_likely_bugs_or_unsafe_calls():
 
 
 def test_types_fit():
-    "The rules are in pyproject.toml; mypy is no part of the locked environment, so this test waits for who has it."
+    "The rules are in pyproject.toml. Without mypy, as in Colab, there is nothing to run."
     pytest.importorskip("mypy", reason="pip install mypy types-PyYAML to check types")
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -129,16 +129,6 @@ def test_a_cluster_is_asked_for_what_training_needs(workflow, profile):
     assert "gpu=0" not in asked["train"] and "gpu=1" not in asked["table"] and "runtime=30" in asked["table"]
 
 
-@pytest.mark.parametrize("profile", ["a b", "$(shell touch pwned)", "$(touch pwned)", "`touch pwned`", "a'b", 'a"b', "-x", "a;b", "a|b", "a\\b", "a#b", "../quick", "*", "ä", "", "a\nb"])
-def test_make_refuses_what_is_no_name_before_the_shell_reads_it(tmp_path, profile):
-    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
-    (tmp_path / "requirements.lock").touch()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # `make test` is a make too
-    done = subprocess.run(["make", "reproduce", "VENV=/nonexistent", f"PROFILE={profile}"], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 2 and "PROFILE" in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "requirements.lock"}
-
-
 def test_the_workflow_refuses_a_profile_in_one_line_and_quotes_its_values(workflow):
     quoted = workflow.folder / "a b.yaml"
     quoted.write_text(yaml.safe_dump(PROFILE | {"name": "quoted"}))

@@ -638,6 +638,18 @@ def _with_options(spec: BenchmarkSpec, mean, std, pixels, known_classes, in_memo
         raise ValueError(f"in_memory must be true or false, not {in_memory!r}")
     return spec
 
+
+def _check_options(spec: BenchmarkSpec, workers: int, lists: dict[str, str] | None, mean, std, pixels, known_classes, in_memory, **switches: bool):
+    "Raise ValueError for an impossible option, before any file is read."
+    _with_options(spec, mean, std, pixels, known_classes, in_memory)
+    if type(workers) is not int or workers < 0:
+        raise ValueError(f"workers must be a whole number, 0 or more, not {workers!r}")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, not {value!r}")
+    if unknown := sorted((lists or {}).keys() - {"/".join(key) for key in spec.sets()}):
+        raise ValueError(f"lists: there is no set {', '.join(unknown)}; choose of {', '.join('/'.join(key) for key in spec.sets())}")
+
 # %% ../../nbs/benchmarks/01_disk.ipynb #f1720a37
 def _class_names(spec: BenchmarkSpec, root: Path, known_classes: int | None) -> tuple[str, ...]:
     "Names of the kept classes: the lines of classes.txt beside the training list if there is one for each class, else numbers."
@@ -674,15 +686,13 @@ def load_from_disk(
     "A benchmark from a data root. Raises ValueError or, naming what is missing or wrong, DataError, before any image is decoded."
     spec = _with_options(SPECS[name], mean, std, pixels, known_classes, in_memory)
     root = data_root(root)
-    if unknown := sorted((lists or {}).keys() - {"/".join(key) for key in spec.sets()}):
-        raise ValueError(f"lists: {name} has no set {', '.join(unknown)}; it has {', '.join('/'.join(key) for key in spec.sets())}")
     found = find_sets(spec, root, lists, leave_out_missing, download, any_count, known_classes)
     loader = _Loader(spec, root, workers, found, _fits(spec, found) if in_memory is None else in_memory)
     return _benchmark(spec, _class_names(spec, root, known_classes), found, loader.load)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #ad6636ea
 for spec in SPECS.values():
-    register(spec.name, spec.setting, functools.partial(load_from_disk, spec.name), on_disk=True)
+    register(spec.name, spec.setting, functools.partial(load_from_disk, spec.name), True, functools.partial(_check_options, spec))
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #4848fcaa
 def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:

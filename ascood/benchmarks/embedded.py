@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data import Benchmark, ImageSet, RandomShift, _normalize, holdout_split, register
+from ..models import brief
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #23de96df
 PHOTOGRAPHS = {  # {use: {name: file within an installed package}}
@@ -83,9 +84,6 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 def _deal(digits: Sequence[int], n_train: int, seed: int) -> dict[str, np.ndarray]:
     "Indices of the given digits for each share, disjoint: `n_train` of each digit for training (option `n_train`), and a fixed number for the others."
     shares = {"train": n_train, "val": 200 // len(digits), "test": 400 // len(digits), "chimeras": 30}
-    most = 500 - sum(shares.values()) + n_train
-    if not 1 <= n_train <= most:
-        raise ValueError(f"n_train must lie in [1, {most}], not {n_train}: there are 500 images of each digit")
     rng = np.random.RandomState(seed)
     parts: dict[str, list] = {name: [] for name in shares}
     for digit in digits:
@@ -247,10 +245,17 @@ def _environments(label: np.ndarray, correlation: float | None, rng: np.random.R
     own = np.where(rng.random_sample(len(label)) < correlation, label, 1 - label)
     return 2 * own + rng.randint(2, size=len(label))
 
+# %% ../../nbs/benchmarks/00_embedded.ipynb #c212a4dd
+def _check_options(digits: int, n_train: int, n_ood: int, correlation: float = 0.9):
+    "Raise ValueError for an impossible option of a benchmark of so many digits."
+    for name, value, low, high in (("n_train", n_train, 1, 470 - 200 // digits - 400 // digits), ("n_ood", n_ood, 2, 2000)):
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name} must be a whole number from {low} to {high}, not {brief(value)}")
+    if type(correlation) not in (int, float) or not 0 <= correlation <= 1:
+        raise ValueError(f"correlation must lie in [0, 1], not {brief(correlation)}")
+
 # %% ../../nbs/benchmarks/00_embedded.ipynb #8693a932
 def _build_scene_digits(seed: int = 0, correlation: float = 0.9, n_train: int = 200, n_ood: int = 200) -> Benchmark:
-    if not 0 <= correlation <= 1:
-        raise ValueError(f"correlation must lie in [0, 1], not {correlation}")
     strokes, digit = _mnist()
 
     def near(rng: np.random.RandomState) -> dict:
@@ -282,6 +287,6 @@ def _build_all(seed: int = 0, n_train: int = 80, n_ood: int = 200) -> Benchmark:
                       class_names=tuple("0123456789"))
 
 
-register("scene-digits", "spurious", _build_scene_digits)
-register("scene-digits-holdout", "fine-grained", _build_holdout)
-register("scene-digits-all", "conventional", _build_all)
+register("scene-digits", "spurious", _build_scene_digits, check=functools.partial(_check_options, 4))
+register("scene-digits-holdout", "fine-grained", _build_holdout, check=functools.partial(_check_options, 8))
+register("scene-digits-all", "conventional", _build_all, check=functools.partial(_check_options, 10))

@@ -7,6 +7,7 @@ __all__ = ['ANIMALS', 'OTHER_ANIMAL', 'ENVIRONMENTS', 'FAR_TEXTURES', 'VAL_TEXTU
            'environments_of', 'Sizes', 'plan', 'soft_ellipse', 'paste_animal', 'compose', 'build_texture_animals']
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #ff31961b
+import functools
 import hashlib
 import zlib
 from collections.abc import Sequence
@@ -324,4 +325,4 @@ def build_texture_animals(
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a7d3df00
 NAME = "texture-animals"
-register(NAME, "spurious", build_texture_animals, on_disk=True)
+register(NAME, "spurious", build_texture_animals, True, functools.partial(_checked, 0))

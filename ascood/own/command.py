@@ -17,21 +17,21 @@ import pandas as pd
 import typer
 
 from ..benchmarks.builders.lists import images_in
-from ..command import create_app, run_app
+from ..command import check_folder, create_app, run_app
 from ..files import sweep, write_file
-from .detector import OutlierDetector, check_settings, digest
+from .detector import OutlierDetector, check_settings, digest, split
 from .export import export_all
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
 from .report import write_report
 
 # %% ../../nbs/own/04_command.ipynb #04000005
 _CLAIM = "own.json"
+_CLAIMED = "images"  # a key that every record has
 
 
 def check_out(out: Path, *inputs: Path | None):
     "Raise ValueError if `out` cannot be the folder of a run, before any image is read."
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {str(out)[-80:]} is a file; give a folder, which need not exist")
+    check_folder(out, "--out")
     for folder in filter(None, inputs):
         if out.absolute().is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(out.absolute()):
             raise ValueError(f"--out {str(out)[-60:]} and {str(folder)[-60:]} lie one in the other; choose a folder beside it")
@@ -43,8 +43,9 @@ def claim(out: Path, settings: dict):
     "Write the run's settings into its folder, or check that they are the ones already there. Raises ValueError."
     settings, file = json.loads(json.dumps(settings)), out / _CLAIM
     try:
-        before = json.loads(file.read_text()) if file.is_file() and (out / "runs").is_dir() else settings  # nothing was trained yet
-    except ValueError:
+        before = dict(json.loads(file.read_text())) if file.is_file() and (out / "runs").is_dir() else settings  # nothing was trained yet
+        before[_CLAIMED]
+    except (ValueError, TypeError, KeyError):
         raise ValueError(f"{str(file)[-80:]} is damaged; delete that folder and run again") from None
     if changed := [f"{key} {str(before.get(key))[:20]} -> {str(settings.get(key))[:20]}" for key in (settings | before) if before.get(key) != settings.get(key)]:
         raise ValueError(f"--out {str(out)[-60:]} holds another run ({changed[0]}); choose another folder, or delete it")
@@ -72,7 +73,7 @@ def read_all(train: Path, ood_val: Path | None, test: Path | None, ood_test: Pat
 # %% ../../nbs/own/04_command.ipynb #04000008
 def write_split(images: Images, detector: OutlierDetector, path: Path):
     "One row an image: its file, class and share."
-    known, val = hold_out(images.rest, detector.val_share, detector.seed)
+    known, val = split(detector, images.rest)
     rows = [(name, part.classes[label] if label >= 0 else "", share)
             for share, part in (("train", known), ("val", val), ("test", images.test), ("ood_val", images.ood_val), ("ood_test", images.ood_test)) if part
             for name, label in zip(part.names, part.labels.tolist())]
@@ -85,10 +86,11 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
     check_settings(detector)
     check_out(out, train, ood_val, test, ood_test)
     images = read_all(train, ood_val, test, ood_test, detector, test_share)
+    split(detector, images.rest)  # refuses a batch that is too large
+    settings = {key: value for key, value in detector.get_params().items() if key not in ("use", "progress")}
+    claim(out, settings | {_CLAIMED: digest(images.rest), "ood_val": digest(images.ood_val) if images.ood_val else "stand-ins"})
     say(f"{len(images.rest)} images of {len(images.rest.classes)} classes to train and validate with, {len(images.test)} to test; "
         f"outliers: {len(images.ood_val) if images.ood_val else 'stand-ins'} to validate, {len(images.ood_test or ())} to test")
-    settings = {key: value for key, value in detector.get_params().items() if key not in ("use", "progress")}
-    claim(out, settings | {"images": digest(images.rest), "ood_val": digest(images.ood_val) if images.ood_val else "stand-ins"})
     sweep(out)
     write_split(images, detector, out / "split.csv")
     detector.fit(images.rest, ood_val=images.ood_val, out_dir=out)
@@ -150,6 +152,7 @@ def predict(
 @app.command()
 def example(out: Annotated[Path, typer.Argument(help="a new folder")]):
     "Write folders of example images, to try `fit` with."
+    check_folder(out, "the folder")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{str(out)[-80:]} holds files; choose a new folder")
     example_folders(out)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FAMILIES', 'TensorKNN', 'scaling', 'Scorer', 'judge_images', 'threshold', 'Trial', 'choose_trial',
-           'OutlierDetector', 'digest', 'check_settings']
+           'OutlierDetector', 'digest', 'check_settings', 'split']
 
 # %% ../../nbs/own/01_detector.ipynb #01000003
 import hashlib
@@ -193,8 +193,12 @@ def _methods(self: OutlierDetector) -> dict[str, CrossEntropy]:
     for name, low, high in (("pixels", 32, 1024), ("epochs", 1, 10_000), ("accept", 0.5, 1), ("val_share", 0.02, 0.5), ("crop", 0.05, 1)):
         if not low <= getattr(self, name) <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], not {getattr(self, name)!r}")
-    if self.pixels % 4 or self.use not in ("best", *FAMILIES) or not self.alphas or not self.weights:
-        raise ValueError(f"pixels must be a multiple of 4, use one of best, {', '.join(FAMILIES)}, and alphas and weights need a value")
+    if self.pixels % 4:
+        raise ValueError(f"pixels must be a multiple of 4, not {self.pixels}")
+    if self.use not in (known := ("best", *FAMILIES)):
+        raise ValueError(f"use must be one of {', '.join(known)}, not {self.use!r}")
+    if not self.alphas or not self.weights:
+        raise ValueError("alphas and weights need a value each, such as 1.0")
     grid = {f"ascood-a{a:g}-l{w:g}": checked(ASCOOD, "ASCOOD", alpha_max=a, alpha_min=a, weight=w) for a in self.alphas for w in self.weights}
     return {"cross_entropy": checked(CrossEntropy, "cross-entropy")} | grid
 
@@ -252,6 +256,14 @@ def check_settings(detector: OutlierDetector):
     "Raise ValueError for settings that no image is needed to refuse."
     _methods(detector), _config(detector)
 
+
+def split(detector: OutlierDetector, pictures: Pictures) -> tuple[Pictures, Pictures]:  # For training, and for validation
+    "Hold out the validation share. Raises ValueError if fewer images are left than a batch needs."
+    known, val = hold_out(pictures, detector.val_share, detector.seed)
+    if len(known) < detector.batch_size:
+        raise ValueError(f"batch_size {detector.batch_size} exceeds the {len(known)} images that are left for training; lower it")
+    return known, val
+
 # %% ../../nbs/own/01_detector.ipynb #01000026
 @patch
 def fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | None = None, out_dir: str | Path | None = None) -> OutlierDetector:
@@ -263,10 +275,8 @@ def fit(self: OutlierDetector, X, y=None, *, ood_val: str | Path | Pictures | No
     """
     methods, pictures, _ = _methods(self), _pictures(self, X, y), _config(self)
     given = read_outliers(ood_val, self.pixels, self.progress) if isinstance(ood_val, (str, Path)) else ood_val
-    known, val = hold_out(pictures, self.val_share, self.seed)
+    known, val = split(self, pictures)
     check_apart(train=known, validation=val, ood_val=given)
-    if len(known) < self.batch_size:
-        raise ValueError(f"batch_size {self.batch_size} exceeds the {len(known)} images that are left for training; lower it")
     benchmark = _benchmark(self, known, val, given)
     with tempfile.TemporaryDirectory() as scratch:
         trials = [_trial(self, name, method, benchmark, Path(out_dir or scratch, "runs")) for name, method in methods.items()]

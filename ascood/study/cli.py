@@ -16,7 +16,7 @@ import typer
 
 from ..benchmarks import disk
 from ..benchmarks.builders import command as builders
-from ..command import create_app, run_app
+from ..command import check_folder, create_app, run_app
 from .figures import FIGURES, report_figure
 from .page import ALL_TABLES, all_tables_of, profile_readme, remove_stale_tables, report_page
 from .premises import has_synthesis, measure_premises
@@ -99,6 +99,7 @@ class Places(NamedTuple):
 @app.callback()
 def _places(ctx: typer.Context, results: Annotated[str, typer.Option(help="Folder of results")] = "results",
             figures: Annotated[str, typer.Option(help="Folder of figures")] = "figures"):
+    check_folder(under_root(results), "--results"), check_folder(under_root(figures), "--figures")
     ctx.obj = Places(results, figures)
 
 

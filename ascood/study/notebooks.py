@@ -7,10 +7,12 @@ __all__ = ['ThisInterpreter', 'execute_notebook', 'main']
 
 # %% ../../nbs/study/10_notebooks.ipynb #6bde80cd
 import argparse
+import ast
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Never
 
 import papermill
 import yaml
@@ -20,6 +22,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
+from ..command import exit_status
+from ..models import brief, did_you_mean
 from .profiles import find_run, load_profile
 from .progress import say_progress
 
@@ -43,6 +47,37 @@ class ThisInterpreter(AsyncKernelManager):
         argv = [sys.executable, "-m", "ascood.study.warm", "ipykernel_launcher", "-f", "{connection_file}", f"--IPKernelApp.parent_handle={os.getpid()}"]
         return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
+# %% ../../nbs/study/10_notebooks.ipynb #42ca418c
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
+
+
+def _known(source: Path, parameters: dict) -> dict[str, Any]:
+    "The values that a notebook has itself. Raises ValueError for a parameter that it does not have, or of another kind."
+    known = {name: ast.literal_eval(told["default"]) for name, told in papermill.inspect_notebook(str(source)).items()}
+    for name, value in parameters.items():
+        if name not in known:
+            raise ValueError(f"{source.name} has no parameter {name!r}{did_you_mean(name, known)}")
+        if known[name] is not None and type(value) is not (kind := type(known[name])) and (kind, type(value)) != (float, int):
+            raise ValueError(f"{source.name}: {name} must be {_KINDS[kind]}, not {brief(value)}")
+    return known
+
+
+def _check_run(profile: str | None = None, benchmark: str | None = None, method: str | None = None, seed: int | None = None, **rest):
+    "Raise ValueError if there is no such profile, or no such run of it."
+    plan = load_profile(profile) if profile else None
+    if plan and benchmark and method and seed is not None:
+        find_run(plan, benchmark, method, seed)
+
+# %% ../../nbs/study/10_notebooks.ipynb #10d33ea6
+def _found(source: str | Path) -> Path:
+    "The notebook of that name that came with the package, or else at that path. Raises FileNotFoundError."
+    here = Path(globals().get("__file__", "a/notebook/has/none")).absolute()
+    places = [folder / "nbs" / "experiments" / f"{source}.ipynb" for folder in (here.parents[1] / "shipped", here.parents[1].parent)]
+    found = next((place for place in places if place.is_file()), Path(source))
+    if not found.is_file():
+        raise FileNotFoundError(f"no notebook at {str(found)[-100:]}; correct the path")
+    return found
+
 # %% ../../nbs/study/10_notebooks.ipynb #d5dca7c2
 def execute_notebook(
     source: str | Path,  # Notebook with a cell tagged `parameters`; or the name of one that came with the installed package, such as `train`
@@ -51,16 +86,10 @@ def execute_notebook(
 ) -> Path:  # `output`
     """Run a notebook by papermill with this interpreter, in the current folder.
 
-    Raises FileNotFoundError, ValueError for an unknown parameter, PapermillExecutionError if a cell fails.
+    Raises FileNotFoundError, ValueError for parameters that the notebook or the profile cannot have, PapermillExecutionError if a cell fails.
     """
-    here = Path(globals().get("__file__", "a/notebook/has/none")).absolute()
-    places = [folder / "nbs" / "experiments" / f"{source}.ipynb" for folder in (here.parents[1] / "shipped", here.parents[1].parent)]
-    source, output = next((place for place in places if place.is_file()), Path(source)), Path(output)
-    if not source.is_file():
-        raise FileNotFoundError(f"no notebook at {source}; correct the path")
-    known = papermill.inspect_notebook(str(source))
-    if unknown := [name for name in parameters if name not in known]:
-        raise ValueError(f"{source.name} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+    source, output = _found(source), Path(output)
+    _check_run(**(_known(source, parameters) | parameters))
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3", progress_bar=False,
                                kernel_manager_class=ThisInterpreter)
@@ -73,18 +102,38 @@ def _say_done(profile: str, benchmark: str, method: str, seed: int, results: str
     print(say_progress(plan, find_run(plan, benchmark, method, seed), results), file=sys.stderr, flush=True)
 
 # %% ../../nbs/study/10_notebooks.ipynb #ef0b0037
-def main(argv: list[str] | None = None) -> int:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        self.exit(2, f"error: {message}\n")
+
+
+def _read(source: Path, texts: list[tuple[str, str]]) -> dict[str, Any]:
+    "Values of parameters, from YAML; where the notebook has a text, the text as it is. Raises ValueError."
+    known, given = _known(source, {}), {}
+    for name, text in texts:
+        try:
+            given[name] = text if isinstance(known.get(name), str) else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"{source.name}: {name} is not valid YAML: {brief(text)}") from None
+    return given
+
+
+def _execute(source: str, output: str, texts: list[tuple[str, str]]):
+    given = _read(_found(source), texts)
+    execute_notebook(source, output, **given)
+    if {"benchmark", "method", "seed"} <= given.keys():
+        _say_done(**given)
+
+# %% ../../nbs/study/10_notebooks.ipynb #b2ba117f
+def main(argv: list[str] | None = None) -> int:  # Exit status
     "`python -m ascood.study.notebooks SOURCE OUTPUT -p NAME VALUE ...`; errors are one line on stderr."
-    parser = argparse.ArgumentParser(prog="python -m ascood.study.notebooks", description="Run a notebook by papermill with this interpreter.")
+    parser = _Parser(prog="python -m ascood.study.notebooks", description="Run a notebook by papermill with this interpreter.")
     parser.add_argument("source", help="notebook with a cell tagged `parameters`")
     parser.add_argument("output", help="where the executed notebook goes")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter (VALUE is YAML)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter (VALUE is YAML, or text where the notebook has a text)")
     args = parser.parse_args(argv)
-    given = {name: yaml.safe_load(value) for name, value in args.p}
     try:
-        execute_notebook(args.source, args.output, **given)
-        if {"benchmark", "method", "seed"} <= given.keys():
-            _say_done(**given)
+        return exit_status(lambda: _execute(args.source, args.output, args.p))
     except PapermillExecutionError as error:
         print(f"error: cell {error.exec_count} of {args.source} failed with {error.ename}: {error.evalue}\n"
               f"       the notebook with the traceback is {args.output}", file=sys.stderr)
@@ -92,10 +141,6 @@ def main(argv: list[str] | None = None) -> int:
     except DeadKernelError:
         print(f"error: the kernel of {args.source} died: it was stopped, or ran out of memory; run it again", file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 # %% ../../nbs/study/10_notebooks.ipynb #15404263
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
