@@ -75,7 +75,10 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
 
     next(out.glob("runs/*/evaluation.json")).write_text("{")  # damaged: scored anew, not taken for finished
     trained = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/model.safetensors")}
-    assert main([*where, "run", profile_file(tmp_path, detectors=["EBO"])]) == 0  # other scores: evaluated anew, not trained
+    other = profile_file(tmp_path, detectors=["EBO"])  # other scores: evaluated anew, not trained
+    for method in ("cross_entropy", "ascood"):
+        assert main([*where, "train", other, "scene-digits", method, "0"]) == main([*where, "evaluate", other, "scene-digits", method, "0"]) == 0
+    assert main([*where, "collect", other]) == 0
     assert set(pd.read_csv(out / "metrics.csv").detector) == {"EBO"}
     assert trained == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/model.safetensors")}
 

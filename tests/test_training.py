@@ -15,6 +15,7 @@ import torchvision
 from accelerate.utils import set_seed
 
 from ascood.baselines import CIDER
+from ascood.data import load_benchmark
 from ascood.models import load_classifier
 from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, checked, create_method, create_optimizer, train
 
@@ -25,13 +26,18 @@ torch.set_num_threads(1)
 from ascood.baselines import CIDER
 from ascood.data import load_benchmark
 from ascood.training import ASCOOD, TrainConfig, train
-train(eval(sys.argv[2]), load_benchmark("scene-digits"), TrainConfig(epochs=4), sys.argv[1], progress=False)
+train(eval(sys.argv[2]), load_benchmark("scene-digits", n_train=40), TrainConfig(epochs=6), sys.argv[1], progress=False)
 """
 
 
+@pytest.fixture(scope="module")
+def few_digits():
+    return load_benchmark("scene-digits", n_train=40)
+
+
 @pytest.mark.parametrize("method", [ASCOOD(**SETTINGS), CIDER(dim=8)], ids=["ascood", "cider"])
-def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, digits, method):
-    whole = train(method, digits, TrainConfig(epochs=4), tmp_path / "whole", progress=False)
+def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, few_digits, method):
+    whole = train(method, few_digits, TrainConfig(epochs=6), tmp_path / "whole", progress=False)
     cut = tmp_path / "cut"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(cut), repr(method)], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
     deadline = time.time() + 300
@@ -40,7 +46,7 @@ def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, digits, me
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert process.returncode == -signal.SIGKILL and list(cut.glob("state-0*")) and not (cut / "model.safetensors").exists()
-    resumed = train(method, digits, TrainConfig(epochs=4), cut, progress=False)
+    resumed = train(method, few_digits, TrainConfig(epochs=6), cut, progress=False)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     same = ["epoch", "lr", "alpha", "loss", "accuracy", "val_accuracy"]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
@@ -255,7 +261,8 @@ def test_pretrained_refuses_what_it_cannot_be(tmp_path, changes, classes, words)
 
 def test_two_processes_on_one_folder_take_turns(tmp_path, digits):
     "Both end well, and what is there is what one process alone makes."
-    command = [sys.executable, "-c", SCRIPT.replace("progress=False", "progress=True"), str(tmp_path / "both"), repr(ASCOOD(**SETTINGS))]
+    # long enough that the second one finds the first at work
+    command = [sys.executable, "-c", SCRIPT.replace("progress=False", "progress=True").replace("n_train=40", "n_train=200").replace("epochs=6", "epochs=4"), str(tmp_path / "both"), repr(ASCOOD(**SETTINGS))]
     processes = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, stdout=subprocess.PIPE,
                                   stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
     said = [process.communicate(timeout=500)[0] for process in processes]

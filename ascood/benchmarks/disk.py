@@ -684,8 +684,8 @@ def load_from_disk(
     in_memory: bool | None = None,  # Decode all images once and keep them in memory; if None, do so if they take at most 2 GiB
 ) -> Benchmark:
     "A benchmark from a data root. Raises ValueError or, naming what is missing or wrong, DataError, before any image is decoded."
-    spec = _with_options(SPECS[name], mean, std, pixels, known_classes, in_memory)
-    root = data_root(root)
+    _check_options(SPECS[name], workers, lists, mean, std, pixels, known_classes, in_memory, leave_out_missing=leave_out_missing, download=download, any_count=any_count)
+    spec, root = _with_options(SPECS[name], mean, std, pixels, known_classes, in_memory), data_root(root)
     found = find_sets(spec, root, lists, leave_out_missing, download, any_count, known_classes)
     loader = _Loader(spec, root, workers, found, _fits(spec, found) if in_memory is None else in_memory)
     return _benchmark(spec, _class_names(spec, root, known_classes), found, loader.load)

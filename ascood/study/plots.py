@@ -49,7 +49,7 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     drawn = BytesIO()
     figure.savefig(drawn, dpi=200, metadata={"Software": None})
     with whole(stem.with_suffix(".png")) as unfinished:
-        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE, kmeans=1).save(unfinished, "PNG", optimize=True)
+        Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(unfinished, "PNG", optimize=True)
     with whole(stem.with_suffix(".pdf")) as unfinished:
         figure.savefig(unfinished, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     plt.close(figure)
