@@ -18,7 +18,7 @@ PROFILE = {
     "seeds": [0],
     "train": {"epochs": 1},
     "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}},
-    "benchmarks": {"scene-digits-holdout": {}},
+    "benchmarks": {"scene-digits-holdout": {"options": {"n_train": 40, "n_ood": 40}}},
     "detectors": ["MSP"],
 }
 
