@@ -88,6 +88,7 @@ from PIL import Image, ImageOps
 """ + _CHECK + """extra = {"detector.json": ""}
 network = torch.export.load(sys.argv[1], extra_files=extra).module()
 about = json.loads(extra["detector.json"])
+torch.set_grad_enabled(False)
 """ + _LOOP.format(call="network(torch.from_numpy(image.copy()))")
 ONNX_SCRIPT = """# python predict_onnx.py detector.onnx image.jpg ...
 import hashlib, json, pathlib, sys
@@ -102,7 +103,7 @@ def _runner(file: Path):
     "A function of a uint8 array that runs a file, ONNX on as many threads as torch."
     if file.suffix == ".pt2":
         network = torch.export.load(file).module()
-        return lambda image: network(torch.from_numpy(image))
+        return torch.no_grad()(lambda image: network(torch.from_numpy(image)))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
