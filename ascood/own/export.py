@@ -81,6 +81,8 @@ _LOOP = """for path in sys.argv[2:]:
     probabilities, score, known = {call}
     print(path, about["classes"][int(probabilities.argmax())], float(probabilities.max()), score.item(), known.item(), sep=",")
 """
+
+# %% ../../nbs/own/02_export.ipynb #5d54ec44
 TORCH_SCRIPT = """# python predict_torch.py detector.pt2 image.jpg ...
 import hashlib, json, pathlib, sys
 import numpy as np, torch
