@@ -495,3 +495,14 @@ def test_vos_survives_energy_weights_that_fell_below_zero(holdout):
         loss, _ = method.loss(model, x, y, Step(1, 1, model))
     loss.backward()
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_losses_of_prototypes_do_not_lose_bits_under_autocast():
+    "In bf16 the cosines over tau = 0.1 were too coarse: CIDER ended at 60 % accuracy instead of 98."
+    z, y, found = F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1), torch.arange(16) % 4, []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        head = baselines.PrototypeHead(6, 4, 8, 0.1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append((*baselines.CIDER(dim=8).closed_loss(z, y, head), head.prototypes))
+    assert all(torch.equal(plain, cast) and cast.dtype == torch.float32 for plain, cast in zip(*found))
