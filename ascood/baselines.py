@@ -369,8 +369,7 @@ class CIDER(CrossEntropy):
     def closed_loss(self, z: Tensor, y: Tensor, head: PrototypeHead) -> tuple[Tensor, Tensor]:
         "Both losses of a batch of embeddings, in 32 bits, after which the head has the moved prototypes; and the logits."
         with torch.autocast(z.device.type, enabled=False):  # 8 bits of a cosine, divided by tau, are too few to train by
-            z = z.float()
-            moved = moved_prototypes(head.prototypes, z, y, self.gamma)
+            moved = moved_prototypes(head.prototypes, z := z.float(), y, self.gamma)
             head.prototypes.copy_(moved.detach())
             loss = dispersion(moved, self.tau) + self.weight * compactness(z, y, moved.detach(), self.tau)
             return loss, (z @ moved.T / self.tau).detach()

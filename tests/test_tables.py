@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from ascood.detectors import Difference
 from ascood.study import reporting, tables
 from ascood.study.claims import report_table_claims
 from ascood.study.page import profile_readme, remove_stale_tables, report_page
-from ascood.study.profiles import Profile
+from ascood.study.profiles import Profile, load_profile
 from ascood.study.runs import compare, describe_runs, save_scores
 from ascood.training import checked
 
@@ -400,3 +402,11 @@ def test_the_readme_of_a_profile_lists_what_is_there_and_every_link_leads_to_a_f
     claims = {row["claim"]: row["verdict"] for row in cell(tmp_path, "table_claims")}
     for claim, verdict in claims.items():
         assert (f"| {claim} " in text) == (verdict != "not tested"), claim
+
+
+def test_methods_that_share_a_synthesis_have_rows_of_their_own(tmp_path):
+    profile = load_profile("precision")
+    shutil.copytree(Path(__file__).parents[1] / "results" / "precision", tmp_path / "precision", ignore=shutil.ignore_patterns("runs", "notebooks"))
+    tables.table_synthesis(profile, tmp_path)
+    table = pd.read_csv(tmp_path / "precision" / "table_synthesis.csv").query("source == 'here'")
+    assert table.groupby("synthesis")["method"].nunique().eq(1).all() and table["synthesis"].nunique() == 3

@@ -441,6 +441,12 @@ def _synthesis_of(profile: Profile) -> dict[str, str]:  # {method: synthesis}
     return {run.method: run.settings["synthesis"] for run in profile.runs if run.kind == "ascood"}
 
 
+def _synthesis_named(profile: Profile) -> dict[str, str]:  # {method: its synthesis as in the paper}
+    "With the method's name where several share a synthesis."
+    named = {method: _SYNTHESES.get(synthesis, synthesis) for method, synthesis in _synthesis_of(profile).items()}
+    return {method: f"{name}, {method_label(method)}" if [*named.values()].count(name) > 1 else name for method, name in named.items()}
+
+# %% ../../nbs/study/06_tables.ipynb #6a0bdb54
 def _published_synthesis() -> pd.DataFrame:
     published = read_published("table5_synthesis.csv")
     return published.assign(quantity="near_" + published["quantity"], synthesis=published["synthesis"].replace(_SYNTHESES)) if len(published) else published
@@ -451,7 +457,7 @@ table_synthesis = Table(
     "ASCOOD by the way in which its outliers are made: by adding the sparse gradient of the true class's logit to the image "
     "(the method), subtracting it, shuffling the most salient pixels, or Gaussian noise instead of the image. Best per benchmark in bold, second underlined.",
     lambda c: training_methods(c, _synthesis_of(c.profile).__contains__), ["benchmark", "synthesis", "detector"], marks=True,
-    beside=lambda c, numbers: numbers.assign(synthesis=numbers["method"].map(_synthesis_of(c.profile)).replace(_SYNTHESES)),
+    beside=lambda c, numbers: numbers.assign(synthesis=numbers["method"].map(_synthesis_named(c.profile))),
     published=Published(_published_synthesis, ["benchmark", "synthesis"]), fits=lambda profile: bool(_synthesis_of(profile)))
 
 # %% ../../nbs/study/06_tables.ipynb #14f4ce48
