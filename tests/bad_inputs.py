@@ -47,6 +47,10 @@ class Case(NamedTuple):
     prepare: Callable[[], Any] = lambda: None  # changes to the folder, before
 
 
+def cases(kind: str, rows: list[tuple[str, ...]]) -> list[Case]:  # Of (given, what must be said...)
+    return [Case(kind, given, tuple(says)) for given, *says in rows]
+
+
 class Outcome(NamedTuple):
     status: int | str | None  # exit status, or the exception's type
     said: str
@@ -282,7 +286,7 @@ CASES = [
         ("name: " + "x" * 300, "name: ", "is no name", "at most"),
     ]),
     # a command
-    *(Case("command", text, tuple(says)) for text, *says in [
+    *cases("command", [
         ("ascood statu smoke", "No such command 'statu'", "Did you mean 'status'"),
         ("ascood status", "Missing argument 'profile'"),
         ("ascood status smoke --fast", "No such option: --fast"),
@@ -318,7 +322,7 @@ CASES = [
         ("ascood own example tiny.yaml", "tiny.yaml is a file; give a folder"),
     ]),
     # a parameter of a notebook
-    *(Case("parameter", text, tuple(says)) for text, *says in [
+    *cases("parameter", [
         ("-p profile smok", "no profile 'smok'; did you mean 'smoke'?"),
         ("-p profile 3", "no profile '3'"),
         ("-p profil smoke", "train.ipynb has no parameter 'profil'; did you mean 'profile'?"),
@@ -362,7 +366,7 @@ CASES = [
         ("a damaged record of an earlier run", lambda: (Path("out/runs").mkdir(parents=True), Path("out/own.json").write_text("{")), "out/own.json is damaged; delete that folder and run again"),
         ("a record that is no record", lambda: (Path("out/runs").mkdir(parents=True), Path("out/own.json").write_text("[]")), "out/own.json is damaged; delete that folder and run again"),
     ]),
-    *(Case("own command", text, tuple(says)) for text, *says in [
+    *cases("own command", [
         ("--train photos/nothing", "the folder of training images photos/nothing is not there; correct the path"),
         ("--train photos/other/0.png", "the folder of training images photos/other/0.png is a file; correct the path"),
         ("--train photos/other", "other/0.png lies in no class folder"),

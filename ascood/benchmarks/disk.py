@@ -639,9 +639,9 @@ def _with_options(spec: BenchmarkSpec, mean, std, pixels, known_classes, in_memo
     return spec
 
 
-def _check_options(spec: BenchmarkSpec, workers: int, lists: dict[str, str] | None, mean, std, pixels, known_classes, in_memory, **switches: bool):
-    "Raise ValueError for an impossible option, before any file is read."
-    _with_options(spec, mean, std, pixels, known_classes, in_memory)
+def _check_options(spec: BenchmarkSpec, workers: int, lists: dict[str, str] | None, mean, std, pixels, known_classes, in_memory, **switches: bool) -> BenchmarkSpec:
+    "The benchmark as these options make it. Raises ValueError for an impossible one, before any file is read."
+    changed = _with_options(spec, mean, std, pixels, known_classes, in_memory)
     if type(workers) is not int or workers < 0:
         raise ValueError(f"workers must be a whole number, 0 or more, not {workers!r}")
     for name, value in switches.items():
@@ -649,6 +649,7 @@ def _check_options(spec: BenchmarkSpec, workers: int, lists: dict[str, str] | No
             raise ValueError(f"{name} must be true or false, not {value!r}")
     if unknown := sorted((lists or {}).keys() - {"/".join(key) for key in spec.sets()}):
         raise ValueError(f"lists: there is no set {', '.join(unknown)}; choose of {', '.join('/'.join(key) for key in spec.sets())}")
+    return changed
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #f1720a37
 def _class_names(spec: BenchmarkSpec, root: Path, known_classes: int | None) -> tuple[str, ...]:
@@ -684,8 +685,8 @@ def load_from_disk(
     in_memory: bool | None = None,  # Decode all images once and keep them in memory; if None, do so if they take at most 2 GiB
 ) -> Benchmark:
     "A benchmark from a data root. Raises ValueError or, naming what is missing or wrong, DataError, before any image is decoded."
-    _check_options(SPECS[name], workers, lists, mean, std, pixels, known_classes, in_memory, leave_out_missing=leave_out_missing, download=download, any_count=any_count)
-    spec, root = _with_options(SPECS[name], mean, std, pixels, known_classes, in_memory), data_root(root)
+    spec = _check_options(SPECS[name], workers, lists, mean, std, pixels, known_classes, in_memory, leave_out_missing=leave_out_missing, download=download, any_count=any_count)
+    root = data_root(root)
     found = find_sets(spec, root, lists, leave_out_missing, download, any_count, known_classes)
     loader = _Loader(spec, root, workers, found, _fits(spec, found) if in_memory is None else in_memory)
     return _benchmark(spec, _class_names(spec, root, known_classes), found, loader.load)

@@ -356,7 +356,7 @@ def _check_candidate(name: str, model: Classifier, params: dict):
     try:
         create_detector(name, model, **params)
     except Unfit:
-        pass  # it may fit the model of a run
+        pass  # this small model lacks what the detector reads; a run's model may have it, and if not, the evaluation names the gap
     except (ValueError, TypeError) as error:
         raise ValueError(str(error) if name.partition("@")[0] in str(error) else f"detector {name} with {brief(params)}: {error}") from None
 

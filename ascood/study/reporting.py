@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,9 @@ def method_label(method: str) -> str:
 
 # %% ../../nbs/study/01_reporting.ipynb #ed0e0eb9
 def method_color(method: str) -> str:
-    return METHOD_STYLE.get(method, (None, _PALETTE[8]))[1]
+    "Of a method that has no style of its own: one of the palette, by its name, so that it is the same in all figures."
+    own = [color for color in _PALETTE if color not in (_PALETTE[0], _PALETTE[7])]  # not ASCOOD's, nor the plain model's
+    return METHOD_STYLE.get(method, (None, own[crc32(method.encode()) % len(own)]))[1]
 
 
 def method_kind(method: str) -> str:
