@@ -66,7 +66,7 @@ benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
 	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
 	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
-	  -p backbone cifar_resnet18 -p epochs 3 -p train_images 400 -p val_images 50 -p test_images 75
+	  -p backbone cifar_resnet18 -p pixels 32 -p epochs 8 -p train_images 200 -p val_images 50 -p test_images 40
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
 	$(MAKE) benchmark-step

@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from ascood.benchmarks import embedded
-from ascood.data import ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark
+from ascood.data import ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark, registered
 
 EMBEDDED = list_benchmarks(on_disk=False)
-built = functools.cache(load_benchmark)  # building takes seconds; nothing here changes what was built
+built = functools.cache(load_benchmark)  # nothing here changes what was built
+
+
+def drawn_anew(name):
+    "The benchmark, whatever has been built before."
+    return registered()[name].build.__wrapped__()
 
 
 def fingerprints(images: torch.Tensor) -> set[bytes]:
@@ -31,7 +36,7 @@ def only_ink(monkeypatch):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_no_digit_or_glyph_serves_two_sets(name, only_ink):
-    found = {key: fingerprints(images.images) for key, images in all_sets(load_benchmark(name)).items()}
+    found = {key: fingerprints(images.images) for key, images in all_sets(drawn_anew(name)).items()}
     for first, second in itertools.combinations(found, 2):
         assert not found[first] & found[second], f"{first} and {second} share images"
 
@@ -83,7 +88,7 @@ def test_validation_outliers_are_of_kinds_that_no_test_uses():
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_benchmark_is_deterministic_and_well_formed(name):
-    first, again, other = built(name), load_benchmark(name), load_benchmark(name, seed=1)
+    first, again, other = built(name), drawn_anew(name), load_benchmark(name, seed=1)
     for key, images in first.sets().items():
         assert torch.equal(images.images, again.sets()[key].images) and len(images) > 0
         assert images.images.shape[1:] == (3, 64, 64)
@@ -92,6 +97,12 @@ def test_benchmark_is_deterministic_and_well_formed(name):
     assert torch.equal(first.auxiliary.images, again.auxiliary.images) and (first.auxiliary.labels == -1).all()
     assert first.setting in ("spurious", "fine-grained", "conventional") and name in list_benchmarks(first.setting)
     assert len(first.class_names) == first.num_classes
+
+
+def test_a_benchmark_that_was_taken_apart_is_whole_the_next_time():
+    load_benchmark("scene-digits", n_train=8, n_ood=4).ood.pop("far")
+    again = load_benchmark("scene-digits", n_train=8, n_ood=4)
+    assert "far" in again.ood and again.train.images is load_benchmark("scene-digits", n_train=8, n_ood=4).train.images
 
 
 def test_masks_lie_where_the_ink_is():
@@ -124,7 +135,7 @@ def test_matched_images_have_a_reference_images_statistics_exactly():
 
 def test_held_out_digits_are_in_no_id_set(only_ink):
     _, held_out = holdout_split(10, 8)
-    benchmark = load_benchmark("scene-digits-holdout")
+    benchmark = drawn_anew("scene-digits-holdout")
     strokes, digit = embedded._mnist()
     ink = embedded._opacity(strokes[np.isin(digit, held_out)], None)
     unseen = fingerprints(embedded._as_images(embedded._scenes(np.zeros((len(ink), 64, 64, 3)), ink, None)))
