@@ -63,7 +63,7 @@ def input_gradients(
 def first_alike(
     steps: Tensor,  # Of T candidates for the same images [T,B,C,H,W]
 ) -> Tensor:  # [T,B], at most the candidate's own number
-    "For each image and each candidate: the first candidate that moves this image in the same way."
+    "For each candidate and image, the index of the first candidate with the same perturbation of that image."
     first = torch.arange(len(steps), device=steps.device).unsqueeze(1).repeat(1, steps.shape[1])
     for later in range(len(steps)):
         for earlier in reversed(range(later)):
@@ -420,7 +420,7 @@ def _space(kind: type[Detector]):
 
 
 def _on_features(kind: type[Detector]):
-    "ReAct and SCALE on the penultimate feature, as maps of one pixel."
+    "ReAct and SCALE on the head's input, as maps of one pixel."
     def make(model, norm_std, **kw):
         return kind(lambda x: model.features(x)[..., None, None], lambda maps: model.head(maps.flatten(1)), **kw)
     return make

@@ -342,9 +342,7 @@ def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet | L
 
 # %% ../nbs/09_evaluation.ipynb #77667f00
 class _MapScorers:
-    """Detectors that score a batch's maps within the pass: those that read maps, fit nothing and have no choice of
-    hyperparameters, and all that read blocks.
-    """
+    "Detectors scored during the forward pass: all that read blocks, and those that read maps without fitting or tuning."
 
     def __init__(self):  # Each by the detector's name
         self.params, self.detectors, self.failed, self.seconds = {}, {}, {}, {}

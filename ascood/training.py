@@ -46,7 +46,7 @@ from .synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
 # %% ../nbs/06_training.ipynb #12756116
 class _OneLine(ModelMetaclass):
-    "Makes a settings object by `checked`, so that a call in Python, a profile and a command say the same about a mistake."
+    "Builds settings with `checked`, so Python, profiles and the command line give the same error message."
 
     def __call__(cls: Any, **values):
         return checked(cls, cls.__name__, **values)

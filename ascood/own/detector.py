@@ -66,7 +66,7 @@ def _score(model: Classifier, name: str, params: dict, bank: tuple[Tensor, Tenso
         return lambda x, z, logits: detector.predict_logits(logits)
     if recipe(name).reads == "images":
         return lambda x, z, logits: perturbed_scores(model, x, [detector])[0]
-    if name == "Relation":  # its power undone: the order is the same, and the numbers are those of one relation, not of its fourth power
+    if name == "Relation":  # take the power-th root: same ranking, readable scale
         return lambda x, z, logits: -(-detector.predict_features(z)).clamp_min(0) ** (1 / detector.power)
     return lambda x, z, logits: detector.predict_features(z)
 
@@ -124,7 +124,7 @@ def threshold(
     scores: np.ndarray,  # Of known images [N]
     accept: float = 0.95,  # Share that is to be accepted
 ) -> float:
-    "Halfway between two scores, or a little below the lowest, such that at least this share lies above it: rounding changes no verdict on them."
+    "A threshold midway between two scores (or just below the lowest) that accepts at least this share. Without ties no score equals it, so rounding changes no decision."
     ordered, k = np.sort(scores), math.floor((1 - accept) * len(scores) + 1e-9)
     below = ordered[k - 1] if k else ordered[0] - 0.02 * (ordered[-1] - ordered[0])
     return float((below + ordered[k]) / 2)

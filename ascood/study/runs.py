@@ -554,7 +554,7 @@ def compare_numbers(
     here: pd.DataFrame,  # The same, made again
     tolerance: float,  # Percentage points
 ) -> pd.DataFrame:  # A row a number: committed, here, difference, and state: "exact" in the six digits that a file has, "close" or "differs"
-    "Where two runs of the same settings differ. A number that only one of them has differs; one that neither has is the same."
+    "Where two runs of the same settings differ. A number missing on one side counts as different; missing on both sides, as equal."
     both = pd.concat({"committed": _numbers(committed), "here": _numbers(here).map(lambda value: float(f"{value:.6g}"))}, axis=1)
     found = both.assign(difference=both["here"] - both["committed"])
     same = (both["here"] == both["committed"]) | both.isna().all(axis=1)
@@ -581,7 +581,7 @@ def verify_run(
     tolerance: float = 1.0,  # Percentage points
     progress: bool = True,
 ) -> Verification:
-    "Train and evaluate a run again, in a temporary folder, with as many threads, and compare. Raises as `load_benchmark` if its data is not here."
+    "Repeat a run in a temporary folder with the recorded number of threads, and compare. Raises as `load_benchmark` if its data is not here."
     metrics, runs = (read_collected(profile, table, results, variants=True) for table in ("metrics", "runs"))
     committed, alike = runs[runs["run_id"] == run.run_id].iloc[0], metrics.query("benchmark == @run.benchmark and method == @run.method")
     threads = torch.get_num_threads()

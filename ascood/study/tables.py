@@ -101,7 +101,7 @@ def with_gaps(
         return ours(pd.DataFrame(columns=dict.fromkeys([*_SUMMARY, *summary.columns])))
     rows = pd.DataFrame(wanted).merge(pd.DataFrame({"quantity": quantities}), how="cross")
     rows = rows.merge(summary.astype({"benchmark": object}), how="left", on=[c for c in rows if c in summary])
-    if "detector" in rows and "detector" not in wanted[0]:  # a quantity that a benchmark has not, such as near OOD, is of the same row
+    if "detector" in rows and "detector" not in wanted[0]:  # if a benchmark lacks a quantity (e.g. near OOD), use the detector of the row's other quantities
         rows["detector"] = rows["detector"].fillna(rows.groupby([*wanted[0]], sort=False)["detector"].transform("first"))
     filled = {"detector": "–", "runs": "", "seeds": 0} | ({"kind": ""} if "kind" not in wanted[0] else {})
     rows = rows.fillna({k: v for k, v in filled.items() if k in rows}).astype({"seeds": int, "mean": float, "std": float})
