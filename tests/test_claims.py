@@ -19,7 +19,7 @@ CHOSEN = {("x", method): "MSP" for method in ("cross_entropy", "ascood", "ascood
 
 def found(name, *lines, chosen=CHOSEN):
     claim = next(c for c in claims.CLAIMS if name in c)
-    return claims.CLAIMS[claim].evidence(pd.DataFrame(list(lines)), chosen)
+    return claims.CLAIMS[claim].evidence(claims.described(pd.DataFrame(list(lines)), chosen))
 
 
 def test_lower_fpr_is_evidence_for_a_claim():
