@@ -102,12 +102,12 @@ def test_damaged_scores_are_refused_or_hold_the_same_numbers(profile, whole, res
     file = profile.runs[0].folder(results) / "scores.npz"
     file.write_bytes(DAMAGE[damage](file.read_bytes()))
     try:
-        found = load_scores(file)
+        found, correct = load_scores(file)
     except ValueError as error:
         assert "scores.npz is damaged" in str(error)
     else:  # a bit of the archive's directory that says nothing about the numbers, such as a date
-        expected = load_scores(profile.runs[0].folder(whole) / "scores.npz")
-        assert found.keys() == expected.keys()
+        expected, was_correct = load_scores(profile.runs[0].folder(whole) / "scores.npz")
+        assert found.keys() == expected.keys() and np.array_equal(correct, was_correct)
         assert all(np.array_equal(found[d][key], expected[d][key]) for d in expected for key in expected[d])
 
 

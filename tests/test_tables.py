@@ -104,7 +104,7 @@ def test_an_entry_that_is_not_told_from_the_best_is_marked(tmp_path):
 def test_the_best_is_never_marked_and_studies_pairs_do_not_count():
     summary = pd.DataFrame([dict(benchmark="b", setting="conventional", method=m, detector="MSP", quantity="far_auroc", mean=v, std=0.0, seeds=1, gaps=0)
                             for m, v in (("ascood", 90), ("oe", 95), ("vos", np.nan))])
-    none = pd.DataFrame(columns=tables._DIFFERENCES)
+    none = pd.DataFrame(columns=tables._DIFFERENCE)
     assert reporting.mark_close(summary, none)["close"].tolist() == ["unknown", "", ""]
     pair = pd.DataFrame([difference(("oe", "MSP"), ("ascood", "MSP"), "auroc", False, "far") | {"benchmark": "b"}])
     assert reporting.mark_close(summary, pair)["close"].tolist() == ["yes", "", ""]

@@ -193,7 +193,7 @@ def _scores_by_method(profile: Profile, benchmark: str, results: str | Path) -> 
     chosen = reporting.choose_detectors(read_collected(profile, "metrics", results))
     methods = [m for m in _shown(profile) if _has(profile, benchmark, m)]
     files = {m: _show_run(profile, benchmark, m).folder(results) / "scores.npz" for m in methods}
-    there = {method: load_scores(file) for method, file in files.items() if file.is_file()}
+    there = {method: load_scores(file)[0] for method, file in files.items() if file.is_file()}
     found = {m: (detector, scores) for m, scores in there.items() if (detector := chosen.get((benchmark, m))) in scores}
     return found, _note(profile, len(there), len(methods))
 
@@ -215,26 +215,18 @@ def _collected(profile: Profile, table: str, benchmark: str, results: str | Path
     return rows, _note(profile, len(rows[["method", "seed"]].drop_duplicates()), wanted)
 
 
-def _draw_training(profile: Profile, name: str, results: str | Path) -> Figure:
-    "Loss and validation accuracy by epoch, over all seeds."
-    rows, note = _collected(profile, "history", name, results, _shown(profile))
-    return plots.add_note(plots.plot_training(rows), note) if len(rows) else plots.plot_nothing(f"{name}: {note}")
-
-
-def _draw_spurious(profile: Profile, name: str, results: str | Path) -> Figure:
-    "Group accuracies and confidence on near OOD, over all seeds."
-    rows, note = _collected(profile, "groups", name, results, _shown(profile))
-    return plots.add_note(plots.plot_spurious(rows), note) if len(rows) else plots.plot_nothing(f"{name}: {note}")
+def _of_rows(table: str, draw: Callable[[pd.DataFrame], Figure], methods: Callable[[Profile], list[str]] = _shown) -> Callable[[Profile, str, str | Path], Figure]:
+    "A figure of one benchmark's collected rows, over all seeds."
+    def drawn(profile: Profile, name: str, results: str | Path) -> Figure:
+        rows, note = _collected(profile, table, name, results, methods(profile))
+        return plots.add_note(draw(rows), note) if len(rows) else plots.plot_nothing(f"{name}: {note}")
+    return drawn
 
 # %% ../../nbs/study/07_figures.ipynb #f72acf5e
-def _draw_compared(profile: Profile, name: str, results: str | Path) -> Figure:
-    "FPR@95 and AUROC of every compared method, over all seeds."
-    rows, note = _collected(profile, "metrics", name, results, [*profile.methods])
-    if rows.empty:
-        return plots.plot_nothing(f"{name}: {note}")
-    group = reporting.SETTING_GROUP[rows["setting"].iloc[0]]
+def _draw_compared(rows: pd.DataFrame) -> Figure:
+    "FPR@95 and AUROC of every compared method."
     wide = reporting.mark_left_out(reporting.compared(rows), rows)
-    return plots.add_note(plots.plot_compared(wide, f"{name}, {group} OOD"), note)
+    return plots.plot_compared(wide, f"{rows['benchmark'].iloc[0]}, {reporting.SETTING_GROUP[rows['setting'].iloc[0]]} OOD")
 
 # %% ../../nbs/study/07_figures.ipynb #2900b725
 _CORRELATION = "correlation"
@@ -415,59 +407,31 @@ def _draw_summary(profile: Profile, name: str, results: str | Path) -> Figure:
     figure = plots.plot_summary(shown, rows, said if shown else "", note, plain)
     return figure if shown else plots.lacking(figure, said)
 
-# %% ../../nbs/study/07_figures.ipynb #d05d93ad
-def _any(profile: Profile, benchmark: str) -> bool:
-    return True
+# %% ../../nbs/study/07_figures.ipynb #a14a7b55
+class FigureOf(NamedTuple):
+    "How a figure is drawn, and for which benchmarks of a profile."
+    draw: Callable[[Profile, str, str | Path], Figure]  # (profile, benchmark, or profile's name, results)
+    fits: Callable[[Profile, str], bool] = lambda profile, name: True  # (profile, benchmark)
+    whole: bool = False  # one for the whole profile, if it fits any of its benchmarks
 
-
-def _is_spurious(profile: Profile, benchmark: str) -> bool:
-    return benchmark in list_benchmarks("spurious")
-
-
+# %% ../../nbs/study/07_figures.ipynb #35d38761
 def _makes_outliers(profile: Profile, benchmark: str) -> bool:
     return bool(_ours(profile, benchmark))
 
 
-def _has_snapshots(profile: Profile, benchmark: str) -> bool:
-    return bool(profile.snapshots) and _makes_outliers(profile, benchmark)
-
-
-def _trains(profile: Profile, benchmark: str) -> bool:
-    return any(run.config.epochs for run in profile.runs if run.benchmark == benchmark)
-
-
-def _standardises(profile: Profile, benchmark: str) -> bool:
-    return any(run.settings.get("normalization", "zscore") == "zscore" for run in _ours(profile, benchmark))
-
-# %% ../../nbs/study/07_figures.ipynb #a14a7b55
-def _varies_settings(profile: Profile, benchmark: str) -> bool:
-    return any(varied != _CORRELATION for varied in one_setting_studies(profile, benchmark).values())
-
-
-def _varies_correlation(profile: Profile, benchmark: str) -> bool:
-    return _CORRELATION in one_setting_studies(profile, benchmark).values()
-
-
-class FigureOf(NamedTuple):
-    "How a figure is drawn, and for which benchmarks of a profile."
-    draw: Callable[[Profile, str, str | Path], Figure]  # (profile, benchmark, or profile's name, results)
-    fits: Callable[[Profile, str], bool] = _any  # (profile, benchmark)
-    whole: bool = False  # one for the whole profile, if it fits any of its benchmarks
-
-# %% ../../nbs/study/07_figures.ipynb #35d38761
 FIGURES = {
     "figure_summary": FigureOf(_draw_summary, _makes_outliers, whole=True),
     "figure_problem": FigureOf(_draw_problem, whole=True),
     "figure_gallery": FigureOf(_draw_gallery),
-    "figure_gallery_training": FigureOf(_draw_gallery_training, _has_snapshots),
-    "figure_compared": FigureOf(_draw_compared),
+    "figure_gallery_training": FigureOf(_draw_gallery_training, lambda profile, name: bool(profile.snapshots and _ours(profile, name))),
+    "figure_compared": FigureOf(_of_rows("metrics", _draw_compared, lambda profile: [*profile.methods])),
     "figure_scores": FigureOf(_of_scores(plots.plot_score_histograms)),
     "figure_roc": FigureOf(_of_scores(plots.plot_roc)),
-    "figure_features": FigureOf(_draw_features, _standardises),
-    "figure_sensitivity": FigureOf(_draw_sensitivity, _varies_settings, whole=True),
-    "figure_correlation": FigureOf(_draw_correlation, _varies_correlation, whole=True),
-    "figure_spurious": FigureOf(_draw_spurious, _is_spurious),
-    "figure_training": FigureOf(_draw_training, _trains),
+    "figure_features": FigureOf(_draw_features, lambda profile, name: any(run.settings.get("normalization", "zscore") == "zscore" for run in _ours(profile, name))),
+    "figure_sensitivity": FigureOf(_draw_sensitivity, lambda profile, name: bool({*one_setting_studies(profile, name).values()} - {_CORRELATION}), whole=True),
+    "figure_correlation": FigureOf(_draw_correlation, lambda profile, name: _CORRELATION in one_setting_studies(profile, name).values(), whole=True),
+    "figure_spurious": FigureOf(_of_rows("groups", plots.plot_spurious), lambda profile, name: name in list_benchmarks("spurious")),
+    "figure_training": FigureOf(_of_rows("history", plots.plot_training), lambda profile, name: any(run.config.epochs for run in profile.runs if run.benchmark == name)),
     "figure_premises": FigureOf(draw_premises, _makes_outliers, whole=True),
 }
 

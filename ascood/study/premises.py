@@ -29,7 +29,7 @@ from ..losses import uniform_kl
 from ..models import Classifier, load_classifier
 from .plots import FIGURE_STYLE, TWO_COLUMNS, plot_nothing
 from .reporting import SETTING_GROUP, choose_detectors, group_means, method_color, method_label, to_plain_text
-from ..synthesis import OutlierSynthesizer, add_gradient, alpha_at, gaussian_outliers, shuffle_invariant, subtract_gradient
+from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 from ..training import ASCOOD, create_method
 
 # %% ../../nbs/study/05_premises.ipynb #aa66a622
@@ -57,20 +57,11 @@ def step_size(
     return step / touched, step / whole
 
 # %% ../../nbs/study/05_premises.ipynb #0515e1e0
-def _outliers(synthesizer: OutlierSynthesizer, x: Tensor, g: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
-    "The outliers of the synthesizer, from an attribution that was already computed."
-    if synthesizer.kind == "gaussian":
-        return gaussian_outliers(x, alpha, generator)
-    if synthesizer.kind == "shuffle":
-        return shuffle_invariant(x, g, synthesizer.fraction, generator)
-    return (add_gradient if synthesizer.kind == "gradient" else subtract_gradient)(x, g, alpha, synthesizer.fraction)
-
-
 def _of_batch(model: nn.Module, x: Tensor, y: Tensor, masks: Tensor | None, synthesizer: OutlierSynthesizer, alpha: float, generator) -> dict[str, Tensor]:
     "Shares and ratios of each image [B], and the logits [B,classes] of images and outliers."
     g, nan = true_class_gradient(model, x, y, synthesizer.mode), torch.full((len(x),), torch.nan)
     with submodule_modes(model, False), torch.no_grad():
-        found = {"logits": model(x), "outlier_logits": model(_outliers(synthesizer, x, g, alpha, generator)), "y": y}
+        found = {"logits": model(x), "outlier_logits": model(SYNTHESES[synthesizer.kind](x, g, alpha, synthesizer.fraction, generator)), "y": y}
     step = step_size(x, g, alpha, synthesizer.fraction) if synthesizer.kind in ("gradient", "subtract") else (nan, nan)
     kept = top_fraction_mask(g, synthesizer.fraction)
     where = (nan,) * 3 if masks is None else (masks.double().mean((1, 2)), share_inside(g.abs(), masks), share_inside(kept, masks))

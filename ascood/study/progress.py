@@ -26,37 +26,30 @@ def run_state(run: RunSpec, results: str | Path = "results") -> str:
     return next((state for file, state in files.items() if (run.folder(results) / file).is_file()), "not begun")
 
 # %% ../../nbs/study/09a_progress.ipynb #236304fb
-def _seconds(record: dict) -> float:
-    "Of training and evaluation, from the records of a run."
-    parts = record["evaluation_seconds"]
-    return record["training_seconds"] + sum((json.loads(parts) if isinstance(parts, str) else parts).values())
+def _record(run: RunSpec, results: str | Path) -> dict:
+    "What a run's folder says of its times; nothing if it is not there or damaged."
+    with suppress(OSError, ValueError, TypeError):
+        return {key: value for file in ("run.json", "evaluation.json") for key, value in json.loads((run.folder(results) / file).read_text()).items()}
+    return {}
 
 
-def _made_here(runs: Iterable[RunSpec], results: str | Path) -> dict[tuple[str, str], list[float]]:
-    "Seconds by (benchmark, method) of the runs whose folders are here."
+def _mean_seconds(records: Iterable[tuple[str, str, dict]]) -> dict[tuple[str, str], float]:
+    "Of training and evaluation, by (benchmark, method). A record that lacks them, such as one of an older version, is not counted."
     found: dict[tuple[str, str], list[float]] = {}
-    for run in runs:
-        folder = run.folder(results)
-        with suppress(OSError, ValueError, KeyError, TypeError):  # not there, damaged, or of an older version: it is not counted
-            record = {key: value for file in ("run.json", "evaluation.json") for key, value in json.loads((folder / file).read_text()).items()}
-            found.setdefault((run.benchmark, run.method), []).append(_seconds(record))
-    return found
-
-
-def _made_before(profile: Profile, results: str | Path) -> dict[tuple[str, str], list[float]]:
-    "The same of the rows that were collected; none if nothing was."
-    found: dict[tuple[str, str], list[float]] = {}
-    if (under_root(results) / profile.name / "runs.csv").is_file():
-        for row in read_collected(profile, "runs", results, variants=True).to_dict("records"):
-            with suppress(ValueError, KeyError, TypeError):
-                found.setdefault((row["benchmark"], row["method"]), []).append(_seconds(row))
-    return found
+    for benchmark, method, record in records:
+        with suppress(ValueError, KeyError, TypeError):
+            parts = record["evaluation_seconds"]
+            seconds = record["training_seconds"] + sum((json.loads(parts) if isinstance(parts, str) else parts).values())
+            found.setdefault((benchmark, method), []).append(seconds)
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 # %% ../../nbs/study/09a_progress.ipynb #aed80a45
 def expected_seconds(profile: Profile, results: str | Path = "results") -> dict[tuple[str, str], float]:
     "Seconds of a run by (benchmark, method); empty if no run has been made or collected."
-    here, before = ({key: sum(values) / len(values) for key, values in found.items()}
-                    for found in (_made_here(profile.runs, results), _made_before(profile, results)))
+    collected = (under_root(results) / profile.name / "runs.csv").is_file()
+    rows = read_collected(profile, "runs", results, variants=True).to_dict("records") if collected else []
+    here = _mean_seconds((run.benchmark, run.method, _record(run, results)) for run in profile.runs)
+    before = _mean_seconds((row["benchmark"], row["method"], row) for row in rows)
     both = here.keys() & before.keys()
     pace = sum(here[key] for key in both) / sum(before[key] for key in both) if both else 1.0  # of this machine against that one
     known = {key: pace * seconds for key, seconds in before.items()} | here

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RowName', 'code_version', 'provenance', 'check_data', 'train_run', 'evaluate_run', 'lists_now', 'lists_read',
-           'is_evaluated', 'save_scores', 'load_scores', 'load_correct', 'collect', 'one_element', 'compare',
-           'read_collected', 'describe_runs', 'protocol_file', 'missing_runs', 'pick_run', 'Verification',
-           'compare_numbers', 'verify_run', 'describe_verification']
+           'is_evaluated', 'save_scores', 'load_scores', 'collect', 'one_element', 'compare', 'read_collected',
+           'describe_runs', 'protocol_file', 'missing_runs', 'pick_run', 'Verification', 'compare_numbers',
+           'verify_run', 'describe_verification']
 
 # %% ../../nbs/study/03_runs.ipynb #417cffa5
 import ast
@@ -245,19 +245,16 @@ def save_scores(scores: Scores, path: Path, correct: np.ndarray):
     write_file(path, _packed(scores, correct))
 
 
-def load_scores(path: str | Path) -> Scores:
-    "Scores that `evaluate_run` saved: {detector: {(group, set): scores}}."
+def load_scores(path: str | Path) -> tuple[Scores, np.ndarray | None]:
+    """Scores that `evaluate_run` saved, {detector: {(group, set): scores}}; and for each ID test image, bool [N], whether it was classified correctly,
+    None if an older version wrote the file."""
     scores: Scores = {}
-    for key, values in _read_arrays(path).items():
-        if key != _CORRECT:
-            detector, group, name = key.split("|")
-            scores.setdefault(detector, {})[group, name] = values
-    return scores
-
-# %% ../../nbs/study/03_runs.ipynb #8e63309c
-def load_correct(path: str | Path) -> np.ndarray | None:  # bool [N]
-    "For each ID test image of `evaluate_run`'s scores.npz: was it classified correctly? None if an older version wrote the file."
-    return _read_arrays(path).get(_CORRECT)
+    arrays = _read_arrays(path)
+    correct = arrays.pop(_CORRECT, None)
+    for key, values in arrays.items():
+        detector, group, name = key.split("|")
+        scores.setdefault(detector, {})[group, name] = values
+    return scores, correct
 
 # %% ../../nbs/study/03_runs.ipynb #474fb5e7
 _CORRECT = "correct"
@@ -299,17 +296,11 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
 # %% ../../nbs/study/03_runs.ipynb #9fba91bc
 def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd.DataFrame]]:
     "The files of finished runs, by the table that they go into."
-    tables: dict[str, list[pd.DataFrame]] = {"metrics": [], "groups": [], "history": [], "runs": []}
-    for run in finished:
-        folder = run.folder(results)
-        row = _run_row(folder)
-        metrics, history = pd.read_csv(folder / "metrics.csv"), pd.read_csv(folder / "history.csv")
-        names = {n: metrics[n].iloc[0] for n in _NAMES}
-        tables["metrics"].append(metrics)
-        tables["groups"].append(pd.read_csv(folder / "groups.csv"))
-        tables["history"].append(history.assign(**names)[[*_NAMES, *history.columns]])
-        tables["runs"].append(row)
-    return tables
+    folders = [run.folder(results) for run in finished]
+    runs = [_run_row(folder) for folder in folders]  # checks the digests of the others
+    metrics, groups, history = ([pd.read_csv(folder / f"{name}.csv") for folder in folders] for name in ("metrics", "groups", "history"))
+    named = [rows.assign(**of.iloc[0][_NAMES])[[*_NAMES, *rows]] for rows, of in zip(history, metrics)]
+    return {"metrics": metrics, "groups": groups, "history": named, "runs": runs}
 
 # %% ../../nbs/study/03_runs.ipynb #d886a0be
 def _collected_paths(folder: Path, table: str) -> tuple[Path, Path]:
@@ -361,10 +352,10 @@ def _rows_of(profile: Profile, benchmark: str, names: list[RowName], results: st
     found: dict[RowName, Row] = {name: Row([], []) for name in dict.fromkeys(names)}
     for run in profile.runs:
         path, wanted = run.folder(results) / "scores.npz", [name for name in found if name[0] == run.method]
-        if run.benchmark == benchmark and wanted and path.is_file() and (correct := load_correct(path)) is not None:
-            scores = load_scores(path)
+        if run.benchmark == benchmark and wanted and path.is_file():
+            scores, correct = load_scores(path)
             for name in wanted:
-                if name[1] in scores:
+                if name[1] in scores and correct is not None:
                     found[name].scores.append({key: v for key, v in scores[name[1]].items() if key[0] != "val" and key[1] != "val"})
                     found[name].correct.append(correct)
     return {name: row for name, row in found.items() if len(row.scores) == len(profile.seeds)}

@@ -33,7 +33,7 @@ from . import reporting
 from .premises import PREMISES_CAPTION, has_synthesis, premises_rows, premises_with_gain, say_correlations
 from .profiles import Profile, check_names, shipped, under_root
 from .reporting import METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, method_kind, method_label, paired_scores, paper_choice, plain_method
-from .runs import describe_runs, one_element, read_collected
+from .runs import _DIFFERENCE, describe_runs, one_element, read_collected
 
 # %% ../../nbs/study/06_tables.ipynb #5eef9638
 _SUMMARY = ["benchmark", "setting", "method", "detector", "quantity", "mean", "std", "seeds", "gaps", "runs"]
@@ -212,8 +212,6 @@ def _by_setting(table: Table, numbers: pd.DataFrame) -> list[Block]:
     return [table.block(part, f"Setting: {setting}") for setting, part in numbers.groupby("setting", sort=False)]
 
 # %% ../../nbs/study/06_tables.ipynb #81f9dc6f
-_DIFFERENCES = ["study", "benchmark", "setting", "group", "metric", "a_method", "a_detector", "b_method", "b_detector", "difference", "low",
-                "high", "seeds", "n_id", "n_ood", "survives", "seeds_agree"]
 _CLOSE = " ≈, in columns of AUROC and FPR@95: not distinguishable from the best of its column by a paired bootstrap over test images, 95 %."
 
 
@@ -226,7 +224,7 @@ def _marks_said(table: pd.DataFrame) -> str:
 def read_differences(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     "differences.csv of a profile; no rows if it has not been written."
     path = under_root(results) / profile.name / "differences.csv"
-    return pd.read_csv(read_listed(path, f"ascood collect {profile.name}")) if path.is_file() else pd.DataFrame(columns=_DIFFERENCES)
+    return pd.read_csv(read_listed(path, f"ascood collect {profile.name}")) if path.is_file() else pd.DataFrame(columns=_DIFFERENCE)
 
 # %% ../../nbs/study/06_tables.ipynb #480a7a06
 def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
