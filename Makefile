@@ -3,8 +3,9 @@
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
 # make faults      bad inputs, kills at random moments, full disks and the like, and damaged files; results/inputs.md and results/faults.md
 # make audit       known vulnerabilities of the locked packages, by pip-audit; needs the network
-# make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, and one training
-#                  step against the textbook's, in time (benchmark-step: that one alone)
+# make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, one training
+#                  step against the textbook's (benchmark-step: that one alone), runs beside each other against one by one, and what the profile
+#                  paper would cost; about an hour on an idle machine
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
@@ -69,6 +70,8 @@ benchmark: $(READY)
 	  -p backbone cifar_resnet18 -p pixels 32 -p epochs 8 -p train_images 200 -p val_images 50 -p test_images 40
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
 	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_parallel.ipynb results/benchmarks/notebooks/parallel.ipynb
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_cost.ipynb results/benchmarks/notebooks/cost.ipynb
 	$(MAKE) benchmark-step
 	@cat results/benchmarks/*.md
 

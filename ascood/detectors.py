@@ -93,23 +93,16 @@ def perturbed_scores(
 ) -> list[Tensor]:  # Scores [B] of each detector, higher is more OOD
     "Scores of many ODIN and i-ODIN detectors that share their gradients, and the forward passes of images that they move alike."
     gradient = input_gradients(model, x, {d.temperature for d in detectors})
-    x = x.detach()
-    logits: dict[tuple, Tensor] = {}
-    wanted: dict[tuple, dict[float, None]] = {}
-    kinds = [(getattr(d, "k", None), tuple(d.norm_std or ()), d.eps) for d in detectors]
-    for kind, d in zip(kinds, detectors):
-        wanted.setdefault(kind, {})[d.temperature] = None
-
-    @cache
-    def steps(k: int | None, norm_std: tuple, *temperatures: float) -> tuple[Tensor, Tensor]:
-        found = torch.stack([perturbation(gradient[t], 1.0, k, norm_std) for t in temperatures])
-        return found, first_alike(found)
-
+    groups: dict[tuple, list[int]] = {}  # detectors that differ in nothing but the temperature
+    for i, d in enumerate(detectors):
+        groups.setdefault((getattr(d, "k", None), tuple(d.norm_std or ()), d.eps), []).append(i)
+    scores: list[Tensor] = [x] * len(detectors)
     with torch.no_grad():
-        for (k, norm_std, eps), temperatures in wanted.items():
-            found = moved_logits(model, x, *steps(k, norm_std, *temperatures), eps)
-            logits |= {(k, norm_std, eps, t): z for t, z in zip(temperatures, found)}
-    return [-(logits[*kind, d.temperature] / d.temperature).softmax(1).max(1).values for kind, d in zip(kinds, detectors)]
+        for (k, norm_std, eps), members in groups.items():
+            steps = torch.stack([perturbation(gradient[detectors[i].temperature], 1.0, k, norm_std) for i in members])
+            for i, logits in zip(members, moved_logits(model, x.detach(), steps, first_alike(steps), eps)):
+                scores[i] = -(logits / detectors[i].temperature).softmax(1).max(1).values
+    return scores
 
 # %% ../nbs/08_detectors.ipynb #9ba6413b
 class IODIN(GradientDetector):
