@@ -12,7 +12,7 @@ __all__ = ['DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'Unfit', 'perturbation',
 # %% ../nbs/08_detectors.ipynb #2f3af564
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch

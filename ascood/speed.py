@@ -14,6 +14,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -254,10 +255,22 @@ _KINDS = {"convolution": r"conv", "batch norm": "batch_norm", "activation": "thr
           "copy": r"::(copy_|clone|cat|contiguous|to|zero_|fill_)$", "optimiser": "_foreach|_fused|Optimizer", "sum and selection": "::(add_?|sum|mul_?|topk|scatter|gather|abs|sort)"}
 
 
+@contextmanager
+def _without_stderr():
+    before = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
 def time_by_operation(call: Callable) -> pd.Series:  # Fractions of the time in PyTorch's operations, the largest first
     "Where the time of a call goes, by kind of operation, after one call that warms up."
     call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    with _without_stderr(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:  # it writes log lines
         call()
     own = pd.Series({event.key: event.self_cpu_time_total for event in profiler.key_averages()}, dtype=float)
     kinds = [next((kind for kind, pattern in _KINDS.items() if re.search(pattern, name)), "other") for name in own.index]
