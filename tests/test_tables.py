@@ -410,3 +410,11 @@ def test_methods_that_share_a_synthesis_have_rows_of_their_own(tmp_path):
     tables.table_synthesis(profile, tmp_path)
     table = pd.read_csv(tmp_path / "precision" / "table_synthesis.csv").query("source == 'here'")
     assert table.groupby("synthesis")["method"].nunique().eq(1).all() and table["synthesis"].nunique() == 3
+
+
+def test_a_synthesis_is_named_with_its_method_only_where_methods_share_it():
+    "Variants of a study are no methods of the table."
+    assert any("@" in run.method for run in load_profile("embedded").runs)
+    assert tables._synthesis_named(load_profile("embedded"))["ascood"] == "add (gradient)"
+    names = tables._synthesis_named(load_profile("precision"))
+    assert len(names) == len({*names.values()}) == 3 and all(name.startswith("add (gradient), ") for name in names.values())

@@ -193,12 +193,7 @@ def _left_out(profile: Profile, results: str | Path) -> set[tuple[str, str]]:  #
     gone = did_not_learn(read_collected(profile, "metrics", results))
     return {(benchmark, method) for benchmark, method in gone if method_kind(method) != "ASCOOD"}
 
-# %% ../../nbs/study/08_claims.ipynb #433975cd
-def _without_left_out(profile: Profile, table: pd.DataFrame, results: str | Path) -> pd.DataFrame:
-    gone = _left_out(profile, results)
-    return table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]]
-
-
+# %% ../../nbs/study/08_claims.ipynb #af451fe8
 def _lacking(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:  # study, benchmark, setting, method, kind, choice
     "Planned rows that no difference has, because a seed's run or its scores are not there."
     there = {(row.study, row.benchmark, method) for row in table.itertuples() for method in (row.a_method, row.b_method)}
@@ -208,6 +203,11 @@ def _lacking(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:  # study, b
     lacking = [(study, benchmark, settings[benchmark], method, method_kind(method), paper_choice(benchmark, settings[benchmark]))
                for study, benchmark, method in dict.fromkeys(plain + points) if benchmark in profile.chosen and (study, benchmark, method) not in there]
     return pd.DataFrame(lacking, columns=["study", "benchmark", "setting", "method", "kind", "choice"])
+
+# %% ../../nbs/study/08_claims.ipynb #433975cd
+def _without_left_out(profile: Profile, table: pd.DataFrame, results: str | Path) -> pd.DataFrame:
+    gone = _left_out(profile, results)
+    return table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]]
 
 
 _ORIGIN = ["benchmark", "quantity", "a_method", "a_detector", "a_runs", "b_method", "b_detector", "b_runs"]

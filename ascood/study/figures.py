@@ -435,7 +435,7 @@ FIGURES = {
     "figure_premises": FigureOf(draw_premises, _makes_outliers, whole=True),
 }
 
-
+# %% ../../nbs/study/07_figures.ipynb #32fa969e
 def figure_stems(profile: Profile, figure: str, figures: str | Path = "figures") -> dict[str, Path]:
     "Paths without suffix of the PNG and PDF of one figure, by benchmark, or by the profile's name; empty if it has no such figure."
     plan, short = FIGURES[figure], figure.removeprefix("figure_")

@@ -436,7 +436,7 @@ _SYNTHESES = {"gradient": "add (gradient)", "add": "add (gradient)"}
 
 
 def _synthesis_of(profile: Profile) -> dict[str, str]:  # {method: synthesis}
-    return {run.method: run.settings["synthesis"] for run in profile.runs if run.kind == "ascood"}
+    return {run.method: run.settings["synthesis"] for run in profile.runs if run.kind == "ascood" and run.method in profile.methods}
 
 
 def _synthesis_named(profile: Profile) -> dict[str, str]:  # {method: its synthesis as in the paper}
