@@ -22,6 +22,7 @@ from typing import Annotated, NamedTuple
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
+import ascood
 from .. import baselines  # noqa: F401 (registers its methods)
 from ..data import Benchmark, check_options, default_options, list_benchmarks, load_benchmark
 from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_detectors, recipe
@@ -42,7 +43,7 @@ def under_root(path: str | Path) -> Path:
 
 def shipped(path: str) -> Path:
     "A file or folder of the project: that of the clone around the working directory, or else the one that came with the installed package."
-    package = Path(globals().get("__file__", "nbs/study/profiles")).absolute().parents[1]
+    package = Path(ascood.__file__).parent
     installed = [place / path for place in (package / "shipped", package.parent) if (place / path).exists()]  # a wheel, or an editable installation
     return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
