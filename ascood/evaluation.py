@@ -115,7 +115,7 @@ def extract(
     "Logits, features and more of a whole data set, in its order, in eval mode, from one forward pass an image."
     if len(dataset) == 0:
         raise ValueError("the data set is empty: there is nothing to score")
-    shelf, kept, labels, at = shelf or Shelf(2**62), {}, [], 0
+    shelf, kept, labels, at = shelf or Shelf(2**62), {}, torch.empty(len(dataset), dtype=torch.long), 0
     device = next(model.parameters()).device
     with submodule_modes(model, training=False):
         for x, y in batches(dataset.to(device), batch_size or dataset.scoring_batch):
@@ -123,11 +123,11 @@ def extract(
                 if name not in kept:
                     kept[name] = shelf.array(len(dataset), *values.shape[1:])
                 kept[name][at : at + len(x)] = values.float().cpu()
-            labels.append(y)
+            labels[at : at + len(x)] = y
             at += len(x)
     stages = tuple(kept.pop(name) for name in [*kept] if name.startswith("stage")) or None
     scored = {name.removeprefix("score "): kept.pop(name) for name in [*kept] if name.startswith("score ")}
-    return Activations(labels=torch.cat(labels), stages=stages, map_scores=scored or None, **kept)
+    return Activations(labels=labels, stages=stages, map_scores=scored or None, **kept)
 
 # %% ../nbs/09_evaluation.ipynb #434097ae
 def _as_scores(scores, side: str) -> Tensor:  # float64 [N]
@@ -180,11 +180,17 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _checked(scores: Tensor, n: int) -> np.ndarray:
-    "Scores as an array. Raises ValueError if one is NaN or the number is wrong."
+def _one_each(scores: Tensor, n: int) -> np.ndarray:  # float32 [n]
+    "Raises ValueError if the number of scores is wrong."
     values = scores.detach().cpu().numpy().astype(np.float32)
     if values.shape != (n,):
         raise ValueError(f"{n} images got scores of shape {values.shape}; a detector gives one score an image")
+    return values
+
+
+def _checked(scores: Tensor, n: int) -> np.ndarray:
+    "Scores as an array. Raises ValueError if one is NaN or the number is wrong."
+    values = _one_each(scores, n)
     if nan := int(np.isnan(values).sum()):
         raise ValueError(f"{nan} of {n} scores are NaN")
     return values
@@ -194,7 +200,8 @@ def _check_activations(found: Activations):
     "Raise ValueError if there is no image, or if a network's answer to one is not finite: no detector has anything to say about it."
     if len(found.labels) == 0:
         raise ValueError("there is no image to fit on or to score")
-    if bad := int((~(found.logits.isfinite().all(1) & found.features.isfinite().all(1))).sum()):
+    parts = zip(found.logits.split(1024), found.features.split(1024))  # each check makes copies
+    if bad := sum(int((~(logits.isfinite().all(1) & features.isfinite().all(1))).sum()) for logits, features in parts):
         raise ValueError(f"{bad} of {len(found.labels)} images have logits or features that are not finite; check the model")
 
 # %% ../nbs/09_evaluation.ipynb #f2fd501e
@@ -218,18 +225,19 @@ def _predict(detector: Detector, reads: str, found: Activations, device, chunk: 
     _check_activations(found)
     columns: Any = {"logits": [found.logits], "features": [found.features], "maps": [found.maps], "stages": found.stages,
                "gram": [found.logits, found.gram]}[reads]
-    scores = []
+    values = np.empty(len(found.labels), np.float32)  # one block: many small ones between large ones would keep these from being used again
     for start in range(0, len(found.labels), chunk):
         part = [column[start : start + chunk].to(device) for column in columns]
         if isinstance(detector, LogitsDetector):
-            scores.append(detector.predict_logits(*part))
+            scores = detector.predict_logits(*part)
         elif isinstance(detector, FeatureMapsDetector):
-            scores.append(detector.predict_feature_maps(part[0] if reads == "maps" else part[0][..., None, None]))
+            scores = detector.predict_feature_maps(part[0] if reads == "maps" else part[0][..., None, None])
         elif reads == "features":
-            scores.append(detector.predict_features(*part))
+            scores = detector.predict_features(*part)
         else:
-            scores.append(detector.predict_structured(*part) if reads == "gram" else detector.predict_structured(part))
-    return _checked(torch.cat([s.cpu() for s in scores]), len(found.labels))
+            scores = detector.predict_structured(*part) if reads == "gram" else detector.predict_structured(part)
+        values[start : start + chunk] = _one_each(scores, len(part[0]))
+    return _checked(torch.from_numpy(values), len(values))
 
 # %% ../nbs/09_evaluation.ipynb #f7883853
 def candidates(name: str, model: Classifier, given: dict) -> list[dict]:
@@ -291,14 +299,15 @@ def _sweep(model: Classifier, sets: dict[Key, ImageSet | LazyImages], detectors:
     found: list[dict[Key, np.ndarray]] = [{} for _ in detectors]
     sharing = [d for d in detectors if isinstance(d, (ODIN, IODIN))]
     for key, dataset in sets.items():
-        parts: list[list[Tensor]] = [[] for _ in detectors]
+        values, at = np.empty((len(detectors), len(dataset)), np.float32), 0
         for x, _ in batches(dataset.to(device), dataset.scoring_batch):
             x = _on(x, device)
             shared = dict(zip(map(id, sharing), perturbed_scores(model, x, sharing))) if sharing else {}
-            for part, d in zip(parts, detectors):
-                part.append((shared[id(d)] if id(d) in shared else d.predict(x)).cpu())
-        for scores, part in zip(found, parts):
-            scores[key] = _checked(torch.cat(part), len(dataset))
+            for row, d in zip(values, detectors):
+                row[at : at + len(x)] = _one_each(shared[id(d)] if id(d) in shared else d.predict(x), len(x))
+            at += len(x)
+        for scores, row in zip(found, values):
+            scores[key] = _checked(torch.from_numpy(row), len(dataset))
     return found
 
 # %% ../nbs/09_evaluation.ipynb #ec428935

@@ -14,6 +14,7 @@ from torch import nn
 from ascood.data import LazyImages
 from ascood.evaluation import score_benchmark
 from ascood.models import Backbone, Classifier
+from ascood.speed import counted
 
 WIDTH = 1024  # features of the stub network
 ROWS = int(os.environ.get("ASCOOD_ROWS", 24_000))
@@ -71,3 +72,9 @@ def test_memory_does_not_grow_with_the_activations(holdout):
     assert many - few < features / 4
     if ROWS <= 50_000:
         assert _growth(ROWS, holdout, memory=2**40) - few > features / 2
+
+
+def test_tensors_made_on_the_way_do_not_grow_with_the_images(holdout):
+    "Counted, so it does not depend on what an allocator keeps: activations go to a file, and no step copies all of them."
+    few, many = (counted(lambda: _growth(rows, holdout, memory=0)).memory.peak for rows in (2000, 6000))
+    assert many - few < 4 * WIDTH * 4000 / 8, f"{few / 2**20:.1f} MiB with 2000 images, {many / 2**20:.1f} MiB with 6000"
