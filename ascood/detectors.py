@@ -12,7 +12,7 @@ __all__ = ['DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'Unfit', 'perturbation',
 # %% ../nbs/08_detectors.ipynb #2f3af564
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -96,13 +96,19 @@ def perturbed_scores(
     groups: dict[tuple, list[int]] = {}  # detectors that differ in nothing but the temperature
     for i, d in enumerate(detectors):
         groups.setdefault((getattr(d, "k", None), tuple(d.norm_std or ()), d.eps), []).append(i)
-    scores: list[Tensor] = [x] * len(detectors)
+
+    @cache  # the same for every eps
+    def directions(k: int | None, norm_std: tuple, temperatures: tuple) -> tuple[Tensor, Tensor]:
+        steps = torch.stack([perturbation(gradient[t], 1.0, k, norm_std) for t in temperatures])
+        return steps, first_alike(steps)
+
+    scores: dict[int, Tensor] = {}
     with torch.no_grad():
         for (k, norm_std, eps), members in groups.items():
-            steps = torch.stack([perturbation(gradient[detectors[i].temperature], 1.0, k, norm_std) for i in members])
-            for i, logits in zip(members, moved_logits(model, x.detach(), steps, first_alike(steps), eps)):
-                scores[i] = -(logits / detectors[i].temperature).softmax(1).max(1).values
-    return scores
+            temperatures = tuple(detectors[i].temperature for i in members)
+            moved = moved_logits(model, x.detach(), *directions(k, norm_std, temperatures), eps)
+            scores |= {i: -(logits / t).softmax(1).max(1).values for i, t, logits in zip(members, temperatures, moved)}
+    return [scores[i] for i in range(len(detectors))]
 
 # %% ../nbs/08_detectors.ipynb #9ba6413b
 class IODIN(GradientDetector):
