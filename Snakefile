@@ -145,7 +145,7 @@ rule evaluate:
 rule collect:
     input:
         RUN_FILES,
-        code("study/profiles", "study/reporting", "study/bootstrap", "study/runs"),
+        code("study/profiles", "study/reporting", "study/bootstrap", "study/runs", "study/collected", "study/differences", "study/collect"),
     output:
         COLLECTED,
     shell:
@@ -176,7 +176,7 @@ def premises_for(name):
 rule table:
     input:
         COLLECTED,
-        code("study/profiles", "study/reporting", "study/runs", "study/tables", "study/claims"),
+        code("study/profiles", "study/reporting", "study/collected", "study/differences", "study/tables", "study/claims"),
         PUBLISHED,
         lambda wildcards: premises_for(wildcards.table),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
@@ -194,7 +194,7 @@ for name in FIGURE_FILES:
         name: name
         input:
             COLLECTED,
-            code("study/reporting", "study/plots", "study/figures"),
+            code("study/reporting", "study/collected", "study/plots", "study/figures"),
             premises_for(name),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
@@ -209,7 +209,7 @@ rule page:
     input:
         TABLE_FILES,
         *FIGURE_FILES.values(),
-        code("study/profiles", "study/runs", "study/page"),
+        code("study/profiles", "study/collected", "study/page"),
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:

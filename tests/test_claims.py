@@ -5,7 +5,7 @@ import pytest
 
 from ascood.study import claims, reporting
 from ascood.study.profiles import load_profile
-from ascood.study.tables import trace
+from ascood.study.trace import trace
 
 
 def line(setting="fine-grained", study="", group="near", metric="auroc", a="ascood", b="cross_entropy", difference=1.0, low=0.5, high=1.5,
@@ -36,14 +36,14 @@ def test_only_the_group_the_setting_is_about_and_the_chosen_score_count():
 
 
 def test_pairs_of_the_same_detector_by_group():
-    near, far = (f"Fine-grained OOD, {group} sets: the same score" for group in ("near", "far"))
+    near, far = (f"Fine-grained OOD, {group} sets: the same detector" for group in ("near", "far"))
     same = [line(a_detector=d, b_detector=d) for d in ("MSP", "EBO", "Relation", "SCALE")]
     assert len(found(near, *same)) == 3, "SCALE is not the paper's detector in this setting"
     assert not found(near, line(b_detector="EBO"), line(group="far"), line(group="animals"), line(setting="spurious"), line(b="oe"))
     lost = line(group="far", metric="fpr95", difference=4, low=3, high=5)
     assert [(e.says, e.where) for e in found(far, lost)] == [("against", "x, far FPR@95, both models with MSP")]
-    assert [e.says for e in found("Spurious OOD, near sets: the same score", line(setting="spurious", a_detector="ODIN", b_detector="ODIN"))] == ["for"]
-    assert [e.says for e in found("Conventional OOD, far sets: the same score", line(setting="conventional", group="far", a="ascood_shuffle"))] == ["for"]
+    assert [e.says for e in found("Spurious OOD, near sets: the same detector", line(setting="spurious", a_detector="ODIN", b_detector="ODIN"))] == ["for"]
+    assert [e.says for e in found("Conventional OOD, far sets: the same detector", line(setting="conventional", group="far", a="ascood_shuffle"))] == ["for"]
 
 
 def test_the_best_rival_is_the_one_that_counts():

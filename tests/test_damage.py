@@ -17,8 +17,11 @@ from ascood.models import load_classifier
 from ascood.study import tables
 from ascood.study.page import report_page
 from ascood.study.profiles import load_profile
-from ascood.study.runs import _gathered, collect, evaluate_run, is_evaluated, load_scores, read_collected, train_run
-from ascood.study.tables import TABLES, read_differences, read_published, trace
+from ascood.study.collect import _gathered, collect
+from ascood.study.collected import Collected
+from ascood.study.runs import evaluate_run, is_evaluated, load_scores, train_run
+from ascood.study.tables import TABLES, read_published
+from ascood.study.trace import trace
 from ascood.training import create_method, train
 
 PROFILE = {"description": "for tests", "seeds": [0], "train": {"epochs": 1}, "methods": {"cross_entropy": {}},
@@ -199,9 +202,9 @@ def collected(profile, whole, tmp_path_factory):
     return results
 
 
-READ = {"metrics.csv": lambda profile, results: read_collected(profile, "metrics", results), "groups.csv": lambda profile, results: read_collected(profile, "groups", results),
-        "history.csv": lambda profile, results: read_collected(profile, "history", results), "runs.csv": lambda profile, results: read_collected(profile, "runs", results),
-        "differences.csv": lambda profile, results: read_differences(profile, results), "sha256.json": lambda profile, results: read_collected(profile, "metrics", results),
+READ = {"metrics.csv": lambda profile, results: Collected(profile, results).metrics, "groups.csv": lambda profile, results: Collected(profile, results).groups,
+        "history.csv": lambda profile, results: Collected(profile, results).history, "runs.csv": lambda profile, results: Collected(profile, results).runs,
+        "differences.csv": lambda profile, results: Collected(profile, results).differences, "sha256.json": lambda profile, results: Collected(profile, results).metrics,
         "table_accuracy.md": lambda profile, results: report_page(profile, results, results),
         "table_accuracy.csv": lambda profile, results: trace(profile, "table_accuracy", {}, results)}
 
@@ -229,7 +232,7 @@ def test_a_folder_without_digests_is_read_as_it_is(profile, collected, tmp_path)
     results = shutil.copytree(collected, tmp_path / "results")
     (results / profile.name / "sha256.json").unlink()
     (results / profile.name / "runs.csv").write_bytes((results / profile.name / "runs.csv").read_bytes().replace(b"\n", b"\r\n"))
-    assert len(read_collected(profile, "runs", results)) == 1
+    assert len(Collected(profile, results).runs) == 1
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/*.csv") if path.name in ("metrics.csv", "table1_main.csv", "step_cpu.csv")), ids=lambda path: path.name)

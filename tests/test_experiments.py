@@ -11,7 +11,8 @@ import yaml
 from ascood.study import cli
 from ascood.study.cli import main
 from ascood.study.profiles import find_run, list_profiles, load_profile
-from ascood.study.runs import code_version, collect
+from ascood.study.collect import collect
+from ascood.study.runs import code_version
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -11,6 +11,7 @@ from PIL import Image
 from ascood.data import load_benchmark
 from ascood.models import Classifier, create_backbone, save_classifier
 from ascood.study import figures, plots, reporting
+from ascood.study.collected import Collected
 from ascood.study.profiles import list_profiles, load_profile
 from ascood.synthesis import OutlierSynthesizer
 
@@ -119,7 +120,7 @@ def test_studies_of_one_number_are_found(studies):
 
 def test_points_are_means_over_seeds_by_the_studys_detector(studies, tmp_path):
     collected(studies, tmp_path)
-    points, plain = figures.study_points(studies, "alpha", tmp_path)
+    points, plain = figures.study_points(Collected(studies, tmp_path), "alpha")
     near = points.query("quantity == 'near_auroc'").set_index("value")
     assert near["own"].to_dict() == {0.5: False, 1.0: True}
     assert near.loc[1, ["mean", "std"]].tolist() == pytest.approx([62.6, 2])  # EBO, although MSP is better: the study says so
@@ -225,7 +226,7 @@ def test_problem_shows_majority_and_minority_where_they_are_known():
 
 def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     collected(studies, tmp_path)
-    rows = figures.summary_rows(studies, tmp_path)
+    rows = figures.summary_rows(Collected(studies, tmp_path))
     near = rows.query("group == 'near' and benchmark == 'scene-digits-holdout\\nfine-grained'").set_index("detector")
     assert [*near.index] == ["MSP", "EBO"] and set(rows["method"]) == {"ascood"} and set(rows["decided"]) == {""}, "Relation was not asked for; no interval"
     assert near.loc["MSP", ["plain", "plain_std", "mean", "std"]].tolist() == pytest.approx([83.3, 2, 82.6, 2])

@@ -4,7 +4,9 @@ import pandas as pd
 import yaml
 
 from ascood.study.profiles import find_run, load_profile
-from ascood.study.runs import compare, read_collected, save_scores
+from ascood.study.collected import Collected
+from ascood.study.differences import compare
+from ascood.study.runs import save_scores
 
 PROFILE = {
     "description": "for tests",
@@ -72,11 +74,11 @@ def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against
         rows += [dict(run_id=run.run_id, benchmark="scene-digits-all", setting="conventional", method=run.method, detector="MSP", seed=run.config.seed, ood_group=g,
                       ood_set="v", fpr95=1, auroc=90, aupr_in=1, aupr_out=1, accuracy=90) for g in ("val", "near")]
     pd.DataFrame(rows).to_csv(tmp_path / "tiny" / "metrics.csv", index=False)
-    table = compare(profile, tmp_path, draws=100)
+    table = compare(Collected(profile, tmp_path), draws=100)
     pairs = set(zip(table.study, table.group, table.metric, table.a_method, table.b_method))
     assert ("", "near", "auroc", "ascood", "cross_entropy") in pairs and ("sigma", "near", "fpr95", "ascood", "ascood@sigma=2") in pairs
     assert not {p for p in pairs if p[0] == "" and "@" in p[3] + p[4]}, "variants stay out of the main comparison"
     main_row = table.query("study == '' and metric == 'auroc' and a_method == 'ascood'").iloc[0]
     assert main_row.survives and 0 < main_row.low < main_row.difference < main_row.high and (main_row.n_id, main_row.n_ood, main_row.seeds) == (300, 400, 2)
-    assert set(read_collected(profile, "metrics", tmp_path).method) == {"cross_entropy", "ascood"}
-    assert set(read_collected(profile, "metrics", tmp_path, variants=True).method) == set(shift)
+    assert set(Collected(profile, tmp_path).metrics.method) == {"cross_entropy", "ascood"}
+    assert set(Collected(profile, tmp_path).all_metrics.method) == set(shift)

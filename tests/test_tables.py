@@ -14,7 +14,10 @@ from ascood.study import reporting, tables
 from ascood.study.claims import report_table_claims
 from ascood.study.page import profile_readme, remove_stale_tables, report_page
 from ascood.study.profiles import Profile, load_profile
-from ascood.study.runs import compare, describe_runs, save_scores
+from ascood.study.collected import Collected, describe_runs
+from ascood.study.differences import compare
+from ascood.study.runs import save_scores
+from ascood.study.trace import trace
 from ascood.training import checked
 
 STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
@@ -219,7 +222,7 @@ def test_a_cell_is_traced_to_the_numbers_whose_mean_it_is(tmp_path):
     runs = written(profile, tmp_path, by_seed)
     tables.TABLES["table_main"](profile, tmp_path)
     where = {"method": "ascood", "quantity": "far_auroc"}
-    text = tables.trace(profile, "table_main", where, tmp_path)
+    text = trace(profile, "table_main", where, tmp_path)
     numbers = [float(line.split("auroc ")[1]) for line in text.splitlines() if " auroc " in line]
     assert numbers == [90, 100, 92, 102] and np.mean(numbers) == float(cell(tmp_path, "table_main", **where)[0]["mean"])
     for run in runs:
@@ -233,10 +236,10 @@ def test_trace_of_accuracy_cost_and_published(tmp_path):
     written(profile, tmp_path, by_seed)
     for name in ("table_accuracy", "table_cost", "table_synthesis"):
         tables.TABLES[name](profile, tmp_path)
-    lost = tables.trace(profile, "table_accuracy", {"quantity": "difference"}, tmp_path)
+    lost = trace(profile, "table_accuracy", {"quantity": "difference"}, tmp_path)
     assert lost.count("ID accuracy: 90") == 4 and "cross_entropy" in lost
-    assert "training_peak_mib: 1000" in tables.trace(profile, "table_cost", {"method": "ascood", "quantity": "training_peak_mib"}, tmp_path)
-    printed = tables.trace(profile, "table_synthesis", {"source": "published", "synthesis": "subtract", "benchmark": "cars"}, tmp_path)
+    assert "training_peak_mib: 1000" in trace(profile, "table_cost", {"method": "ascood", "quantity": "training_peak_mib"}, tmp_path)
+    printed = trace(profile, "table_synthesis", {"source": "published", "synthesis": "subtract", "benchmark": "cars"}, tmp_path)
     assert printed.count("results/published/table5_synthesis.csv") == 2
 
 
@@ -244,16 +247,16 @@ def test_trace_says_what_there_is(tmp_path):
     profile = a_profile()
     written(profile, tmp_path, by_seed)
     with pytest.raises(FileNotFoundError, match="report t table_sets"):
-        tables.trace(profile, "table_sets", {}, tmp_path)
+        trace(profile, "table_sets", {}, tmp_path)
     tables.TABLES["table_sets"](profile, tmp_path)
     with pytest.raises(ValueError, match="unknown column 'methd'; did you mean 'method'"):
-        tables.trace(profile, "table_sets", {"methd": "ascood"}, tmp_path)
+        trace(profile, "table_sets", {"methd": "ascood"}, tmp_path)
     with pytest.raises(ValueError, match="unknown value of method 'acood'; did you mean 'ascood'"):
-        tables.trace(profile, "table_sets", {"method": "acood"}, tmp_path)
+        trace(profile, "table_sets", {"method": "acood"}, tmp_path)
     with pytest.raises(ValueError, match="50 rows of table_sets match; narrow"):
-        tables.trace(profile, "table_sets", {}, tmp_path)
+        trace(profile, "table_sets", {}, tmp_path)
     with pytest.raises(ValueError, match="unknown table"):
-        tables.trace(profile, "table_mian", {}, tmp_path)
+        trace(profile, "table_mian", {}, tmp_path)
 
 
 def same(metric, group, difference, low, high, agree=True, method="ascood_shuffle", detector="MSP"):
@@ -279,7 +282,7 @@ def test_the_same_detector_on_both_models_by_hand(tmp_path):
     assert r"\textbf{+10.00 [+8.00, +12.00]}" in (tmp_path / "t" / "table_paired.tex").read_text()
     change, = cell(tmp_path, "table_paired", model="difference", quantity="auroc", ood_group="near")
     assert float(change["mean"]) == 10 and len(change["runs"].split()) == 4
-    traced = tables.trace(profile, "table_paired", {"model": "plain", "quantity": "auroc", "ood_group": "near"}, tmp_path)
+    traced = trace(profile, "table_paired", {"model": "plain", "quantity": "auroc", "ood_group": "near"}, tmp_path)
     assert [float(line.split("auroc ")[1]) for line in traced.splitlines() if " auroc " in line] == [60, 62]
 
 
@@ -313,7 +316,7 @@ def test_a_third_group_passes_from_scores_to_every_table(tmp_path):
     written(profile, tmp_path, by_seed)
     third_group(profile, tmp_path)
     write_scores(profile, tmp_path)
-    found = compare(profile, tmp_path, draws=20)
+    found = compare(Collected(profile, tmp_path), draws=20)
     assert set(found["group"]) == {"near", "far", "animals", "id"} and set(found.query("group == 'animals'")["n_ood"]) == {30}
     pairs = {*found.query("a_detector == b_detector and b_method == 'cross_entropy' and group == 'animals'")[["a_method", "a_detector"]].itertuples(index=False, name=None)}
     assert pairs >= {("ascood", "MSP"), ("ascood_shuffle", "MSP")}, "also where validation chose KNN"
@@ -335,14 +338,14 @@ def test_a_method_that_did_not_learn_is_marked_and_not_ranked(tmp_path):
     assert lines["VOS"].count("†") == 3 and "**" not in lines["VOS"] and "†" not in lines["OE"]
     assert "**" in lines["ASCOOD (gradient)"] and "neither ranked nor counted as a rival: VOS on scene-digits-all." in text
     write_scores(profile, tmp_path)
-    assert "vos" not in set(compare(profile, tmp_path, draws=20)["a_method"]), "never the best row that others are compared with"
+    assert "vos" not in set(compare(Collected(profile, tmp_path), draws=20)["a_method"]), "never the best row that others are compared with"
 
 
 def test_a_pretrained_classifier_is_a_plain_model(tmp_path):
     profile = a_profile(methods={"pretrained": {"kind": "cross_entropy"}}, detectors=["MSP", "ODIN", "i-ODIN"])
     written(profile, tmp_path, by_seed)
     write_scores(profile, tmp_path)
-    found = compare(profile, tmp_path, draws=20)
+    found = compare(Collected(profile, tmp_path), draws=20)
     assert set(found["a_method"]) == {"pretrained"} and len(found.query("a_detector == 'i-ODIN' and b_detector == 'ODIN' and group == 'near'")) == 2
     found.to_csv(tmp_path / "t" / "differences.csv", index=False)
     texts = {name: tables.TABLES[name](profile, tmp_path) for name in tables.tables_of(profile)}
@@ -364,7 +367,7 @@ def test_detectors_that_rank_otherwise_than_openood_are_named(tmp_path, monkeypa
 def test_the_protocol_is_named_where_it_is(tmp_path):
     profile = a_profile()
     written(profile, tmp_path, by_seed)
-    assert "protocol" not in describe_runs(profile, tmp_path)
+    assert "protocol" not in describe_runs(Collected(profile, tmp_path))
     (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
     assert "`results/t/protocol.md`" in tables.TABLES["table_main"](profile, tmp_path)
 
@@ -389,7 +392,7 @@ def test_the_readme_of_a_profile_lists_what_is_there_and_every_link_leads_to_a_f
     bare = profile_readme(profile, tmp_path, tmp_path / "figures").read_text()
     assert "(table_main.md)" in bare and "table_paired" not in bare and "protocol" not in bare and "![" not in bare
     write_scores(profile, tmp_path)
-    compare(profile, tmp_path, draws=20).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    compare(Collected(profile, tmp_path), draws=20).to_csv(tmp_path / "t" / "differences.csv", index=False)
     tables.TABLES["table_paired"](profile, tmp_path)
     report_table_claims(profile, tmp_path)
     (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")

@@ -16,9 +16,10 @@ import pandas as pd
 from ..files import read_listed
 from . import reporting
 from ..data import list_benchmarks
-from .profiles import Profile, under_root
-from .runs import describe_runs, one_element, read_collected
-from .reporting import SETTING_GROUP, did_not_learn, method_kind, method_label, paired_scores, paper_choice, say_left_out
+from .collected import Collected, describe_runs
+from .differences import one_element
+from .profiles import Profile
+from .reporting import SETTING_GROUP, did_not_learn, method_kind, method_label, paired_detectors, paper_choice, say_left_out
 
 # %% ../../nbs/study/08_claims.ipynb #86456d33
 class Evidence(NamedTuple):
@@ -58,7 +59,7 @@ def _evidence(rows: pd.DataFrame, label: Callable = lambda row: "", shift: float
 
 
 def _against(row) -> str:
-    "'a by its score against b by its score'."
+    "'a by its detector against b by its detector'."
     a, b = (f"{method_label(m)} by {d}" for m, d in ((row.a_method, row.a_detector), (row.b_method, row.b_detector)))
     return f"{a} against {b}"
 
@@ -74,7 +75,7 @@ def described(
         own=table["group"] == table["setting"].map(SETTING_GROUP),  # the OOD group that the setting is about
         choice=[paper_choice(*pair) for pair in zip(benchmarks, table["setting"])],  # the method with the paper's synthesis
         kind=table["b_method"].map(method_kind),
-        paired=[d in paired_scores(b, s) for b, s, d in zip(benchmarks, table["setting"], detectors)],  # one of those by which both models are compared
+        paired=[d in paired_detectors(b, s) for b, s, d in zip(benchmarks, table["setting"], detectors)],  # one of those by which both models are compared
         one=detectors.map(one_element), b_one=table["b_detector"].map(one_element),  # the same i-ODIN with k = 1
         point=table["b_method"].map(lambda method: method.partition("@")[2]),  # of a study
         **best)
@@ -122,7 +123,7 @@ def _needs(setting: str, method: str, kinds: list[str]) -> str:
 _PLAIN, _CHOSEN = "kind == 'post-hoc'", "own and a_chosen"
 _BEST = "(each method with its best detector by validation)"  # the older way to compare; of post-hoc rivals every detector counts
 CLAIMS = {
-    **{f"{name}: the same score detects it better on the ASCOOD model than on the plain one":
+    **{f"{name}: the same detector is better on the ASCOOD model than on the plain model":
        Claim("Tables 1, 2", f"{_ours(*of[:2])} and {_PLAIN} and group == '{of[2]}' and a_detector == b_detector and paired", _needs(*of[:2], ["post-hoc"]),
              lambda row: f"both models with {row.a_detector}") for name, of in PAIRED.items()},
     **{f"{name}: ASCOOD detects it better than a plain model does {_BEST}":
@@ -170,14 +171,12 @@ CLAIMS |= {
 # %% ../../nbs/study/08_claims.ipynb #80bb9bdf
 def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says, and whose runs
     "A row for each piece of evidence; a claim without any has one row that says so."
-    path = under_root(results) / profile.name / "differences.csv"
-    if not path.is_file():
+    collected = Collected(profile, results)
+    if not (path := collected.folder / "differences.csv").is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood collect {profile.name}")
-    table = pd.read_csv(read_listed(path, f"ascood collect {profile.name}"), keep_default_na=False).astype({"difference": float, "low": float, "high": float})
-    metrics = read_collected(profile, "metrics", results, variants=True)
-    chosen = reporting.choose_detectors(read_collected(profile, "metrics", results))
-    runs = metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
-    planned, rows, table = _lacking(profile, table), [], described(_without_left_out(profile, table, results), chosen)
+    runs = collected.all_metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
+    gone, table, rows = _left_out(collected), collected.differences, []
+    planned, table = _lacking(collected), described(table[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]], collected.chosen)
     for name, claim in CLAIMS.items():
         evidence, lacking = claim.evidence(table), planned.query(claim.rests_on, engine="python") if len(planned) else planned
         names = ", ".join(dict.fromkeys(f"{method_label(row.method)} on {row.benchmark}" for row in lacking.itertuples()))
@@ -188,15 +187,16 @@ def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  #
     return pd.DataFrame(rows, columns=["claim", "paper", "verdict", "evidence", "difference", "low", "high", "says", *_ORIGIN])
 
 
-def _left_out(profile: Profile, results: str | Path) -> set[tuple[str, str]]:  # (benchmark, method)
+def _left_out(collected: Collected) -> set[tuple[str, str]]:  # (benchmark, method)
     "Compared methods that did not learn the task; a weak ASCOOD model stays, for the claims are about it."
-    gone = did_not_learn(read_collected(profile, "metrics", results))
-    return {(benchmark, method) for benchmark, method in gone if method_kind(method) != "ASCOOD"}
+    return {(benchmark, method) for benchmark, method in did_not_learn(collected.metrics) if method_kind(method) != "ASCOOD"}
+
 
 # %% ../../nbs/study/08_claims.ipynb #af451fe8
-def _lacking(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:  # study, benchmark, setting, method, kind, choice
+def _lacking(collected: Collected) -> pd.DataFrame:  # study, benchmark, setting, method, kind, choice
     "Planned rows that no difference has, because a seed's run or its scores are not there."
-    there = {(row.study, row.benchmark, method) for row in table.itertuples() for method in (row.a_method, row.b_method)}
+    profile = collected.profile
+    there = {(row.study, row.benchmark, method) for row in collected.differences.itertuples() for method in (row.a_method, row.b_method)}
     plain = [("", run.benchmark, run.method) for run in profile.runs if run.method in profile.methods]
     points = [(p.study, p.benchmark, p.variant) for p in profile.points]
     settings = {name: setting for setting in SETTING_GROUP for name in list_benchmarks(setting)}
@@ -205,11 +205,6 @@ def _lacking(profile: Profile, table: pd.DataFrame) -> pd.DataFrame:  # study, b
     return pd.DataFrame(lacking, columns=["study", "benchmark", "setting", "method", "kind", "choice"])
 
 # %% ../../nbs/study/08_claims.ipynb #433975cd
-def _without_left_out(profile: Profile, table: pd.DataFrame, results: str | Path) -> pd.DataFrame:
-    gone = _left_out(profile, results)
-    return table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]]
-
-
 _ORIGIN = ["benchmark", "quantity", "a_method", "a_detector", "a_runs", "b_method", "b_detector", "b_runs"]
 
 
@@ -239,22 +234,22 @@ def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper
 # %% ../../nbs/study/08_claims.ipynb #0175d66f
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "The verdict on every claim with its numbers: table_claims.{csv,md,tex}."
-    table = judge(profile, results)
+    table, collected = judge(profile, results), Collected(profile, results)
     counts = table.drop_duplicates("claim")["verdict"].value_counts()
     caption = (f"What profile `{profile.name}` says of the paper's claims: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + ". A positive difference "
                "is evidence for the claim (the sign of FPR@95 is changed); in points, with its paired bootstrap 95 % interval over test images, at "
                "the mean over seeds. A piece is decided if that interval leaves out zero and all seeds agree in sign; a claim is supported or contradicted if all its "
                "decided pieces say so, and mixed if they disagree. AUROC and FPR@95 of one pair are two pieces; the best rival is the best on the test images; nothing "
                "is corrected for the number of comparisons. Where there is much evidence, the largest difference for and against is printed."
-               + say_left_out(_left_out(profile, results)))
+               + say_left_out(_left_out(collected)))
     printed = pd.concat([_printed(rows) for _, rows in table.groupby("claim", sort=False)], ignore_index=True)
-    return reporting.write_printed(under_root(results) / profile.name / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
-                            reporting.to_latex(printed.set_index("claim"), caption), caption, describe_runs(profile, results))
+    return reporting.write_printed(collected.folder / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
+                            reporting.to_latex(printed.set_index("claim"), caption), caption, describe_runs(collected))
 
 # %% ../../nbs/study/08_claims.ipynb #565a19e0
 def verdicts(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, for, against, undecided, largest difference
     "A line for each claim of table_claims.csv that was tested; the difference is the largest decided one, else the largest."
-    path = under_root(results) / profile.name / "table_claims.csv"
+    path = Collected(profile, results).folder / "table_claims.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood report {profile.name} table_claims")
     rows = pd.read_csv(read_listed(path, f"ascood report {profile.name} table_claims"))

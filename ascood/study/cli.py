@@ -17,13 +17,16 @@ import typer
 from ..benchmarks import disk
 from ..benchmarks.builders import command as builders
 from ..command import check_folder, create_app, run_app
+from .collect import collect
+from .collected import Collected
 from .figures import FIGURES, report_figure
 from .page import ALL_TABLES, all_tables_of, profile_readme, remove_stale_tables, report_page
 from .premises import has_synthesis, measure_premises
 from .profiles import Profile, RunSpec, check_names, find_run, list_profiles, load_profile, under_root
 from .progress import measure_progress, run_state, say_progress
-from .runs import check_data, collect, describe_verification, evaluate_run, pick_run, read_collected, train_run, verify_run
-from .tables import trace
+from .runs import check_data, evaluate_run, train_run
+from .trace import trace
+from .verify import describe_verification, pick_run, verify_run
 from ..training import alone
 
 # %% ../../nbs/study/11_cli.ipynb #5da228a6
@@ -125,9 +128,10 @@ def _status(ctx: typer.Context, profile: _PROFILE):
     for run in (run for run in plan.runs if run.benchmark in plan.chosen):
         print(f"{run_state(run, results):10s} {run.run_id}")
     print(measure_progress(plan, results))
-    if (under_root(results) / plan.name / "runs.csv").is_file():
-        there = {*read_collected(plan, "runs", results, variants=True)["run_id"]}
-        print(f"collected in {under_root(results) / plan.name}: {sum(run.run_id in there for run in plan.runs)} of {len(plan.runs)}")
+    collected = Collected(plan, results)
+    if (collected.folder / "runs.csv").is_file():
+        there = {*collected.runs["run_id"]}
+        print(f"collected in {collected.folder}: {sum(run.run_id in there for run in plan.runs)} of {len(plan.runs)}")
 
 # %% ../../nbs/study/11_cli.ipynb #db1f4ba0
 @app.command("train")

@@ -21,9 +21,9 @@ from PIL import Image
 
 from ..files import read_listed, write_file
 from .claims import report_table_claims, verdicts
+from .collected import Collected, describe_runs, protocol_file
 from .figures import FIGURES, figure_stems
 from .profiles import Profile, shipped, under_root
-from .runs import describe_runs, protocol_file
 from .tables import TABLES, tables_of
 
 # %% ../../nbs/study/09_page.ipynb #166b815b
@@ -86,7 +86,7 @@ def _table_part(name: str, folder: Path) -> _Part:
 
 def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:
     "The protocol of a profile, if it has one."
-    path = protocol_file(profile, results)
+    path = protocol_file(Collected(profile, results))
     if not path.is_file():
         return []
     html = _as_html(path.read_text())
@@ -122,7 +122,7 @@ def report_page(profile: Profile, results: str | Path = "results", figures: str 
     tables, pictures = ([part._replace(notebook=(folder / "notebooks" / f"{part.name}.ipynb").is_file()) for part in parts] for parts in (tables, pictures))
     first = [part for name in _FIRST for part in tables if part.name == name]
     sections = [("Results", first), ("Protocol", _protocol_part(profile, results)), ("Tables", [part for part in tables if part not in first]), ("Figures", pictures)]
-    page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(profile, results).replace("`", ""), sections=[s for s in sections if s[1]])
+    page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(Collected(profile, results)).replace("`", ""), sections=[s for s in sections if s[1]])
     path = folder / "report.html"
     write_file(path, page)
     return path
@@ -155,7 +155,7 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     shown, linked = _picture_lines(profile, figures, folder)
     tables = [f"- [{_title(name)}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex))" for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     parts = [f"# Profile `{profile.name}`", profile.description.strip()]
-    if protocol_file(profile, results).is_file():
+    if protocol_file(Collected(profile, results)).is_file():
         parts.append("[protocol.md](protocol.md) was written before the runs: what is tested, with which settings, and what counts as an answer.")
     if (folder / "table_claims.csv").is_file() and len(lines := verdicts(profile, results)):
         parts += ["## What these runs say of the paper's claims", _VERDICTS, lines.to_markdown(index=False, disable_numparse=True)]
@@ -164,7 +164,7 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     parts += ["## Pictures", *shown, "\n".join(linked)] if shown or linked else []
     parts += ["## All tables", "\n".join(tables)] if tables else []
     path = folder / "README.md"
-    write_file(path, "\n\n".join([*parts, "## Where the numbers come from", describe_runs(profile, results)]) + "\n")
+    write_file(path, "\n\n".join([*parts, "## Where the numbers come from", describe_runs(Collected(profile, results))]) + "\n")
     return path
 
 

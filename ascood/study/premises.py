@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from ..attribution import submodule_modes, top_fraction_mask, true_class_gradient
 from ..data import Benchmark, ImageSet, LazyImages
 from ..files import read_listed, write_listed
+from .collected import Collected
 from .profiles import Profile, RunSpec, under_root
-from .runs import read_collected
 from ..losses import uniform_kl
 from ..models import Classifier, load_classifier
 from .plots import FIGURE_STYLE, TWO_COLUMNS, plot_nothing
@@ -180,7 +180,7 @@ def measure_premises(profile: Profile, results: str | Path = "results", anew: bo
 
 # %% ../../nbs/study/05_premises.ipynb #878a4d5a
 def auroc_gains(
-    metrics: pd.DataFrame,  # As `read_collected(profile, "metrics")`
+    metrics: pd.DataFrame,  # Of a profile's methods
     methods: list[str],  # Those to be compared with cross_entropy
 ) -> pd.DataFrame:  # benchmark, setting, method, seed, detector, auroc, gain (points); NaN where cross-entropy has no such score
     "AUROC of each run and its gain over cross-entropy, same seed and detector."
@@ -201,15 +201,15 @@ QUANTITIES = {  # {column of premises.csv: heading}
 }
 
 
-def premises_with_gain(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
+def premises_with_gain(collected: Collected) -> pd.DataFrame:
     "Rows of premises.csv, measured first if the file is not there, with `last` (is it the trained model?), and `detector` and `gain` of ASCOOD's."
-    path = under_root(results) / profile.name / "premises.csv"
-    rows = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else measure_premises(profile, results)
+    profile, path = collected.profile, collected.folder / "premises.csv"
+    rows = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else measure_premises(profile, collected.results)
     if rows.empty:
         return pd.DataFrame(columns=["run_id", "benchmark", "setting", "method", "seed", "epoch", *QUANTITIES, "last", "detector", "gain"])
     rows = rows[rows["method"].isin(list(profile.methods)) & rows["run_id"].isin([run.run_id for run in profile.runs])]
     ours = [run.method for run in profile.runs if "synthesis" in run.settings]
-    gains = auroc_gains(read_collected(profile, "metrics", results), ours)[["benchmark", "method", "seed", "detector", "gain"]]
+    gains = auroc_gains(collected.metrics, ours)[["benchmark", "method", "seed", "detector", "gain"]]
     rows = rows.merge(gains, "left", ["benchmark", "method", "seed"])
     return rows.assign(last=rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max"))
 
@@ -342,7 +342,7 @@ def _premises_legend(methods: list[str], marker_of: dict[str, str]) -> list:
     return [*lines, *marks, plt.Line2D([], [], color="0.4", lw=0.8, ls=":", label="limit of the premise")]
 
 
-def draw_premises(profile: Profile, name: str, results: str | Path = "results") -> Figure:
+def draw_premises(collected: Collected, name: str) -> Figure:
     "`plot_premises` of a profile, or a picture that says that nothing is measured yet."
-    rows = premises_with_gain(profile, results)
-    return plot_premises(rows) if len(rows) else plot_nothing(f"no premise is measured; make reproduce PROFILE={profile.name}")
+    rows = premises_with_gain(collected)
+    return plot_premises(rows) if len(rows) else plot_nothing(f"no premise is measured; {collected.profile.remedy}")

@@ -140,6 +140,11 @@ class Profile(ProfileFile):
         "The benchmarks that are run now."
         return [name for name in self.benchmarks if name in (self.only or self.benchmarks)]
 
+    @property
+    def remedy(self) -> str:
+        "The command that makes what is missing."
+        return f"make reproduce PROFILE={self.name}"
+
     @cached_property
     def runs(self) -> list["RunSpec"]:
         "All runs, in the order of the file, those of studies last."

@@ -14,8 +14,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from .profiles import Profile, RunSpec, under_root
-from .runs import is_evaluated, read_collected
+from .collected import Collected
+from .profiles import Profile, RunSpec
+from .runs import is_evaluated
 
 # %% ../../nbs/study/09a_progress.ipynb #6e4f515f
 def run_state(run: RunSpec, results: str | Path = "results") -> str:
@@ -46,8 +47,8 @@ def _mean_seconds(records: Iterable[tuple[str, str, dict]]) -> dict[tuple[str, s
 # %% ../../nbs/study/09a_progress.ipynb #aed80a45
 def expected_seconds(profile: Profile, results: str | Path = "results") -> dict[tuple[str, str], float]:
     "Seconds of a run by (benchmark, method); empty if no run has been made or collected."
-    collected = (under_root(results) / profile.name / "runs.csv").is_file()
-    rows = read_collected(profile, "runs", results, variants=True).to_dict("records") if collected else []
+    collected = Collected(profile, results)
+    rows = collected.runs.to_dict("records") if (collected.folder / "runs.csv").is_file() else []
     here = _mean_seconds((run.benchmark, run.method, _record(run, results)) for run in profile.runs)
     before = _mean_seconds((row["benchmark"], row["method"], row) for row in rows)
     both = here.keys() & before.keys()

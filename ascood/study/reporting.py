@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'PLAIN', 'LOST_POINTS', 'QUANTITIES', 'SETTING_GROUP', 'method_label',
            'method_color', 'method_kind', 'plain_method', 'group_means', 'choose_detectors', 'paper_choice',
-           'paper_score', 'paired_scores', 'did_not_learn', 'mark_left_out', 'say_left_out', 'over_seeds', 'summarize',
-           'summarize_sets', 'escaped', 'cells', 'mark_close', 'to_markdown', 'to_latex', 'write_printed', 'Block',
-           'write_blocks', 'to_plain_text', 'write_plain_table', 'compared', 'in_order', 'gap_notes',
+           'paper_detector', 'paired_detectors', 'did_not_learn', 'mark_left_out', 'say_left_out', 'over_seeds',
+           'summarize', 'summarize_sets', 'escaped', 'cells', 'mark_close', 'to_markdown', 'to_latex', 'write_printed',
+           'Block', 'write_blocks', 'to_plain_text', 'write_plain_table', 'compared', 'in_order', 'gap_notes',
            'hyperparameter_table', 'tuning_table']
 
 # %% ../../nbs/study/01_reporting.ipynb #56dd6536
@@ -108,14 +108,14 @@ def paper_choice(benchmark: str, setting: str) -> str:
     return _PAPER_SYNTHESIS.get(benchmark, "ascood_shuffle" if setting == "conventional" else "ascood")
 
 
-def paper_score(benchmark: str, setting: str) -> str:
+def paper_detector(benchmark: str, setting: str) -> str:
     "The detector with which the paper evaluates ASCOOD on a benchmark, or on the one that it is modelled on."
     return _PAPER_SCORE.get(benchmark, _PAPER_SCORE.get(setting, "MSP"))
 
 
-def paired_scores(benchmark: str, setting: str) -> list[str]:
+def paired_detectors(benchmark: str, setting: str) -> list[str]:
     "Detectors by which the plain and the ASCOOD model are compared in pairs: MSP, EBO and the paper's."
-    return [*dict.fromkeys(["MSP", "EBO", paper_score(benchmark, setting)])]
+    return [*dict.fromkeys(["MSP", "EBO", paper_detector(benchmark, setting)])]
 
 # %% ../../nbs/study/01_reporting.ipynb #f7eec0f1
 LOST_POINTS = 3.0  # of ID accuracy, against the plain model
@@ -415,8 +415,8 @@ def compared(metrics: pd.DataFrame) -> pd.DataFrame:  # As `summarize`, and kind
     group, _, metric = summary["quantity"].str.partition("_").T.values
     summary = summary.assign(kind=summary["method"].map(method_kind), metric=metric)
     post_hoc = summary["method"] == summary["benchmark"].map(metrics.groupby("benchmark")["method"].agg(plain_method))
-    one_score = pd.Series([chosen.get((row.benchmark, row.method)) == row.detector for row in summary.itertuples()], summary.index)
-    wanted = ((group == summary["setting"].map(SETTING_GROUP)) | (group == "accuracy")) & (post_hoc | one_score)
+    one_detector = pd.Series([chosen.get((row.benchmark, row.method)) == row.detector for row in summary.itertuples()], summary.index)
+    wanted = ((group == summary["setting"].map(SETTING_GROUP)) | (group == "accuracy")) & (post_hoc | one_detector)
     named = summary["metric"].where(group != "accuracy", "accuracy")
     rows = summary.assign(method=summary["method"].where(~post_hoc, summary["detector"]), quantity=named)[wanted]
     return in_order(rows.drop(columns="metric"))

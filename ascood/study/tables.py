@@ -5,19 +5,16 @@
 # %% auto #0
 __all__ = ['table_paired', 'table_compared', 'table_hyperparameters', 'table_main', 'table_scores', 'table_imagenet100',
            'table_outlier_exposure', 'table_synthesis', 'table_iodin', 'table_feature_space', 'table_normalization',
-           'table_accuracy', 'table_sets', 'table_cost', 'table_studies', 'table_spurious', 'table_premises',
-           'table_tuning', 'TABLES', 'read_published', 'same_images', 'ours', 'published_main', 'planned', 'with_gaps',
-           'summary_of', 'Collected', 'not_as_openood', 'Published', 'Table', 'write_table', 'read_differences',
-           'marked', 'paired_rows', 'training_methods', 'iodin_rows', 'study_rows', 'accuracy_rows', 'set_rows',
-           'training_costs', 'scoring_costs', 'spurious_summary', 'tables_of', 'trace']
+           'table_accuracy', 'table_sets', 'COSTS', 'table_cost', 'table_studies', 'table_spurious', 'table_premises',
+           'table_tuning', 'TABLES', 'read_published', 'same_images', 'ours', 'published_main', 'planned',
+           'planned_here', 'with_gaps', 'summary_of', 'not_as_openood', 'Published', 'Table', 'write_table', 'marked',
+           'paired_rows', 'training_methods', 'iodin_rows', 'study_rows', 'accuracy_rows', 'set_rows', 'training_costs',
+           'scoring_costs', 'spurious_rows', 'tables_of']
 
 # %% ../../nbs/study/06_tables.ipynb #b06cb2d1
 import inspect
 import json
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,29 +27,26 @@ from ..data import list_benchmarks
 from ..detectors import IODIN
 from ..files import read_listed
 from . import reporting
+from .collected import Collected, describe_runs
+from .differences import one_element, study_metrics
 from .premises import PREMISES_CAPTION, has_synthesis, premises_rows, premises_with_gain, say_correlations
-from .profiles import Profile, check_names, shipped, under_root
-from .reporting import METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, method_kind, method_label, paired_scores, paper_choice, plain_method
-from .runs import _DIFFERENCE, describe_runs, one_element, read_collected
+from .profiles import Profile, shipped
+from .reporting import METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, method_kind, method_label, paired_detectors, paper_choice, plain_method
 
 # %% ../../nbs/study/06_tables.ipynb #5eef9638
 _SUMMARY = ["benchmark", "setting", "method", "detector", "quantity", "mean", "std", "seeds", "gaps", "runs"]
-_ORIGIN = ["source", "published_on", "file"]
 _SETTINGS = {name: setting for setting in SETTING_GROUP for name in list_benchmarks(setting)}
 _PUBLISHED_AS = {"cifar10-jpeg": ("cifar10", "original CIFAR-10")}  # our name: (the paper's, what to say of it)
+_MEASURED = {"fpr95": "fpr95", "auroc": "auroc", "aupr_in": "aupr_in", "aupr_out": "aupr_out", "acc": "accuracy"}  # column of a file: quantity
 
 
 def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity, mean, std (NaN if not printed), seeds, gaps, runs, source, ...
-    "One file of the paper's printed numbers, a row a number; empty if the file is not there."
-    path = shipped(f"results/published/{file}")
-    if not path.is_file():
-        return pd.DataFrame(columns=dict.fromkeys([*_SUMMARY, *_ORIGIN, "kind", "id", "ood", "ood_group", "protocol"]))
-    wide = pd.read_csv(read_listed(path, "ascood report"))
-    printed = {name: "accuracy" if name == "acc" else name for name in ("fpr95", "auroc", "aupr_in", "aupr_out", "acc") if name in wide}
-    names = [c for c in wide if c.removesuffix("_std") not in printed]
-    parts = [wide[names].assign(quantity=quantity, mean=wide[name], std=wide.get(f"{name}_std", np.nan)) for name, quantity in printed.items()]
-    return pd.concat(parts, ignore_index=True).assign(seeds=3, gaps=0, runs="", source="published", published_on="",
-                                                      file=f"results/published/{file}")
+    "One file of the paper's printed numbers, a row a number."
+    wide = pd.read_csv(read_listed(shipped(f"results/published/{file}"), "git checkout results/published"))
+    names = [c for c in wide if c.removesuffix("_std") not in _MEASURED]
+    parts = [wide[names].assign(quantity=quantity, mean=wide[name], std=wide.get(f"{name}_std", np.nan)) for name, quantity in _MEASURED.items() if name in wide]
+    return pd.concat(parts, ignore_index=True).assign(seeds=3, gaps=0, runs="", source="published", published_on="", file=f"results/published/{file}")
+
 
 # %% ../../nbs/study/06_tables.ipynb #ab70cc55
 def same_images(
@@ -83,11 +77,16 @@ def published_main(benchmarks: list[str]) -> pd.DataFrame:  # As `reporting.comp
     return rows.assign(method=keys, kind=kinds, setting=rows["benchmark"].map(_SETTINGS), detector=rows["method"].where(post_hoc, "–"))
 
 # %% ../../nbs/study/06_tables.ipynb #11bf1fe5
-def planned(profile: Profile, metrics: pd.DataFrame) -> list[dict]:  # benchmark, setting, method
+def planned(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:  # benchmark, setting, method
     "The (benchmark, method) pairs of a profile, studies left out: of its chosen benchmarks, and of those that have been measured."
-    shown = {*profile.chosen, *metrics["benchmark"]}
+    shown = {*profile.chosen, *measured}
     pairs = dict.fromkeys((run.benchmark, run.method) for run in profile.runs if run.method in profile.methods)
     return [dict(benchmark=name, setting=_SETTINGS[name], method=method) for name, method in pairs if name in shown]
+
+
+def planned_here(collected: Collected, keep: Callable[[str], bool] = lambda method: True) -> list[dict]:
+    "What is planned, beside what has been measured already; only methods to keep."
+    return [row for row in planned(collected.profile, collected.metrics["benchmark"]) if keep(row["method"])]
 
 
 def with_gaps(
@@ -114,24 +113,6 @@ def summary_of(metrics: pd.DataFrame, chosen: dict | None = None) -> pd.DataFram
     return reporting.summarize(metrics, chosen) if len(metrics) else pd.DataFrame(columns=_SUMMARY)
 
 
-@dataclass
-class Collected:
-    "What `collect` wrote of a profile; a file is read when it is first asked for."
-    profile: Profile
-    results: str | Path = "results"
-
-    @cached_property
-    def metrics(self) -> pd.DataFrame:
-        return read_collected(self.profile, "metrics", self.results)
-
-    @cached_property
-    def variants(self) -> pd.DataFrame:  # those of studies too
-        return read_collected(self.profile, "metrics", self.results, variants=True)
-
-    @cached_property
-    def chosen(self) -> dict[tuple[str, str], str]:  # {(benchmark, method): detector}
-        return choose_detectors(self.metrics)
-
 # %% ../../nbs/study/06_tables.ipynb #dbc52d33
 def not_as_openood(names) -> str:
     "A sentence that names those of these detectors which are not shown to rank images as OpenOOD's code does; empty if there are none."
@@ -150,10 +131,11 @@ class Published(NamedTuple):
     rows: list[str]
     heading: str = "Published, on the paper's benchmarks:"
 
-    def blocks(self) -> list[Block]:
-        rows, order = self.numbers(), {quantity: i for i, quantity in enumerate([*_NEAR_FAR, "fpr95", "auroc", "accuracy"])}
-        rows = rows.sort_values("quantity", key=lambda q: q.map(order), kind="stable")
-        return [Block(rows, self.rows, ["quantity"], self.heading, None)] if len(rows) else []
+    def block(self) -> Block:
+        order = {quantity: i for i, quantity in enumerate([*_NEAR_FAR, "fpr95", "auroc", "accuracy"])}
+        rows = self.numbers().sort_values("quantity", key=lambda q: q.map(order), kind="stable")
+        return Block(rows, self.rows, ["quantity"], self.heading, None)
+
 
 # %% ../../nbs/study/06_tables.ipynb #fe34596d
 class Table(NamedTuple):
@@ -182,27 +164,28 @@ class Table(NamedTuple):
 # %% ../../nbs/study/06_tables.ipynb #3089741e
 def write_table(table: Table, collected: Collected) -> str:  # Markdown
     "Write <table>.csv, .md and .tex into the profile's folder of results, if there are rows."
-    profile, results = collected.profile, collected.results
+    profile = collected.profile
     numbers = table.numbers(collected) if table.fits(profile) else pd.DataFrame()
     if numbers.empty:
-        planned = f" yet (`make reproduce PROFILE={profile.name}` makes them)" if table.fits(profile) else ""
+        planned = f" yet (`{profile.remedy}` makes them)" if table.fits(profile) else ""
         return f"Profile `{profile.name}` has no rows for {table.name}{planned}; nothing is written."
-    numbers, lacking = marked(profile, results, numbers) if table.marks else (numbers, "")
+    numbers, lacking = marked(collected, numbers) if table.marks else (numbers, "")
     numbers = table.beside(collected, numbers)
-    note = "\n\n".join(filter(None, [*table.notes(collected, numbers), lacking, describe_runs(profile, results)]))
-    stem, caption = under_root(results) / profile.name / table.name, _caption(table, collected, numbers)
+    note = "\n\n".join(filter(None, [*table.notes(collected, numbers), lacking, describe_runs(collected)]))
+    stem, caption = collected.folder / table.name, _caption(table, collected, numbers)
     if not table.rows:
         return reporting.write_plain_table(numbers, stem, caption, note)
-    blocks = table.split(table, numbers) + (table.published.blocks() if table.published else [])
+    blocks = table.split(table, numbers) + ([table.published.block()] if table.published else [])
     return reporting.write_blocks(blocks, stem, caption, note)
 
 
 def _caption(table: Table, collected: Collected, numbers: pd.DataFrame) -> str:
     "The declared caption, and what follows from the numbers: marks, detectors to be careful with, published numbers beside ours."
-    said = table.caption(collected, numbers) if callable(table.caption) else table.caption.replace("{plain}", method_label(plain_method(collected.profile)))
+    said = table.caption(collected, numbers) if callable(table.caption) else table.caption.replace("{plain}", method_label(collected.plain))
     here = numbers[numbers["source"] == "here"] if "source" in numbers else numbers
     said += _marks_said(here) if table.marks else not_as_openood(here["detector"]) if table.careful else ""
     return said + (" Published: the paper's printed numbers, not ranked with ours." if len(here) < len(numbers) and "source" not in table.rows else "")
+
 
 # %% ../../nbs/study/06_tables.ipynb #058ea183
 def _by_setting(table: Table, numbers: pd.DataFrame) -> list[Block]:
@@ -221,43 +204,33 @@ def _marks_said(table: pd.DataFrame) -> str:
     return _CLOSE + reporting.say_left_out({*zip(gone["benchmark"], gone["method"])}) + not_as_openood(table["detector"])
 
 
-def read_differences(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
-    "differences.csv of a profile; no rows if it has not been written."
-    path = under_root(results) / profile.name / "differences.csv"
-    return pd.read_csv(read_listed(path, f"ascood collect {profile.name}")) if path.is_file() else pd.DataFrame(columns=_DIFFERENCE)
-
-# %% ../../nbs/study/06_tables.ipynb #480a7a06
-def marked(profile: Profile, results: str | Path, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def marked(collected: Collected, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     "A summary with its marks (not told from the best; did not learn the task), and a note where the former are lacking."
-    differences = read_differences(profile, results)
-    table = reporting.mark_close(reporting.mark_left_out(summary, read_collected(profile, "metrics", results)), differences)
+    table = reporting.mark_close(reporting.mark_left_out(summary, collected.metrics), collected.differences)
     unknown, asked = (table["close"] == "unknown").sum(), table["close"].isin(["yes", "no", "unknown"]).sum()
-    command = f"`python -m ascood collect {profile.name}`"
-    if differences.empty:
-        return table, f"Differences have not been computed, so nothing is marked ≈; {command} does that."
+    if collected.differences.empty:
+        return table, f"Differences have not been computed, so nothing is marked ≈; `python -m ascood collect {collected.profile.name}` does that."
     note = (f"For {unknown} of {asked} entries there is no comparison with the best of the column, because runs or their scores are missing; "
-            f"`make reproduce PROFILE={profile.name}` makes them.")
+            f"`{collected.profile.remedy}` makes them.")
     return table, note if unknown else ""
+
 
 # %% ../../nbs/study/06_tables.ipynb #46409126
 _PAIRED = ["auroc", "fpr95"]
 
 
-def _paired_wanted(profile: Profile, metrics: pd.DataFrame) -> list[dict]:
-    "benchmark, setting, method (ASCOOD's), detector, ood_group and model of every number that there should be."
-    methods = {name: [row["method"] for row in planned(profile, metrics) if row["benchmark"] == name] for name in _SETTINGS}
-    scored = {(run.benchmark, run.method): run.detectors for run in profile.runs}
-    wanted = []
-    for name, here in methods.items():
-        plain, choice = plain_method(here), paper_choice(name, _SETTINGS[name])
+def _paired(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:
+    "benchmark, setting, method (ASCOOD's) and detector of every pair that there should be."
+    rows, scored = planned(profile, measured), {(run.benchmark, run.method): run.detectors for run in profile.runs}
+    methods = {(row["benchmark"], row["setting"]): [r["method"] for r in rows if r["benchmark"] == row["benchmark"]] for row in rows}
+    pairs = []
+    for (name, setting), here in sorted(methods.items(), key=lambda item: [*_SETTINGS].index(item[0][0])):
+        plain, choice = plain_method(here), paper_choice(name, setting)
         ours_here = [choice] if choice in here else [method for method in here if method_kind(method) == "ASCOOD"][:1]
-        groups = metrics.loc[(metrics["benchmark"] == name) & (metrics["ood_group"] != "val"), "ood_group"].unique()
-        wanted += [dict(benchmark=name, setting=_SETTINGS[name], method=method, detector=detector, ood_group=group, model=model)
-                   for method in ours_here if plain in here
-                   for detector in paired_scores(name, _SETTINGS[name])
-                   if detector in scored[name, method] and detector in scored[name, plain]
-                   for group in (groups if len(groups) else ["near", "far"]) for model in ("plain", "ASCOOD", "difference")]
-    return wanted
+        pairs += [dict(benchmark=name, setting=setting, method=method, detector=detector) for method in ours_here if plain in here
+                  for detector in paired_detectors(name, setting) if {detector} <= scored[name, method].keys() & scored[name, plain].keys()]
+    return pairs
+
 
 # %% ../../nbs/study/06_tables.ipynb #bc87a8e4
 def _paired_seeds(metrics: pd.DataFrame) -> pd.DataFrame:  # benchmark, method, detector, ood_group, seed, quantity, model, value, run_id
@@ -274,26 +247,29 @@ def _paired_seeds(metrics: pd.DataFrame) -> pd.DataFrame:  # benchmark, method, 
 
 def _intervals(differences: pd.DataFrame) -> pd.DataFrame:
     "low, high and decided of the pairs that have the same detector on both sides."
-    same = differences[(differences["study"].isna() | (differences["study"] == "")) & (differences["a_detector"] == differences["b_detector"])]
+    same = differences[(differences["study"] == "") & (differences["a_detector"] == differences["b_detector"])]
     same = same[same["b_method"].map(method_kind) == "post-hoc"]
     decided = [("yes" if survives and agree else "no") for survives, agree in zip(same["survives"], same["seeds_agree"])]
     named = same.rename(columns={"group": "ood_group", "metric": "quantity", "a_method": "method", "a_detector": "detector"})
     return named.assign(model="difference", decided=decided)[["benchmark", "method", "detector", "ood_group", "quantity", "model", "low", "high", "decided"]]
 
 # %% ../../nbs/study/06_tables.ipynb #79b0f93c
-def paired_rows(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, low, high, decided
+def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, low, high, decided
     "The plain model, the ASCOOD model of the paper's synthesis, and their difference, by the same detectors."
-    metrics = read_collected(profile, "metrics", results)
-    by = ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
+    profile, metrics, by = collected.profile, collected.metrics, ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
     found = reporting.over_seeds(_paired_seeds(metrics), by) if len(metrics) else pd.DataFrame(columns=by)
-    found = found.merge(_intervals(read_differences(profile, results)), how="left", on=by)
-    return with_gaps(found, _paired_wanted(profile, metrics), _PAIRED, len(profile.seeds))
+    found = found.merge(_intervals(collected.differences), how="left", on=by)
+    groups = metrics[metrics["ood_group"] != "val"].groupby("benchmark")["ood_group"].unique()
+    wanted = [pair | {"ood_group": group, "model": model} for pair in _paired(profile, metrics["benchmark"])
+              for group in groups.get(pair["benchmark"], ["near", "far"]) for model in ("plain", "ASCOOD", "difference")]
+    return with_gaps(found, wanted, _PAIRED, len(profile.seeds))
+
 
 # %% ../../nbs/study/06_tables.ipynb #63526ba7
 def _without_interval(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     lacking = sum((numbers["model"] == "difference") & numbers["mean"].notna() & numbers["low"].isna())
     return [f"{lacking} differences show the standard deviation over seeds in place of an interval, because the scores of their runs are missing; "
-            f"`make reproduce PROFILE={collected.profile.name}` makes them."] if lacking else []
+            f"`{collected.profile.remedy}` makes them."] if lacking else []
 
 
 def _equal_scores(collected: Collected, numbers: pd.DataFrame) -> list[str]:
@@ -308,17 +284,17 @@ table_paired = Table(
     "Mean ± standard deviation over seeds, for each OOD group the mean over its sets; difference: ASCOOD minus plain, in points, with its "
     "paired bootstrap 95 % interval over test images. Bold: decided, which means that the interval leaves out zero and all seeds agree in sign. "
     "For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one.",
-    lambda c: paired_rows(c.profile, c.results), ["benchmark", "ood_group", "detector", "method"], ["quantity", "model"], rank_by=None, careful=True,
-    notes=lambda c, numbers: _without_interval(c, numbers) + _equal_scores(c, numbers), fits=lambda profile: bool(_paired_wanted(profile, pd.DataFrame(columns=["benchmark", "ood_group"]))))
+    paired_rows, ["benchmark", "ood_group", "detector", "method"], ["quantity", "model"], rank_by=None, careful=True,
+    notes=lambda c, numbers: _without_interval(c, numbers) + _equal_scores(c, numbers), fits=lambda profile: bool(_paired(profile)))
 
 # %% ../../nbs/study/06_tables.ipynb #eb6f434e
 def _compared(collected: Collected) -> pd.DataFrame:
     "`reporting.compared` with the rows that the profile plans and does not have."
-    profile, metrics = collected.profile, collected.metrics
-    scores = {run.benchmark: [d for d in run.detectors if "@" not in d] for run in profile.runs if run.method == plain_method(profile)}
-    wanted = [row | {"method": name, "kind": method_kind(row["method"])} for row in planned(profile, metrics)
-              for name in (scores[row["benchmark"]] if row["method"] == plain_method(profile) else [row["method"]])]
-    found = with_gaps(reporting.compared(metrics), wanted, ["fpr95", "auroc", "accuracy"], len(profile.seeds))
+    profile, plain = collected.profile, collected.plain
+    post_hoc = {run.benchmark: [d for d in run.detectors if "@" not in d] for run in profile.runs if run.method == plain}
+    wanted = [row | {"method": name, "kind": method_kind(row["method"])} for row in planned_here(collected)
+              for name in (post_hoc[row["benchmark"]] if row["method"] == plain else [row["method"]])]
+    found = with_gaps(reporting.compared(collected.metrics), wanted, ["fpr95", "auroc", "accuracy"], len(profile.seeds))
     return found.assign(detector=found["detector"].where(found["kind"] != "post-hoc", found["method"]))
 
 
@@ -331,7 +307,7 @@ def _compared_notes(collected: Collected, numbers: pd.DataFrame) -> list[str]:
 # %% ../../nbs/study/06_tables.ipynb #134779bc
 def _compared_caption(collected: Collected, numbers: pd.DataFrame) -> str:
     shown = {name: SETTING_GROUP[setting] for name, setting in zip(numbers["benchmark"], numbers["setting"])}
-    return (f"Every compared method. Post-hoc detectors read one plain model ({method_label(plain_method(collected.profile))}); each training method is evaluated with the "
+    return (f"Every compared method. Post-hoc detectors read one plain model ({method_label(collected.plain)}); each training method is evaluated with the "
             "detector from its own paper; ASCOOD with the detector of highest AUROC on validation outliers. Mean over the OOD sets that each setting is about: "
             + ", ".join(f"{group} on {name}" for name, group in shown.items())
             + ". Methods with outlier data also train on auxiliary outliers. Best per column in bold, second underlined.")
@@ -361,8 +337,8 @@ table_hyperparameters = Table(
 # %% ../../nbs/study/06_tables.ipynb #7f5907df
 def training_methods(collected: Collected, keep: Callable[[str], bool] = lambda method: True) -> pd.DataFrame:
     "Each planned training method with the detector that validation chose, near and far, and its accuracy."
-    wanted = [row for row in planned(collected.profile, collected.metrics) if keep(row["method"])]
-    return with_gaps(summary_of(collected.metrics, collected.chosen), wanted, [*_NEAR_FAR, "accuracy"], len(collected.profile.seeds))
+    summary = summary_of(collected.metrics, collected.chosen)
+    return with_gaps(summary, planned_here(collected, keep), [*_NEAR_FAR, "accuracy"], len(collected.profile.seeds))
 
 
 table_main = Table(
@@ -387,10 +363,13 @@ table_scores = Table(
 _DREAM_SETS = ["inaturalist", "textures", "openimage_o", "mean", "ssb_hard"]
 
 
+def _plain_or_ours(method: str) -> bool:
+    return method_kind(method) in ("post-hoc", "ASCOOD")
+
+
 def _energy_rows(collected: Collected) -> pd.DataFrame:
     "The plain model and ASCOOD on ImageNet-100 by EBO, each OOD set and the mean over the far ones."
-    wanted = [row | {"detector": "EBO", "ood": name} for row in planned(collected.profile, collected.metrics) for name in _DREAM_SETS
-              if row["benchmark"] == "imagenet100" and method_kind(row["method"]) in ("post-hoc", "ASCOOD")]
+    wanted = [row | {"detector": "EBO", "ood": name} for row in planned_here(collected, _plain_or_ours) for name in _DREAM_SETS if row["benchmark"] == "imagenet100"]
     there = collected.metrics.query("benchmark == 'imagenet100'")
     found = reporting.summarize_sets(there, {("imagenet100", row["method"]): "EBO" for row in wanted}) if len(there) else summary_of(there)
     if "ood_set" in found:
@@ -417,9 +396,9 @@ _LEARNS_FROM = {"post-hoc": "none", "with outlier data": "real", "ASCOOD": "synt
 def _exposed(collected: Collected, numbers: pd.DataFrame) -> pd.DataFrame:
     "Our rows and the published ones on the same benchmarks, by what they learn from."
     published = published_main(list(numbers["benchmark"].unique())).query("kind in ('with outlier data', 'ASCOOD')")
-    scores = {(row.benchmark, row.method): row.detector for row in numbers.itertuples()}
+    ours_by = {(row.benchmark, row.method): row.detector for row in numbers.itertuples()}
     published = published.assign(quantity=published["setting"].map(SETTING_GROUP) + "_" + published["quantity"],
-                                 detector=[scores.get(pair, "–") for pair in zip(published["benchmark"], published["method"])])
+                                 detector=[ours_by.get(pair, "–") for pair in zip(published["benchmark"], published["method"])])
     both = pd.concat([numbers, published]).fillna({"close": "", "left_out": ""})
     return both.assign(outliers=both["method"].map(method_kind).map(_LEARNS_FROM)).sort_values("outliers", kind="stable")
 
@@ -447,7 +426,7 @@ def _synthesis_named(profile: Profile) -> dict[str, str]:  # {method: its synthe
 # %% ../../nbs/study/06_tables.ipynb #6a0bdb54
 def _published_synthesis() -> pd.DataFrame:
     published = read_published("table5_synthesis.csv")
-    return published.assign(quantity="near_" + published["quantity"], synthesis=published["synthesis"].replace(_SYNTHESES)) if len(published) else published
+    return published.assign(quantity="near_" + published["quantity"], synthesis=published["synthesis"].replace(_SYNTHESES))
 
 
 table_synthesis = Table(
@@ -466,10 +445,10 @@ def _elements(detector: str, params: dict) -> str:
 
 def iodin_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with `elements` and `name`
     "ODIN and every i-ODIN on the plain model, by how much they move."
-    profile, metrics, plain = collected.profile, collected.variants, plain_method(collected.profile)
+    profile, metrics, plain = collected.profile, collected.all_metrics, collected.plain
     params = {run.benchmark: run.detectors for run in profile.runs if run.method == plain}
     wanted = [row | {"detector": d, "name": one_element(d), "elements": _elements(d, given)}
-              for row in planned(profile, metrics) if row["method"] == plain
+              for row in planned_here(collected, plain.__eq__)
               for d, given in params[row["benchmark"]].items() if d.partition("@")[0] in ("ODIN", "i-ODIN")]
     places = {row["benchmark"]: i for i, row in reversed([*enumerate(wanted)])}
     wanted.sort(key=lambda row: (places[row["benchmark"]], float(row["elements"]) if row["elements"].isdigit() else np.inf))
@@ -478,8 +457,7 @@ def iodin_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with `e
 # %% ../../nbs/study/06_tables.ipynb #17ef2d59
 def _published_iodin() -> pd.DataFrame:
     rows = read_published("table6_iodin.csv")
-    names = dict(name=rows["method"], detector=rows["method"], method="cross_entropy") if len(rows) else {}
-    return rows.assign(quantity=rows["ood_group"] + "_" + rows["quantity"], **names) if len(rows) else rows
+    return rows.assign(quantity=rows["ood_group"] + "_" + rows["quantity"], name=rows["method"], detector=rows["method"], method="cross_entropy")
 
 
 def _perturbs(profile: Profile) -> bool:
@@ -494,17 +472,13 @@ table_iodin = Table(
     published=Published(_published_iodin, ["id", "name"], "Published, on the paper's ID data (i-ODIN with k = 1):"))
 
 # %% ../../nbs/study/06_tables.ipynb #f1dd0a32
-def study_rows(profile: Profile, metrics: pd.DataFrame, study: str) -> pd.DataFrame:  # With study, base (the method), and each varied setting
+def study_rows(collected: Collected, study: str) -> pd.DataFrame:  # As `with_gaps`, with study, base (the method), and each varied setting
     "Every point of a study with the detector that validation chose; `method` is the variant's name."
-    points = [p for p in profile.points if p.study == study]
+    points = [p for p in collected.profile.points if p.study == study]
     wanted = [dict(study=study, benchmark=p.benchmark, setting=_SETTINGS[p.benchmark], method=p.variant, base=p.method,
                    **{key: str(value) for key, value in p.values.items()}) for p in points]
-    allowed = profile.studies[study].detectors if study in profile.studies else []
-    pairs = pd.MultiIndex.from_frame(metrics[["benchmark", "method"]]).isin([(p.benchmark, p.variant) for p in points])
-    scored = metrics["detector"].isin(allowed) if allowed else ~metrics["detector"].str.contains("@")
-    own = metrics[pairs & scored]
-    found = summary_of(own, reporting.choose_detectors(own)) if len(own) else summary_of(own)
-    return with_gaps(found, wanted, [*_NEAR_FAR, "accuracy"], len(profile.seeds))
+    found = study_metrics(collected, study, {p.variant for p in points})
+    return with_gaps(summary_of(found, choose_detectors(found)), wanted, [*_NEAR_FAR, "accuracy"], len(collected.profile.seeds))
 
 
 _SPACES = {"zscore": "z-score", "l2": "L2", "kl": "KL"}
@@ -516,14 +490,13 @@ def _spaces(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/study/06_tables.ipynb #43621a4a
 def _space_rows(collected: Collected, keep: str = "index == index") -> pd.DataFrame:
     "The study of the feature space, or the part of it that a query keeps."
-    return _spaces(study_rows(collected.profile, collected.variants, "feature_space").query(keep))
+    return _spaces(study_rows(collected, "feature_space").query(keep))
 
 
 def _published_space(file: str, names: dict = {}, **more) -> pd.DataFrame:
     "A published file, its quantities with the group that its setting is about."
     rows = read_published(file).rename(columns=names).assign(**more)
-    groups = rows["setting"].map(SETTING_GROUP) if len(rows) else ""
-    return _spaces(rows.assign(quantity=groups + "_" + rows["quantity"])) if len(rows) else rows
+    return _spaces(rows.assign(quantity=rows["setting"].map(SETTING_GROUP) + "_" + rows["quantity"]))
 
 
 def _studies_space(profile: Profile) -> bool:
@@ -557,52 +530,41 @@ def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_
     return reporting.over_seeds(long, ["benchmark", "setting", "method", "quantity"])
 
 
-def _published_accuracy() -> pd.DataFrame:
-    path = shipped("results/published/id_accuracy.csv")
-    wide = pd.read_csv(read_listed(path, "ascood report")) if path.is_file() else pd.DataFrame(columns=["benchmark", "baseline", "ascood"])
-    long = wide.rename(columns={"baseline": "cross_entropy", "ascood": "ASCOOD"}).melt("benchmark", var_name="method", value_name="mean")
-    return long.assign(quantity="accuracy", std=np.nan, seeds=3, gaps=0, runs="", source="published", published_on="",
-                       file="results/published/id_accuracy.csv").sort_values("benchmark", kind="stable")
-
 # %% ../../nbs/study/06_tables.ipynb #8c7b883a
 def _accuracy_wanted(collected: Collected) -> pd.DataFrame:
     "The plain model's accuracy, and that of every ASCOOD method with its difference."
-    profile, metrics = collected.profile, collected.metrics
-    wanted = [row for row in planned(profile, metrics) if method_kind(row["method"]) in ("post-hoc", "ASCOOD")]
-    table = with_gaps(accuracy_rows(metrics), wanted, ["accuracy", "difference"], len(profile.seeds))
-    return table[(table["quantity"] == "accuracy") | (table["method"] != plain_method(profile))]
+    wanted = planned_here(collected, _plain_or_ours)
+    table = with_gaps(accuracy_rows(collected.metrics), wanted, ["accuracy", "difference"], len(collected.profile.seeds))
+    return table[(table["quantity"] == "accuracy") | (table["method"] != collected.plain)]
 
 
 table_accuracy = Table(
     "table_accuracy", "ID test accuracy in percent; difference: in points from the plain model's with the same seed. Nothing is ranked.",
-    _accuracy_wanted, ["benchmark", "method"], rank_by=None, published=Published(_published_accuracy, ["benchmark", "method"]))
+    _accuracy_wanted, ["benchmark", "method"], rank_by=None, published=Published(lambda: read_published("id_accuracy.csv"), ["benchmark", "method"]))
+
 
 # %% ../../nbs/study/06_tables.ipynb #777a887a
-_OPENOOD_NAMES = {"nearood": "mean", "farood": "mean"}
 _OPENOOD_NEAR = {"cifar10", "cifar100", "tin", "nearood"}
 
 
 def _openood(benchmarks: list[str]) -> pd.DataFrame:
     "The published rows in OpenOOD's format for those of our benchmarks that they have."
-    rows = read_published("openood_v1.5.csv")
-    rows = same_images(rows[rows["protocol"] == "ood"], benchmarks, "id")
-    names = [*_SUMMARY, "ood_group", "ood_set", "ood", *_ORIGIN]
-    if rows.empty:
-        return rows.reindex(columns=names)
-    groups = rows["ood"].isin(_OPENOOD_NEAR).map({True: "near", False: "far"})
-    sets = rows["ood"].replace(_OPENOOD_NAMES)
-    return rows.assign(setting=rows["benchmark"].map(_SETTINGS), method=rows["training"].replace("cross-entropy", "cross_entropy"),
-                       detector=rows["postprocessor"], ood_group=groups, ood_set=sets, ood=groups + ": " + sets)[names]
+    rows = same_images(read_published("openood_v1.5.csv").query("protocol == 'ood'"), benchmarks, "id")
+    groups, sets = rows["ood"].isin(_OPENOOD_NEAR).map({True: "near", False: "far"}), rows["ood"].replace(["nearood", "farood"], "mean")
+    rows = rows.assign(setting=rows["benchmark"].map(_SETTINGS), method=rows["training"].replace("cross-entropy", "cross_entropy"),
+                       detector=rows["postprocessor"], ood_group=groups, ood_set=sets, ood=groups + ": " + sets)
+    return rows[[*_SUMMARY, "ood_group", "ood_set", "ood", "source", "published_on", "file"]]
+
 
 # %% ../../nbs/study/06_tables.ipynb #8838ccb8
 def set_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with ood_group, ood_set, ood
     "Every planned method with the detector that validation chose, on every OOD set that is known of its benchmark."
-    profile, found = collected.profile, reporting.summarize_sets(collected.metrics, collected.chosen)
+    found = reporting.summarize_sets(collected.metrics, collected.chosen)
     names = ["ood_group", "ood_set", "ood"]
     sets = {name: part[names].drop_duplicates().to_dict("records") for name, part in found.groupby("benchmark")}
     unknown = [dict.fromkeys(names, "–")]
-    wanted = [row | which for row in planned(profile, collected.metrics) for which in sets.get(row["benchmark"], unknown)]
-    return with_gaps(found, wanted, ["fpr95", "auroc", "aupr_in", "aupr_out", "accuracy"], len(profile.seeds))
+    wanted = [row | which for row in planned_here(collected) for which in sets.get(row["benchmark"], unknown)]
+    return with_gaps(found, wanted, ["fpr95", "auroc", "aupr_in", "aupr_out", "accuracy"], len(collected.profile.seeds))
 
 # %% ../../nbs/study/06_tables.ipynb #f913e509
 table_sets = Table(
@@ -615,15 +577,15 @@ table_sets = Table(
 
 # %% ../../nbs/study/06_tables.ipynb #f30377e5
 _SHARED = {"forward pass": "forward pass, shared by all", "image sweep": "image sweep, for {}"}
-_COSTS = ["training_seconds", "training_peak_mib", "evaluation_peak_mib"]
+COSTS = ["training_seconds", "training_peak_mib", "evaluation_peak_mib"]
 
 
-def training_costs(profile: Profile, runs: pd.DataFrame) -> pd.DataFrame:
+def training_costs(collected: Collected) -> pd.DataFrame:
     "Seconds and peak memory of every planned training method."
-    long = runs.reindex(columns=["benchmark", "method", "run_id", *_COSTS]).melt(["benchmark", "method", "run_id"], var_name="quantity")
+    long = collected.runs.reindex(columns=["benchmark", "method", "run_id", *COSTS]).melt(["benchmark", "method", "run_id"], var_name="quantity")
     long = long.dropna(subset="value").assign(setting=long["benchmark"].map(_SETTINGS))
-    return with_gaps(reporting.over_seeds(long, ["benchmark", "setting", "method", "quantity"]) if len(long) else summary_of(long),
-                     planned(profile, runs), _COSTS, len(profile.seeds))
+    found = reporting.over_seeds(long, ["benchmark", "setting", "method", "quantity"]) if len(long) else summary_of(long)
+    return with_gaps(found, planned_here(collected), COSTS, len(collected.profile.seeds))
 
 
 def _parts(run, images: int) -> list[dict]:
@@ -636,18 +598,18 @@ def _parts(run, images: int) -> list[dict]:
             for part, spent in seconds.items()]
 
 # %% ../../nbs/study/06_tables.ipynb #0202b3eb
-def scoring_costs(profile: Profile, runs: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:  # With `part`
+def scoring_costs(collected: Collected) -> pd.DataFrame:  # With `part`
     "Seconds for 1,000 images of each detector on the plain model, and of other methods' own detectors that are not among them."
-    images = groups[groups["group"] == "all"].groupby("run_id")["n"].sum()
-    timed = runs[runs["run_id"].isin(images.index) & runs["method"].isin(list(profile.methods))].dropna(subset="evaluation_seconds")
+    images, runs = collected.groups[collected.groups["group"] == "all"].groupby("run_id")["n"].sum(), collected.runs
+    timed = runs[runs["run_id"].isin(images.index) & runs["method"].isin(list(collected.profile.methods))].dropna(subset="evaluation_seconds")
     rows = pd.DataFrame([row for run in timed.itertuples() for row in _parts(run, images[run.run_id])],
                         columns=["benchmark", "setting", "method", "run_id", "seed", "part", "quantity", "value"])
-    plain = rows["method"] == plain_method(profile)
+    plain = rows["method"] == collected.plain
     other = ~plain & (rows["method"].map(method_kind) != "ASCOOD") & ~rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
     by = ["benchmark", "setting", "method", "part", "quantity"]
     found = reporting.over_seeds(rows[plain | other], by) if (plain | other).any() else summary_of(rows.iloc[:0])
     wanted = [dict(zip(("benchmark", "setting", "method", "part"), pair)) for pair in _table_order(found)] if "part" in found else []
-    return with_gaps(found, wanted, ["per_1000"], len(profile.seeds))
+    return with_gaps(found, wanted, ["per_1000"], len(collected.profile.seeds))
 
 
 def _table_order(found: pd.DataFrame) -> list[tuple]:
@@ -657,12 +619,6 @@ def _table_order(found: pd.DataFrame) -> list[tuple]:
     return sorted(pairs, key=lambda p: (method_kind(p[2]) != "post-hoc", not p[3].startswith(shared)))
 
 # %% ../../nbs/study/06_tables.ipynb #d896faf4
-def _costs(collected: Collected) -> pd.DataFrame:
-    "Costs of training, then those of scoring, which name a `part`."
-    runs, groups = (read_collected(collected.profile, name, collected.results) for name in ("runs", "groups"))
-    return pd.concat([training_costs(collected.profile, runs), scoring_costs(collected.profile, runs, groups)])
-
-
 def _training_and_scoring(table: Table, numbers: pd.DataFrame) -> list[Block]:
     training = numbers[numbers["quantity"] != "per_1000"].drop(columns="part", errors="ignore")
     return [Block(training, table.rows, table.columns, "Training, and peak memory:", None),
@@ -677,7 +633,7 @@ table_cost = Table(
     "OOD test and validation images), fitting on training images and choosing hyperparameters included; a detector's own arithmetic "
     "comes on top of the forward pass that all share. Wall-clock times of a machine that may have run several jobs at once; times "
     "to compare by are those of `make benchmark`, in results/benchmarks. Nothing is ranked.",
-    _costs, ["benchmark", "method"], split=_training_and_scoring)
+    lambda c: pd.concat([training_costs(c), scoring_costs(c)]), ["benchmark", "method"], split=_training_and_scoring)
 
 # %% ../../nbs/study/06_tables.ipynb #23a9dedd
 _VARIED = {"alpha_factor": "α × {}", "weight_factor": "λ × {}", "fraction": "p_inv = {}", "sigma": "σ = {}", "correlation": "correlation {}"}
@@ -692,16 +648,16 @@ def _varied_rows(collected: Collected) -> pd.DataFrame:
     "Every point of every study, with what is `varied` in words."
     labels = {(p.study, p.benchmark, p.variant): ", ".join(_VARIED.get(key, key + " = {}").format(value) for key, value in p.values.items())
               + (" (as elsewhere)" if p.variant == p.method else "") for p in collected.profile.points}
-    parts = [study_rows(collected.profile, collected.variants, name) for name in _sensitivity_studies(collected.profile)]
+    parts = [study_rows(collected, name) for name in _sensitivity_studies(collected.profile)]
     return pd.concat([part.assign(varied=[labels[key] for key in zip(part["study"], part["benchmark"], part["method"])]) for part in parts])
 
 # %% ../../nbs/study/06_tables.ipynb #41413e5e
 def _studies_caption(collected: Collected, numbers: pd.DataFrame) -> str:
     names = _sensitivity_studies(collected.profile)
     asked = {", ".join(collected.profile.studies[name].detectors) or "all": name for name in reversed(names)}
-    scores = next(iter(asked)) if len(asked) == 1 else "; ".join(f"{scores} (from `{name}` on)" for scores, name in reversed(asked.items()))
-    return ("Sensitivity: one setting is varied, all others stay as elsewhere in this profile; the score of each row is chosen on "
-            f"validation among {scores}. Nothing is ranked.")
+    among = next(iter(asked)) if len(asked) == 1 else "; ".join(f"{among} (from `{name}` on)" for among, name in reversed(asked.items()))
+    return ("Sensitivity: one setting is varied, all others stay as elsewhere in this profile; the detector of each row is chosen on "
+            f"validation among {among}. Nothing is ranked.")
 
 
 table_studies = Table(
@@ -710,38 +666,32 @@ table_studies = Table(
     fits=lambda profile: bool(_sensitivity_studies(profile)))
 
 # %% ../../nbs/study/06_tables.ipynb #e259937f
-def spurious_summary(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
-    "Mean over seeds, by method: accuracy of majority and minority groups, their gap (percent), confidence on test and near OOD sets."
-    groups = read_collected(profile, "groups", results)
+def spurious_rows(collected: Collected) -> pd.DataFrame:  # benchmark, method, majority, minority, gap (percent), confidence on each set, runs
+    "Means over seeds on benchmarks whose environments are known: accuracy by group, confidence on test and near OOD sets."
+    groups, by = collected.groups[collected.groups["method"].isin(list(collected.profile.methods))], ["benchmark", "method", "seed"]
     groups = groups[groups["benchmark"].isin(groups.loc[groups["group"] == "minority", "benchmark"])]
-    test = groups.query("kind == 'id' and set == 'test'").pivot_table(index=["benchmark", "method", "seed"], columns="group",
-                                                                     values="accuracy", sort=False)
+    test = groups.query("kind == 'id' and set == 'test'").pivot_table(index=by, columns="group", values="accuracy", sort=False)
     near = groups.query("kind == 'near' or (kind == 'id' and set == 'test')").query("group == 'all'").pivot_table(
-        index=["benchmark", "method", "seed"], columns="set", values="confidence", sort=False).add_prefix("confidence ")
-    per_seed = test.drop(columns="all").assign(gap=lambda t: t["majority"] - t["minority"]).join(near)
-    return per_seed.groupby(["benchmark", "method"], sort=False).mean()
+        index=by, columns="set", values="confidence", sort=False).add_prefix("confidence ")
+    means = test.drop(columns="all").assign(gap=lambda t: t["majority"] - t["minority"]).join(near).groupby(by[:2], sort=False).mean()
+    return means.join(groups.groupby(by[:2])["run_id"].agg(lambda ids: " ".join(ids.unique())).rename("runs")).reset_index()
 
-
-def _spurious_rows(collected: Collected) -> pd.DataFrame:
-    groups = read_collected(collected.profile, "groups", collected.results)
-    runs = groups.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique()))
-    return spurious_summary(collected.profile, collected.results).join(runs.rename("runs")).reset_index()
 
 # %% ../../nbs/study/06_tables.ipynb #33e506d6
 table_spurious = Table(
     "table_spurious",
     "How spurious is a model? Test accuracy in percent where the background agrees with the class (majority) and where it "
     "does not (minority), and mean maximum softmax on ID test images and on near OOD images; mean over seeds.",
-    _spurious_rows, fits=lambda profile: bool({*profile.chosen} & {*list_benchmarks("spurious")}))
+    spurious_rows, fits=lambda profile: bool({*profile.chosen} & {*list_benchmarks("spurious")}))
 
 table_premises = Table(
-    "table_premises", PREMISES_CAPTION, lambda c: premises_rows(premises_with_gain(c.profile, c.results)),
-    notes=lambda c, numbers: [say_correlations(premises_with_gain(c.profile, c.results))], fits=has_synthesis)
+    "table_premises", PREMISES_CAPTION, lambda c: premises_rows(premises_with_gain(c)),
+    notes=lambda c, numbers: [say_correlations(premises_with_gain(c))], fits=has_synthesis)
 
 # %% ../../nbs/study/06_tables.ipynb #cbc995c4
 table_tuning = Table(
     "table_tuning",
-    "Candidate settings on validation data only. OOD validation AUROC is the mean over the validation sets, by the score that "
+    "Candidate settings on validation data only. OOD validation AUROC is the mean over the validation sets, by the detector that "
     "is best there. Chosen: the highest among those of its method whose ID validation accuracy is at most five points below the plain model's.",
     lambda c: reporting.tuning_table(c.metrics), fits=lambda profile: profile.validation_only)
 
@@ -754,105 +704,3 @@ TABLES = {table.name: table for table in (*_TEST_TABLES, table_tuning)}
 def tables_of(profile: Profile) -> list[str]:
     "Names of the tables for which a profile plans rows; of a validation profile its own."
     return [table.name for table in ([table_tuning] if profile.validation_only else _TEST_TABLES) if table.fits(profile)]
-
-# %% ../../nbs/study/06_tables.ipynb #d9c2a51b
-def _matching(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
-    "Rows of a CSV, read as text, that have the given values. Raises ValueError naming what there is."
-    check_names("column", where, list(table.columns))
-    for column, value in where.items():
-        check_names(f"value of {column}", [value], sorted(table[column].unique()))
-        table = table[table[column] == value]
-    return table
-
-
-def _averaged(row: dict, rows: pd.DataFrame) -> pd.DataFrame:
-    "Those rows of one run in metrics.csv that went into a table's row; all of its detector where no quantity says which."
-    group, _, metric = row.get("quantity", "").rpartition("_")
-    if metric in ("fpr95", "auroc"):
-        groups = [group or row.get("ood_group") or SETTING_GROUP.get(row.get("setting", ""), "")]
-    else:
-        groups = [row["ood_group"]] if row.get("ood_group") else list(rows["ood_group"].unique())
-    rows = rows[rows["ood_group"].isin(groups)]
-    rows = rows[rows["detector"] == row["detector"]] if row.get("detector") in set(rows["detector"]) else rows
-    return rows[rows["ood_set"] == row["ood_set"]] if row.get("ood_set") in set(rows["ood_set"]) else rows
-
-# %% ../../nbs/study/06_tables.ipynb #9cb665f3
-_MEASURED = {"accuracy": "accuracy", "difference": "accuracy"}
-_IN_RUNS = (*_COSTS, "per_1000")
-
-
-def _numbers(row: dict, run: pd.Series, metrics: pd.DataFrame, groups: pd.DataFrame) -> list[str]:
-    "What a run gave to a table's row, one line a number, and the hyperparameters that validation chose."
-    quantity = row.get("quantity", "")
-    if not (quantity or row.get("detector")):  # group accuracies and confidence
-        return [f"  {r.kind}/{r.set}, {r.group}: accuracy {r.accuracy:g}, confidence {r.confidence:g}"
-                for r in groups[groups["run_id"] == run["run_id"]].itertuples() if r.set == "test" or r.kind == "near"]
-    if quantity in _IN_RUNS:
-        return [f"  {name}: {run.get(name)}" for name in (["evaluation_seconds"] if quantity == "per_1000" else [quantity])]
-    rows = _averaged(row, metrics[metrics["run_id"] == run["run_id"]])
-    metric = _MEASURED.get(quantity, quantity if quantity in reporting.METRICS else quantity.rpartition("_")[2])
-    if metric == "accuracy":
-        return [f"  ID accuracy: {value:g}" for value in rows["accuracy"].unique()]
-    shown = [metric] if metric in reporting.METRICS else ["auroc", "fpr95"]
-    lines = [f"  {r['detector']} {r['ood_group']}/{r['ood_set']}: " + ", ".join(f"{name} {r[name]:g}" for name in shown)
-             for r in rows.to_dict("records")]
-    return lines + [f"  hyperparameters of {d}: {h}" for d, h in rows.drop_duplicates("detector")[["detector", "hyperparameters"]].values]
-
-# %% ../../nbs/study/06_tables.ipynb #1720823d
-def _run_block(profile: Profile, row: dict, run: pd.Series, *collected: pd.DataFrame) -> list[str]:
-    "One run of a table's row: what it gave, how it came about, and how to repeat it."
-    seed = json.loads(run["config"])["seed"]
-    libraries = ", ".join(f"{name} {version}" for name, version in json.loads(run["libraries"]).items())
-    repeat = shlex.join([profile.name, run["benchmark"], run["method"], str(seed)])
-    return [f"run {run['run_id']}, seed {seed}", *_numbers(row, run, *collected),
-            f"  settings: {run['settings']}", f"  training: {run['config']}",
-            f"  code: {run['code']}; evaluation_code: {run.get('evaluation_code', '–')}",
-            f"  device: {run['device']}; python {run['python']}, {libraries}", f"  finished: {run['finished']}",
-            f"  folder: results/{profile.name}/runs/{run['run_id']}/ (where the run was made)",
-            "  to repeat it, without that folder:",
-            f"    python -m ascood train {repeat}", f"    python -m ascood evaluate {repeat}"]
-
-# %% ../../nbs/study/06_tables.ipynb #0fe4b6a9
-def _cell_line(row: dict) -> str:
-    "A row of a table's CSV in one line, without what is empty or comes below."
-    return ", ".join(f"{name} = {value}" for name, value in row.items() if value != "" and name not in ("runs", "a_runs", "b_runs", "file"))
-
-
-def _sides(row: dict) -> list[dict]:
-    "The row itself, or both sides of a difference."
-    if "a_runs" not in row:
-        return [row]
-    return [{"quantity": row["quantity"], **{name: row[f"{side}_{name}"] for name in ("method", "detector", "runs")}} for side in "ab"]
-
-# %% ../../nbs/study/06_tables.ipynb #dab0d7d6
-def _traced(profile: Profile, table: str, row: dict, runs: pd.DataFrame, *collected: pd.DataFrame) -> list[str]:
-    "A row of a table's CSV, and every run behind it."
-    lines = [f"{table}: {_cell_line(row)}"]
-    for side in _sides(row):
-        ids = side.get("runs", "").split()
-        for run_id in ids:
-            lines += (_run_block(profile, side, runs.loc[run_id], *collected) if run_id in runs.index
-                      else [f"run {run_id} is no longer among the collected runs; write {table} anew"])
-        if not ids:
-            lines.append(f"  printed in the paper: {side['file']}" if side.get("file") else "  no finished run")
-    return [*lines, ""]
-
-# %% ../../nbs/study/06_tables.ipynb #7c3d9c17
-def trace(
-    profile: Profile,
-    table: str,  # A name in TABLES, or table_claims
-    where: dict[str, str],  # {column of the table's CSV: value}
-    results: str | Path = "results",
-    most: int = 20,  # Rows; more ask for a narrower choice
-) -> str:
-    "The runs behind a cell of a table, with the numbers whose mean it is. Raises ValueError for columns or values that are not there."
-    check_names("table", [table], [*TABLES, "table_claims"])
-    path = under_root(results) / profile.name / f"{table}.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood report {profile.name} {table}")
-    rows = _matching(pd.read_csv(read_listed(path, f"ascood report {profile.name} {table}"), dtype=str, keep_default_na=False), where)
-    if len(rows) > most:
-        raise ValueError(f"{len(rows)} rows of {table} match; narrow them with one of {', '.join(c for c in rows if c not in where)}")
-    runs, metrics, groups = (read_collected(profile, name, results, variants=True) for name in ("runs", "metrics", "groups"))
-    runs = runs.set_index("run_id", drop=False)
-    return "\n".join(line for row in rows.to_dict("records") for line in _traced(profile, table, row, runs, metrics, groups))
