@@ -44,6 +44,7 @@ FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, 
                 for name in FIGURES}
 FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
 
+PROTOCOL = [path for path in [f"{OUT}/protocol.md"] if os.path.exists(path)]
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
 
 # `:q` quotes each value for the shell.
@@ -178,6 +179,7 @@ rule table:
         COLLECTED,
         code("study/profiles", "study/reporting", "study/collected", "study/differences", "study/tables", "study/claims"),
         PUBLISHED,
+        PROTOCOL,
         lambda wildcards: premises_for(wildcards.table),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
     output:
@@ -194,7 +196,7 @@ for name in FIGURE_FILES:
         name: name
         input:
             COLLECTED,
-            code("study/reporting", "study/collected", "study/plots", "study/figures"),
+            code("study/profiles", "study/reporting", "study/runs", "study/collected", "study/differences", "study/tables", "study/plots", "study/figures"),
             premises_for(name),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
@@ -209,7 +211,9 @@ rule page:
     input:
         TABLE_FILES,
         *FIGURE_FILES.values(),
-        code("study/profiles", "study/collected", "study/page"),
+        PROTOCOL,
+        code("study/profiles", "study/collected", "study/claims", "study/page"),
+        "ascood/study/page.html",
     output:
         PAGE or [f"{OUT}/no-page"],
     shell:

@@ -67,7 +67,7 @@ FILES = ("model.safetensors", "history.csv", "run.json", "evaluation.json", "met
 def read(run, results):
     "Every reading of a finished run's folder: of the model, and of what `collect` gathers."
     load_classifier(run.folder(results) / "model.safetensors")
-    return _gathered([run], results)["metrics"][0]
+    return _gathered([run], results)["all_metrics"][0]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -209,8 +209,7 @@ READ = {"metrics.csv": lambda profile, results: Collected(profile, results).metr
         "table_accuracy.csv": lambda profile, results: trace(profile, "table_accuracy", {}, results)}
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name, damage", [(name, damage) for name in READ for damage in DAMAGE if name in ("metrics.csv", "sha256.json") or damage in ("half", "bit at 60%")])
 def test_a_damaged_collected_file_is_refused_and_collecting_again_mends_it(profile, collected, tmp_path, name, damage):
     results = shutil.copytree(collected, tmp_path / "results")
     file = results / profile.name / name
@@ -222,7 +221,8 @@ def test_a_damaged_collected_file_is_refused_and_collecting_again_mends_it(profi
         said = str(refused.value).replace(str(file.parent), "")
         assert "\n" not in said and len(said) < 200 and "repeat: ascood" in said
     if not name.startswith("table"):
-        file.unlink()
+        if name == "sha256.json":
+            file.unlink()
         collect(profile, results)
         READ[name](profile, results)
         assert name == "sha256.json" or file.read_bytes() == before

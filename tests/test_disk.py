@@ -1,8 +1,6 @@
 """Benchmarks on disk: trees that are true to layout, from files to metrics; and every way in which files go wrong."""
 
 import pickle
-import subprocess
-import sys
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -667,14 +665,11 @@ def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
 # check
 
 
-def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "ascood", "data", *arguments], capture_output=True, text=True)
-
-
 def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, capsys, monkeypatch):
-    done = command("check", "cifar10-jpeg", "--root", str(cifar_root))
-    assert done.returncode == 1 and "cifar10-jpeg: cannot run" in done.stdout and done.stderr == ""
-    assert "id/train: incomplete, 20 images, expected 50000" in done.stdout
+    assert disk.main(["check", "cifar10-jpeg", "--root", str(cifar_root)]) == 1
+    done = capsys.readouterr()
+    assert "cifar10-jpeg: cannot run" in done.out and done.err == ""
+    assert "id/train: incomplete, 20 images, expected 50000" in done.out
     with pytest.raises(DataError, match="id/train: .*train_cifar10.txt: 20 images.*but it has 50,000; the list or the copy is cut off"):
         load_benchmark("cifar10-jpeg", root=cifar_root)
     whole = replace(SPECS["cifar10-jpeg"], **{part: replace(getattr(SPECS["cifar10-jpeg"], part), count=20) for part in ("train", "val", "test")})

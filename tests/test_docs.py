@@ -2,7 +2,6 @@
 
 import ast
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -31,9 +30,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
+def pages(tmp_path_factory, copied):
     folder = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-m", "ascood.study.notebooks", "nbs/docs.ipynb", str(folder / "docs.ipynb"), "-p", "out", str(folder / "pages")]
+    command = [*copied, "ascood.study.notebooks", "nbs/docs.ipynb", str(folder / "docs.ipynb"), "-p", "out", str(folder / "pages")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {path: Page(path) for path in (folder / "pages").rglob("*.html")}

@@ -130,7 +130,7 @@ def test_points_are_means_over_seeds_by_the_studys_detector(studies, tmp_path):
 
 def test_sensitivity_draws_the_means_the_spread_and_the_actual_values(studies, tmp_path):
     collected(studies, tmp_path)
-    figure = figures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_sensitivity"].draw(Collected(studies, tmp_path), studies.name)
     alpha, sigma = figure.axes
     assert (alpha.get_xlabel(), sigma.get_xlabel()) == (r"$\alpha_{max}$", r"$\sigma$")
     line = alpha.get_lines()[0]
@@ -147,7 +147,7 @@ def test_sensitivity_draws_the_means_the_spread_and_the_actual_values(studies, t
 
 def test_missing_runs_of_a_study_are_counted_once_and_the_command_is_named(studies, tmp_path):
     collected(studies, tmp_path, leave_out=["ascood", "ascood@sigma=2", "cross_entropy"])
-    figure = figures.FIGURES["figure_sensitivity"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_sensitivity"].draw(Collected(studies, tmp_path), studies.name)
     assert figure.get_suptitle() == "4 of 6 runs are missing: make reproduce PROFILE=studies"  # the base is in both studies
     assert len(figure.axes) == 1
 
@@ -155,12 +155,12 @@ def test_missing_runs_of_a_study_are_counted_once_and_the_command_is_named(studi
 def test_a_study_without_any_run_says_so(studies, tmp_path):
     collected(studies, tmp_path, leave_out=[p.variant for p in studies.points])
     for figure in ("figure_sensitivity", "figure_correlation"):
-        assert "make reproduce PROFILE=studies" in words(figures.FIGURES[figure].draw(studies, studies.name, tmp_path))
+        assert "make reproduce PROFILE=studies" in words(figures.FIGURES[figure].draw(Collected(studies, tmp_path), studies.name))
 
 
 def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
     collected(studies, tmp_path)
-    figure = figures.FIGURES["figure_correlation"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_correlation"].draw(Collected(studies, tmp_path), studies.name)
     near, minority = figure.axes
     assert near.get_lines()[0].get_xdata().tolist() == [0.5, 0.9]
     assert near.get_lines()[0].get_ydata()[1] == pytest.approx(82 + 1.3)  # cross-entropy by MSP: this study restricts nothing
@@ -186,13 +186,13 @@ def saved(run, results, file="model.safetensors"):
 
 def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
     draw, run = figures.FIGURES["figure_gallery_training"].draw, figures._ours(studies, "scene-digits-holdout")[0]
-    assert "make reproduce PROFILE=studies" in words(draw(studies, "scene-digits-holdout", tmp_path))
+    assert "make reproduce PROFILE=studies" in words(draw(Collected(studies, tmp_path), "scene-digits-holdout"))
     saved(run, tmp_path)
-    text = words(draw(studies, "scene-digits-holdout", tmp_path))
+    text = words(draw(Collected(studies, tmp_path), "scene-digits-holdout"))
     assert "epoch 2 of 2" in text and "epoch 1" not in text and "1 of 2 models are missing" in text
     assert r"$\alpha$ = 3" in text  # 2 + (4 - 2) / 2 in the second of two epochs
     saved(run, tmp_path, "snapshot-0001.safetensors")
-    text = words(draw(studies, "scene-digits-holdout", tmp_path))
+    text = words(draw(Collected(studies, tmp_path), "scene-digits-holdout"))
     assert "epoch 1 of 2" in text and "missing" not in text
 
 
@@ -201,7 +201,7 @@ def test_features_compare_with_the_same_method_not_standardised(studies, tmp_pat
     assert [run.method for run in runs.values()] == ["cross_entropy", "ascood@normalization=none", "ascood"]
     assert [*figures._feature_runs(studies, "scene-digits")] == ["Cross-entropy", "ASCOOD"]
     saved(runs["ASCOOD"], tmp_path)
-    figure = figures._draw_features(studies, "scene-digits-holdout", tmp_path, images=20)
+    figure = figures._draw_features(Collected(studies, tmp_path), "scene-digits-holdout", images=20)
     assert "2 of 3 runs are missing" in figure.get_suptitle() and len(figure.axes) == 3
     line = next(line for axis in figure.axes for line in axis.get_lines() if line.get_linestyle() == "--")
     assert line.get_xdata()[0] == pytest.approx(0.5 * (create_backbone("tiny_resnet").num_features - 1) ** 0.5)
@@ -230,19 +230,19 @@ def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     near = rows.query("group == 'near' and benchmark == 'scene-digits-holdout\\nfine-grained'").set_index("detector")
     assert [*near.index] == ["MSP", "EBO"] and set(rows["method"]) == {"ascood"} and set(rows["decided"]) == {""}, "Relation was not asked for; no interval"
     assert near.loc["MSP", ["plain", "plain_std", "mean", "std"]].tolist() == pytest.approx([83.3, 2, 82.6, 2])
-    figure = figures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_summary"].draw(Collected(studies, tmp_path), studies.name)
     assert "make reproduce PROFILE=studies" in plots.what_lacks(figure), "no model, so an older picture is kept"
     panel = figure.axes[-1]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["MSP", "EBO", "MSP", "EBO"] and "far OOD" in words(figure)
     assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), no interval"]
     saved(figures._paper_run(studies, "scene-digits"), tmp_path)
-    figure = figures.FIGURES["figure_summary"].draw(studies, studies.name, tmp_path)
+    figure = figures.FIGURES["figure_summary"].draw(Collected(studies, tmp_path), studies.name)
     assert not plots.what_lacks(figure) and "scene-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
 
 
 def test_summary_says_what_is_missing(studies, tmp_path):
     collected(studies, tmp_path, leave_out=["cross_entropy"])
-    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(figures.FIGURES["figure_summary"].draw(studies, "studies", tmp_path))
+    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(figures.FIGURES["figure_summary"].draw(Collected(studies, tmp_path), "studies"))
 
 
 def test_summary_prefers_photographs(tmp_path):

@@ -15,6 +15,7 @@ from ascood.data import ImageSet
 from ascood.models import Classifier, create_backbone, load_classifier, save_classifier
 from ascood.study import figures, plots, premises, tables
 from ascood.study.cli import main
+from ascood.study.collected import Collected
 from ascood.study.profiles import load_profile
 from ascood.synthesis import OutlierSynthesizer
 from ascood.training import create_method, train
@@ -323,7 +324,7 @@ def test_table_and_figure_of_measured_runs(profile, tmp_path):
     last = written[(written["method"] == "ascood") & (written["epoch"] == 2)].iloc[0]
     assert last["gain"] == 5 and last["detector"] == "MSP" and last["seeds"] == 2 and len(last["runs"].split()) == 2
     assert written.loc[written["epoch"] < 2, "gain"].isna().all()
-    figure = figures.FIGURES["figure_premises"].draw(profile, "tiny", tmp_path)
+    figure = figures.FIGURES["figure_premises"].draw(Collected(profile, tmp_path), "tiny")
     assert len(figure.axes) == 8 and not plots.what_lacks(figure)
     step = figure.axes[1]
     courses = [line for line in step.get_lines() if line.get_linestyle() != ":"]  # dotted: the limit of the premise
@@ -337,7 +338,7 @@ def test_a_fresh_clone_gets_a_table_and_a_figure_that_say_what_is_missing(profil
     for file in tmp_path.rglob("*.safetensors"):
         file.unlink()
     assert "make reproduce PROFILE=tiny" in tables.TABLES["table_premises"](profile, tmp_path)
-    assert "make reproduce PROFILE=tiny" in plots.what_lacks(premises.draw_premises(profile, "tiny", tmp_path))
+    assert "make reproduce PROFILE=tiny" in plots.what_lacks(premises.draw_premises(Collected(profile, tmp_path), "tiny"))
     assert not (tmp_path / "tiny" / "premises.csv").exists()
 
 

@@ -6,7 +6,7 @@ import yaml
 from ascood.study.profiles import find_run, load_profile
 from ascood.study.collected import Collected
 from ascood.study.differences import compare
-from ascood.study.runs import save_scores
+from ascood.study.runs import packed_scores
 
 PROFILE = {
     "description": "for tests",
@@ -70,7 +70,7 @@ def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against
         scores = {("id", "val"): rng.normal(0, 1, 9), ("id", "test"): rng.normal(0, 1, 300), ("val", "v"): rng.normal(1, 1, 9)}
         scores |= {("near", name): rng.normal(shift[run.method], 1, 200) for name in ("a", "b")}
         run.folder(tmp_path).mkdir(parents=True)
-        save_scores({"MSP": scores}, run.folder(tmp_path) / "scores.npz", rng.random(300) < 0.9)
+        (run.folder(tmp_path) / "scores.npz").write_bytes(packed_scores({"MSP": scores}, rng.random(300) < 0.9))
         rows += [dict(run_id=run.run_id, benchmark="scene-digits-all", setting="conventional", method=run.method, detector="MSP", seed=run.config.seed, ood_group=g,
                       ood_set="v", fpr95=1, auroc=90, aupr_in=1, aupr_out=1, accuracy=90) for g in ("val", "near")]
     pd.DataFrame(rows).to_csv(tmp_path / "tiny" / "metrics.csv", index=False)

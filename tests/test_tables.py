@@ -14,9 +14,9 @@ from ascood.study import reporting, tables
 from ascood.study.claims import report_table_claims
 from ascood.study.page import profile_readme, remove_stale_tables, report_page
 from ascood.study.profiles import Profile, load_profile
-from ascood.study.collected import Collected, describe_runs
+from ascood.study.collected import DIFFERENCE, Collected, describe_runs
 from ascood.study.differences import compare
-from ascood.study.runs import save_scores
+from ascood.study.runs import packed_scores
 from ascood.study.trace import trace
 from ascood.training import checked
 
@@ -107,7 +107,7 @@ def test_an_entry_that_is_not_told_from_the_best_is_marked(tmp_path):
 def test_the_best_is_never_marked_and_studies_pairs_do_not_count():
     summary = pd.DataFrame([dict(benchmark="b", setting="conventional", method=m, detector="MSP", quantity="far_auroc", mean=v, std=0.0, seeds=1, gaps=0)
                             for m, v in (("ascood", 90), ("oe", 95), ("vos", np.nan))])
-    none = pd.DataFrame(columns=tables._DIFFERENCE)
+    none = pd.DataFrame(columns=DIFFERENCE)
     assert reporting.mark_close(summary, none)["close"].tolist() == ["unknown", "", ""]
     pair = pd.DataFrame([difference(("oe", "MSP"), ("ascood", "MSP"), "auroc", False, "far") | {"benchmark": "b"}])
     assert reporting.mark_close(summary, pair)["close"].tolist() == ["yes", "", ""]
@@ -301,7 +301,7 @@ def write_scores(profile, folder, groups=("near", "far", "animals")):
         shift = 2.0 if run.method.startswith("ascood") else 1.0
         scores = {d: {("id", "test"): rng.normal(size=40)} | {(g, "o"): rng.normal(size=30) + shift for g in groups} for d in run.detectors}
         run.folder(folder).mkdir(parents=True)
-        save_scores(scores, run.folder(folder) / "scores.npz", np.ones(40, bool))
+        (run.folder(folder) / "scores.npz").write_bytes(packed_scores(scores, np.ones(40, bool)))
 
 
 def third_group(profile, folder, **values):

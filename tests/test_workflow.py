@@ -11,6 +11,7 @@ import yaml
 
 from ascood.study.page import all_tables_of
 from ascood.study.profiles import load_profile
+from ascood.study.warm import DOOR
 
 ROOT = Path(__file__).parents[1]
 PROFILE = {
@@ -24,16 +25,16 @@ PROFILE = {
 
 
 @pytest.fixture(scope="module")
-def workflow(tmp_path_factory):
+def workflow(tmp_path_factory, copied):
     "Snakemake on a profile of its own, state and results in a temporary folder; returns (output, exit status)."
     folder = tmp_path_factory.mktemp("workflow")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
     for name in ("ascood", "nbs", "Snakefile", "settings.ini"):
         (folder / name).symlink_to(ROOT / name)
 
-    def run(*args):
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", *args, "--config", "profile=tiny.yaml"]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    def run(*args, fresh=False):
+        command = [*([sys.executable, "-m"] if fresh else copied), "snakemake", "--cores", "2", "--keep-going", *args, "--config", "profile=tiny.yaml"]
+        env = {name: value for name, value in os.environ.items() if not (fresh and name == DOOR)} | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         return done.stdout + done.stderr, done.returncode
 
@@ -49,7 +50,7 @@ def jobs(output: str) -> dict[str, int]:
 
 def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
     some = "results/tiny/table_main.md", "results/tiny/table_claims.md", "figures/tiny/roc_scene-digits-holdout.pdf"
-    output, status = workflow(*some)
+    output, status = workflow(*some, fresh=True)
     assert status == 0, output[-3000:]
     out = workflow.folder / "results" / "tiny"
     assert all((workflow.folder / path).is_file() for path in some)
@@ -129,10 +130,10 @@ def test_a_cluster_is_asked_for_what_training_needs(workflow, profile):
     assert "gpu=0" not in asked["train"] and "gpu=1" not in asked["table"] and "runtime=30" in asked["table"]
 
 
-def test_the_workflow_refuses_a_profile_in_one_line_and_quotes_its_values(workflow):
+def test_the_workflow_refuses_a_profile_in_one_line_and_quotes_its_values(workflow, copied):
     quoted = workflow.folder / "a b.yaml"
     quoted.write_text(yaml.safe_dump(PROFILE | {"name": "quoted"}))
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--printshellcmds", "--config"]
+    command = [*copied, "snakemake", "--cores", "1", "--dry-run", "--printshellcmds", "--config"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, "profile=a b.yaml", "results=r $(touch pwned)"], cwd=workflow.folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "-p profile 'a b.yaml' -p results 'r $(touch pwned)'" in done.stdout + done.stderr

@@ -18,9 +18,9 @@ from .runs import NAMES, is_evaluated, run_row
 
 # %% ../../nbs/study/03c_collect.ipynb #73d39ea9
 def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
-    """Gather the finished runs of a profile into results/<profile>/*.csv; returns the metrics.
+    """Gather the finished runs of a profile into results/<profile>/*.csv; returns all metrics, as written.
 
-    Rows that were collected before, of planned runs whose folders are not here, are kept. Raises FileNotFoundError if no run is finished here.
+    Rows that were collected before, of planned runs that are not finished here, are kept. Raises FileNotFoundError if no run is finished here.
     """
     finished, before = [run for run in profile.runs if is_evaluated(run, results)], Collected(profile, results)
     if not finished:
@@ -37,7 +37,7 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     now = Collected(profile, results)
     if not profile.validation_only:
         found = compare(now)
-        found = pd.concat([found, *_kept_differences(now, found, kept)])
+        found = pd.concat([found, *_kept_differences(before, found, kept)])
         write_listed({now.folder / "differences.csv": found.to_csv(index=False, float_format="%.5g")})
     return now.all_metrics
 
@@ -53,7 +53,7 @@ def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd
 
 # %% ../../nbs/study/03c_collect.ipynb #63e6cfdf
 def _kept_runs(before: Collected, finished: list[RunSpec]) -> set[str]:
-    "Ids of planned runs that were collected before and whose folders are not here, as in a fresh clone."
+    "Ids of planned runs that were collected before and are not finished here, as in a fresh clone."
     elsewhere = {run.run_id for run in before.profile.runs} - {run.run_id for run in finished}
     there = all((before.folder / f"{table}.csv").is_file() for table in ("metrics", "groups", "history", "runs"))
     return elsewhere & {*before.runs["run_id"]} if elsewhere and there else set()
@@ -63,7 +63,9 @@ _PAIR = ["study", "benchmark", "group", "metric", "a_method", "a_detector", "b_m
 
 
 def _kept_differences(before: Collected, found: pd.DataFrame, kept: set[str]) -> list[pd.DataFrame]:
-    "The earlier rows of differences.csv that cannot be drawn anew, because the scores of one side are not here."
+    "The earlier rows of differences.csv that cannot be computed again, because the scores of one side are not here."
+    if not kept:
+        return []
     names, earlier = {(run.benchmark, run.method) for run in before.profile.runs if run.run_id in kept}, before.differences
     touched = [bool({(row.benchmark, row.a_method), (row.benchmark, row.b_method)} & names) for row in earlier.itertuples()]
     anew = {*found[_PAIR].itertuples(index=False, name=None)}

@@ -42,7 +42,7 @@ def one_element(detector: str) -> str:
 
 # %% ../../nbs/study/03b_differences.ipynb #2879b183
 def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], plain: str, left_out: set[str]) -> list[tuple[RowName, RowName]]:
-    "The best row of each table and each ASCOOD row against all others; `chosen` names a row a method, `left_out` methods that are never best."
+    "The best row of each table and each ASCOOD row against all others. `chosen`: one row for each method; `left_out`: methods that cannot be the best row."
     of_detectors = key[1] != "accuracy"  # accuracy is a property of the model
     rows = [name for name in drawn if "@" not in name[1] and (name in chosen or name[0] == plain and of_detectors)]
     of_methods = [name for name in rows if name in chosen]
@@ -99,7 +99,7 @@ def _points_drawn(collected: Collected, study: str, benchmark: str, draws: int):
 
 # %% ../../nbs/study/03b_differences.ipynb #e9ab96fc
 def _table_rows_drawn(collected: Collected, benchmark: str, draws: int):
-    "The rows of the tables on one benchmark: the plain model with every detector, each method with its chosen one, ASCOOD with those of the pairs; and their pairs."
+    "Rows to compare on one benchmark, their draws, and their pairs: the plain model with every detector, each method with its chosen one, ASCOOD also with `paired_detectors`."
     every, own = collected.all_metrics.query("benchmark == @benchmark"), collected.metrics.query("benchmark == @benchmark")
     plain, left_out = reporting.plain_method(own), {method for _, method in reporting.did_not_learn(own)}
     chosen = [(method, detector) for (_, method), detector in reporting.choose_detectors(own).items()]

@@ -27,8 +27,9 @@ from .differences import study_metrics
 from .profiles import Profile, RunSpec, find_run, under_root
 from .runs import load_scores
 from ..models import Classifier, load_classifier
-from .premises import draw_premises
+from .premises import draw_premises, files_by_epoch
 from ..synthesis import OutlierSynthesizer
+from ..training import ASCOOD
 from .tables import paired_rows
 
 # %% ../../nbs/study/07_figures.ipynb #586d7b12
@@ -45,9 +46,9 @@ def _note(profile: Profile, there: int, wanted: int) -> str:
     return f"{wanted - there} of {wanted} runs are missing: {profile.remedy}" if there < wanted else ""
 
 
-def _model_of(run: RunSpec, results: str | Path, file: str = "model.safetensors") -> Classifier | None:
-    "A run's trained model, or one of its snapshots; None if that file is not there."
-    path = run.folder(results) / file
+def _model_of(run: RunSpec, results: str | Path) -> Classifier | None:
+    "A run's trained model; None if it is not there."
+    path = run.folder(results) / "model.safetensors"
     return load_classifier(path, "cuda" if torch.cuda.is_available() else "cpu") if path.is_file() else None
 
 
@@ -120,14 +121,13 @@ def _draw_gallery(collected: Collected, name: str) -> Figure:
 
 
 def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
-    return OutlierSynthesizer(run.settings["synthesis"], run.settings["fraction"], run.settings["alpha_max"], run.settings["alpha_min"])
+    return ASCOOD(**run.settings).synthesizer()
 
 
 def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]:
     "Snapshots and final model of a run, as far as they are there, by the number of epochs trained."
-    files = {epoch: f"snapshot-{epoch:04d}.safetensors" for epoch in run.snapshots} | {run.config.epochs: "model.safetensors"}
-    found = {epoch: _model_of(run, results, file) for epoch, file in sorted(files.items())}
-    return {epoch: model.cpu() for epoch, model in found.items() if model}
+    return {epoch: load_classifier(path, "cpu") for epoch, path in files_by_epoch(run, results).items()}
+
 
 # %% ../../nbs/study/07_figures.ipynb #236f5a6c
 def _draw_gallery_training(collected: Collected, name: str) -> Figure:
@@ -193,11 +193,11 @@ def _shown(profile: Profile) -> list[str]:
 
 def _scores_by_method(collected: Collected, benchmark: str) -> tuple[dict[str, tuple[str, Scores]], str]:
     "The first seed's scores of the methods that are shown, each by the detector that validation chose, and what is missing."
-    profile = collected.profile
+    profile, detectors = collected.profile, collected.chosen
     methods = [m for m in _shown(profile) if _has(profile, benchmark, m)]
     files = {m: _show_run(profile, benchmark, m).folder(collected.results) / "scores.npz" for m in methods}
     there = {method: load_scores(file)[0] for method, file in files.items() if file.is_file()}
-    found = {m: (detector, scores) for m, scores in there.items() if (detector := collected.chosen.get((benchmark, m))) in scores}
+    found = {m: (detector, scores) for m, scores in there.items() if (detector := detectors.get((benchmark, m))) in scores}
     return found, _note(profile, len(there), len(methods))
 
 
@@ -303,8 +303,9 @@ def _actual(profile: Profile, points: pd.DataFrame, varied: str) -> tuple[pd.Ser
     return values, symbol
 
 
-def _row_names(profile: Profile, rows: pd.DataFrame, methods: set[str]) -> list[str]:
-    return [row.benchmark + (f"\n{reporting.method_label(row.method)}" if len(methods) > 1 else "") for row in rows.itertuples()]
+def _row_names(rows: pd.DataFrame, several: bool) -> list[str]:
+    return [row.benchmark + (f"\n{reporting.method_label(row.method)}" if several else "") for row in rows.itertuples()]
+
 
 # %% ../../nbs/study/07_figures.ipynb #c674e4e9
 def _draw_sensitivity(collected: Collected, name: str) -> Figure:
@@ -317,7 +318,7 @@ def _draw_sensitivity(collected: Collected, name: str) -> Figure:
         if found.empty:
             continue
         x, label = _actual(profile, found, varied)
-        points.append(found.assign(x=x, setting=label, row=_row_names(profile, found, methods)))
+        points.append(found.assign(x=x, setting=label, row=_row_names(found, len(methods) > 1)))
         if len(plain):
             rows = points[-1][["row", "benchmark"]].drop_duplicates().merge(plain.drop(columns="method"), on="benchmark")
             reference.append(rows.assign(setting=label))
@@ -410,16 +411,12 @@ def _draw_summary(collected: Collected, name: str) -> Figure:
 class FigureOf(NamedTuple):
     "How a figure is drawn, and for which benchmarks of a profile."
     draw: Draw
-    fits: Callable[[Profile, str], bool] = lambda profile, name: True  # (profile, benchmark)
+    fits: Callable[[Profile, str], object] = lambda profile, name: True  # (profile, benchmark); true or not empty
     whole: bool = False  # one for the whole profile, if it fits any of its benchmarks
 
 # %% ../../nbs/study/07_figures.ipynb #35d38761
-def _makes_outliers(profile: Profile, benchmark: str) -> bool:
-    return bool(_ours(profile, benchmark))
-
-
 FIGURES = {
-    "figure_summary": FigureOf(_draw_summary, _makes_outliers, whole=True),
+    "figure_summary": FigureOf(_draw_summary, _ours, whole=True),
     "figure_problem": FigureOf(_draw_problem, whole=True),
     "figure_gallery": FigureOf(_draw_gallery),
     "figure_gallery_training": FigureOf(_draw_gallery_training, lambda profile, name: bool(profile.snapshots and _ours(profile, name))),
@@ -431,7 +428,7 @@ FIGURES = {
     "figure_correlation": FigureOf(_draw_correlation, lambda profile, name: _CORRELATION in one_setting_studies(profile, name).values(), whole=True),
     "figure_spurious": FigureOf(_of_rows("groups", plots.plot_spurious), lambda profile, name: name in list_benchmarks("spurious")),
     "figure_training": FigureOf(_of_rows("history", plots.plot_training), lambda profile, name: any(run.config.epochs for run in profile.runs if run.benchmark == name)),
-    "figure_premises": FigureOf(draw_premises, _makes_outliers, whole=True),
+    "figure_premises": FigureOf(draw_premises, _ours, whole=True),
 }
 
 # %% ../../nbs/study/07_figures.ipynb #32fa969e

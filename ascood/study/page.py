@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..files import read_listed, write_file
 from .claims import report_table_claims, verdicts
-from .collected import Collected, describe_runs, protocol_file
+from .collected import Collected, describe_runs
 from .figures import FIGURES, figure_stems
 from .profiles import Profile, shipped, under_root
 from .tables import TABLES, tables_of
@@ -86,7 +86,7 @@ def _table_part(name: str, folder: Path) -> _Part:
 
 def _protocol_part(profile: Profile, results: str | Path) -> list[_Part]:
     "The protocol of a profile, if it has one."
-    path = protocol_file(Collected(profile, results))
+    path = Collected(profile, results).protocol
     if not path.is_file():
         return []
     html = _as_html(path.read_text())
@@ -155,7 +155,7 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     shown, linked = _picture_lines(profile, figures, folder)
     tables = [f"- [{_title(name)}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex))" for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     parts = [f"# Profile `{profile.name}`", profile.description.strip()]
-    if protocol_file(Collected(profile, results)).is_file():
+    if Collected(profile, results).protocol.is_file():
         parts.append("[protocol.md](protocol.md) was written before the runs: what is tested, with which settings, and what counts as an answer.")
     if (folder / "table_claims.csv").is_file() and len(lines := verdicts(profile, results)):
         parts += ["## What these runs say of the paper's claims", _VERDICTS, lines.to_markdown(index=False, disable_numparse=True)]

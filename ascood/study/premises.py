@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUANTITIES', 'LIMITS', 'PREMISES_CAPTION', 'share_inside', 'step_size', 'premises', 'profile_synthesizer',
-           'untrained_model', 'premises_of_run', 'has_synthesis', 'measure_premises', 'auroc_gains',
+           'untrained_model', 'files_by_epoch', 'premises_of_run', 'has_synthesis', 'measure_premises', 'auroc_gains',
            'premises_with_gain', 'broken_premises', 'premises_rows', 'gain_correlations', 'say_correlations',
            'plot_premises', 'draw_premises']
 
@@ -118,7 +118,7 @@ def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
         return create_method(run.kind, **run.settings).create_model(run.config, benchmark.num_classes).eval()
 
 
-def _files_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Path]:
+def files_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Path]:
     "Snapshots and the trained model, as far as they are there, by the number of epochs trained."
     files = {epoch: f"snapshot-{epoch:04d}.safetensors" for epoch in run.snapshots} | {run.config.epochs: "model.safetensors"}
     return {epoch: path for epoch, file in sorted(files.items()) if (path := run.folder(results) / file).is_file()}
@@ -132,7 +132,7 @@ def premises_of_run(
     limit: int = 256,  # Validation images
 ) -> pd.DataFrame:  # run_id, benchmark, setting, method, seed, epoch (0: before training), synthesizer, and a column a quantity
     "The premises of a run by the number of epochs trained, with the alpha of the last epoch. No rows if the trained model is not there."
-    files = _files_by_epoch(run, results)
+    files = files_by_epoch(run, results)
     if run.config.epochs not in files:
         return pd.DataFrame()
     benchmark, device = benchmark or run.load_benchmark(), "cuda" if torch.cuda.is_available() else "cpu"
@@ -156,7 +156,7 @@ def has_synthesis(profile: Profile) -> bool:
 
 def _up_to_date(rows: pd.DataFrame, run: RunSpec, synthesizer: OutlierSynthesizer, results: str | Path) -> bool:
     "Whether a run's rows have every epoch that could be measured now, with this synthesizer; also true if the run is not here."
-    epochs = set(_files_by_epoch(run, results)) | {0}
+    epochs = set(files_by_epoch(run, results)) | {0}
     return run.config.epochs not in epochs or bool(len(rows)) and epochs <= {*rows["epoch"]} and {*rows["synthesizer"]} == {_described(synthesizer)}
 
 # %% ../../nbs/study/05_premises.ipynb #5f639c45
@@ -169,7 +169,7 @@ def measure_premises(profile: Profile, results: str | Path = "results", anew: bo
         synthesizer = profile_synthesizer(profile, run)
         if run.kind not in ("cross_entropy", "ascood") or run.method not in profile.methods or synthesizer is None:
             continue
-        if _up_to_date(parts[run.run_id], run, synthesizer, results) and not (anew and _files_by_epoch(run, results)):
+        if _up_to_date(parts[run.run_id], run, synthesizer, results) and not (anew and files_by_epoch(run, results)):
             continue
         if run.benchmark not in benchmarks:
             benchmarks = {run.benchmark: run.load_benchmark()}

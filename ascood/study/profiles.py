@@ -136,13 +136,11 @@ class Profile(ProfileFile):
         return seeds
 
     @property
-    def chosen(self) -> list[str]:
-        "The benchmarks that are run now."
+    def chosen(self) -> list[str]:  # The benchmarks that are run now
         return [name for name in self.benchmarks if name in (self.only or self.benchmarks)]
 
     @property
-    def remedy(self) -> str:
-        "The command that makes what is missing."
+    def remedy(self) -> str:  # The command that makes what is missing
         return f"make reproduce PROFILE={self.name}"
 
     @cached_property
@@ -151,8 +149,7 @@ class Profile(ProfileFile):
         return _runs(self)
 
     @cached_property
-    def points(self) -> list[StudyPoint]:
-        "All points of all studies."
+    def points(self) -> list[StudyPoint]:  # Of all studies
         return _points(self)
 
 # %% ../../nbs/study/00_profiles.ipynb #2f523e68

@@ -100,7 +100,7 @@ def choose_detectors(
 
 # %% ../../nbs/study/01_reporting.ipynb #c61be4da
 _PAPER_SYNTHESIS = {"celeba": "ascood_gaussian", "imagenet100": "ascood"}
-_PAPER_SCORE = {"spurious": "ODIN", "fine-grained": "Relation", "conventional": "SCALE", "aircraft": "NNGuide", "imagenet100": "EBO"}
+_PAPER_DETECTOR = {"spurious": "ODIN", "fine-grained": "Relation", "conventional": "SCALE", "aircraft": "NNGuide", "imagenet100": "EBO"}
 
 
 def paper_choice(benchmark: str, setting: str) -> str:
@@ -110,7 +110,7 @@ def paper_choice(benchmark: str, setting: str) -> str:
 
 def paper_detector(benchmark: str, setting: str) -> str:
     "The detector with which the paper evaluates ASCOOD on a benchmark, or on the one that it is modelled on."
-    return _PAPER_SCORE.get(benchmark, _PAPER_SCORE.get(setting, "MSP"))
+    return _PAPER_DETECTOR.get(benchmark, _PAPER_DETECTOR.get(setting, "MSP"))
 
 
 def paired_detectors(benchmark: str, setting: str) -> list[str]:
@@ -297,10 +297,10 @@ _PAIR = ["benchmark", "group", "metric", "a_method", "a_detector", "b_method", "
 
 def mark_close(
     summary: pd.DataFrame,  # From `summarize` or `compared`; post-hoc rows of the latter are scores of the plain model
-    differences: pd.DataFrame,  # Columns of _PAIR, study (empty for pairs outside studies) and survives; either order of a pair
+    differences: pd.DataFrame,  # Columns of _PAIR, study ("" for pairs outside studies) and survives; either order of a pair
 ) -> pd.DataFrame:  # With `close`: "yes", "no" (the interval excludes 0), "unknown" (no such pair), "" for the best and where nothing is asked
     "Which entries cannot be told from the best of their benchmark and quantity."
-    plain = differences[differences["study"].isna() | (differences["study"] == "")]
+    plain = differences[differences["study"] == ""]
     known = {tuple(row[:-1]): bool(row[-1]) for row in plain[[*_PAIR, "survives"]].itertuples(index=False, name=None)}
     known |= {(*key[:3], *key[5:], *key[3:5]): value for key, value in known.items()}
     summary = summary.reset_index(drop=True)

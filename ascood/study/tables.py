@@ -37,14 +37,14 @@ from .reporting import METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, met
 _SUMMARY = ["benchmark", "setting", "method", "detector", "quantity", "mean", "std", "seeds", "gaps", "runs"]
 _SETTINGS = {name: setting for setting in SETTING_GROUP for name in list_benchmarks(setting)}
 _PUBLISHED_AS = {"cifar10-jpeg": ("cifar10", "original CIFAR-10")}  # our name: (the paper's, what to say of it)
-_MEASURED = {"fpr95": "fpr95", "auroc": "auroc", "aupr_in": "aupr_in", "aupr_out": "aupr_out", "acc": "accuracy"}  # column of a file: quantity
+_QUANTITY = {"fpr95": "fpr95", "auroc": "auroc", "aupr_in": "aupr_in", "aupr_out": "aupr_out", "acc": "accuracy"}  # column of a file: quantity
 
 
 def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity, mean, std (NaN if not printed), seeds, gaps, runs, source, ...
     "One file of the paper's printed numbers, a row a number."
-    wide = pd.read_csv(read_listed(shipped(f"results/published/{file}"), "git checkout results/published"))
-    names = [c for c in wide if c.removesuffix("_std") not in _MEASURED]
-    parts = [wide[names].assign(quantity=quantity, mean=wide[name], std=wide.get(f"{name}_std", np.nan)) for name, quantity in _MEASURED.items() if name in wide]
+    wide = pd.read_csv(read_listed(shipped(f"results/published/{file}"), "ascood report"))
+    names = [c for c in wide if c.removesuffix("_std") not in _QUANTITY]
+    parts = [wide[names].assign(quantity=quantity, mean=wide[name], std=wide.get(f"{name}_std", np.nan)) for name, quantity in _QUANTITY.items() if name in wide]
     return pd.concat(parts, ignore_index=True).assign(seeds=3, gaps=0, runs="", source="published", published_on="", file=f"results/published/{file}")
 
 
@@ -85,10 +85,11 @@ def planned(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:  # be
 
 
 def planned_here(collected: Collected, keep: Callable[[str], bool] = lambda method: True) -> list[dict]:
-    "What is planned, beside what has been measured already; only methods to keep."
+    "What is planned on the chosen benchmarks and on those that have been measured; only methods to keep."
     return [row for row in planned(collected.profile, collected.metrics["benchmark"]) if keep(row["method"])]
 
 
+# %% ../../nbs/study/06_tables.ipynb #baa6b4ea
 def with_gaps(
     summary: pd.DataFrame,  # From `reporting.summarize`, `compared` or `over_seeds`
     wanted: list[dict],  # The rows that there should be
@@ -275,7 +276,7 @@ def _without_interval(collected: Collected, numbers: pd.DataFrame) -> list[str]:
 def _equal_scores(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     "Why two rows of an ASCOOD model are equal."
     by_ascood = numbers[numbers["method"].map(method_kind) == "ASCOOD"]["detector"]
-    return ["On ASCOOD models SCALE and EBO agree: standardised features divide the factor of SCALE out again."] if {"SCALE", "EBO"} <= {*by_ascood} else []
+    return ["On ASCOOD models SCALE and EBO agree: SCALE multiplies the features by a factor, and standardisation removes it."] if {"SCALE", "EBO"} <= {*by_ascood} else []
 
 
 table_paired = Table(
@@ -608,15 +609,10 @@ def scoring_costs(collected: Collected) -> pd.DataFrame:  # With `part`
     other = ~plain & (rows["method"].map(method_kind) != "ASCOOD") & ~rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
     by = ["benchmark", "setting", "method", "part", "quantity"]
     found = reporting.over_seeds(rows[plain | other], by) if (plain | other).any() else summary_of(rows.iloc[:0])
-    wanted = [dict(zip(("benchmark", "setting", "method", "part"), pair)) for pair in _table_order(found)] if "part" in found else []
+    shared, parts = tuple(text.split(",")[0] for text in _SHARED.values()), found.reindex(columns=by[:4]).drop_duplicates().to_dict("records")
+    wanted = sorted(parts, key=lambda row: (method_kind(row["method"]) != "post-hoc", not row["part"].startswith(shared)))  # what is shared, first
     return with_gaps(found, wanted, ["per_1000"], len(collected.profile.seeds))
 
-
-def _table_order(found: pd.DataFrame) -> list[tuple]:
-    "(benchmark, setting, method, part) with the plain model first and what is shared above the detectors."
-    pairs = list(dict.fromkeys(found[["benchmark", "setting", "method", "part"]].itertuples(index=False, name=None)))
-    shared = tuple(text.split(",")[0] for text in _SHARED.values())
-    return sorted(pairs, key=lambda p: (method_kind(p[2]) != "post-hoc", not p[3].startswith(shared)))
 
 # %% ../../nbs/study/06_tables.ipynb #d896faf4
 def _training_and_scoring(table: Table, numbers: pd.DataFrame) -> list[Block]:
@@ -627,9 +623,8 @@ def _training_and_scoring(table: Table, numbers: pd.DataFrame) -> list[Block]:
 
 table_cost = Table(
     "table_cost",
-    "Cost. Training: seconds of all epochs, loading and augmenting batches and the synthesis of outliers included, starting up and "
-    "the validation accuracy after each epoch left out; peak: of training, and of scoring the trained model by all of its "
-    "detectors. On CPU a peak is that of the whole process, Python and libraries included; on GPU that of tensors. Scoring: seconds for 1,000 images that are scored (all ID and "
+    "Cost. Training: seconds of all epochs. They include data loading, augmentation and the synthesis of outliers, and exclude start-up and "
+    "validation. Peak: peak memory of training, and of scoring the trained model with all of its detectors. On CPU a peak is that of the whole process, Python and libraries included; on GPU that of tensors. Scoring: seconds for 1,000 images that are scored (all ID and "
     "OOD test and validation images), fitting on training images and choosing hyperparameters included; a detector's own arithmetic "
     "comes on top of the forward pass that all share. Wall-clock times of a machine that may have run several jobs at once; times "
     "to compare by are those of `make benchmark`, in results/benchmarks. Nothing is ranked.",

@@ -41,7 +41,6 @@ def _averaged(row: dict, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["ood_set"] == row["ood_set"]] if row.get("ood_set") in set(rows["ood_set"]) else rows
 
 # %% ../../nbs/study/06a_trace.ipynb #1333b1bc
-_MEASURED = {"accuracy": "accuracy", "difference": "accuracy"}
 _IN_RUNS = (*COSTS, "per_1000")
 
 
@@ -54,7 +53,7 @@ def _numbers(collected: Collected, row: dict, run: pd.Series) -> list[str]:
     if quantity in _IN_RUNS:
         return [f"  {name}: {run.get(name)}" for name in (["evaluation_seconds"] if quantity == "per_1000" else [quantity])]
     rows = _averaged(row, collected.all_metrics.query("run_id == @run.run_id"))
-    metric = _MEASURED.get(quantity, quantity if quantity in METRICS else quantity.rpartition("_")[2])
+    metric = "accuracy" if quantity == "difference" else quantity if quantity in METRICS else quantity.rpartition("_")[2]
     if metric == "accuracy":
         return [f"  ID accuracy: {value:g}" for value in rows["accuracy"].unique()]
     shown = [metric] if metric in METRICS else ["auroc", "fpr95"]
