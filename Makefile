@@ -56,7 +56,7 @@ reproduce: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 ASCOOD_SHORT=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY)
 	@rm -rf _docs && mkdir _docs

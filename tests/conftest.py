@@ -14,6 +14,14 @@ from ascood.study import warm
 from ascood.training import CrossEntropy, TrainConfig, train
 
 
+LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_docs", "test_experiments", "test_disk", "test_baselines", "test_faults", "test_premises")
+
+
+def pytest_collection_modifyitems(items):
+    "The longest files first, so that all processes end at about the same time."
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def digits():
     return load_benchmark("scene-digits")
