@@ -71,12 +71,13 @@ class Collected:
 def describe_runs(collected: Collected) -> str:
     "One paragraph for below a table: which runs, seeds, code, versions and device it comes from."
     profile, runs = collected.profile, collected.runs
-    libraries = json.loads(runs["libraries"].iloc[-1])
+    libraries = pd.DataFrame([json.loads(text) for text in runs["libraries"]])
+    used = {name: ", ".join(libraries[name].unique()) for name in ("torch", "pytorch-ood")}
     minutes, code = runs["training_seconds"].sum() / 60, {*runs["code"], *runs.get("evaluation_code", [])}
     protocol = f" What is tested was written down before the runs: `results/{profile.name}/protocol.md`." if collected.protocol.is_file() else ""
     return (f"Profile `{profile.name}`: {len(runs)} of {len(profile.runs)} runs, seeds {profile.seeds}, mean ± population standard "
-            f"deviation over seeds, in percent unless said otherwise. Code {', '.join(sorted(code))}; torch {libraries['torch']}, "
-            f"pytorch-ood {libraries['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
+            f"deviation over seeds, in percent unless said otherwise. Code {', '.join(sorted(code))}; torch {used['torch']}, "
+            f"pytorch-ood {used['pytorch-ood']}; {', '.join(runs['device'].unique())}; {minutes:.0f} minutes of training. "
             f"Per run: `results/{profile.name}/runs.csv`." + protocol + missing_runs(collected))
 
 
