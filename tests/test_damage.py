@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from PIL import Image
 
 from ascood.benchmarks import disk
-from ascood.files import read_list, read_listed
+from ascood.files import accept, read_list, read_listed
 from ascood.models import load_classifier
 from ascood.study import tables
 from ascood.study.page import report_page
@@ -67,7 +68,7 @@ FILES = ("model.safetensors", "history.csv", "run.json", "evaluation.json", "met
 def read(run, results):
     "Every reading of a finished run's folder: of the model, and of what `collect` gathers."
     load_classifier(run.folder(results) / "model.safetensors")
-    return _gathered([run], results)["all_metrics"][0]
+    return _gathered([run], results)["metrics"][0]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -226,6 +227,24 @@ def test_a_damaged_collected_file_is_refused_and_collecting_again_mends_it(profi
         collect(profile, results)
         READ[name](profile, results)
         assert name == "sha256.json" or file.read_bytes() == before
+
+
+def test_damaged_differences_of_runs_that_are_not_here_are_refused_before_anything_is_written(collected, tmp_path):
+    "As in a fresh clone: the folder of seed 0 is here, and of seed 1 only the collected rows."
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"seeds": [0, 1]}))
+    wider, results = load_profile(tmp_path / "tiny.yaml"), shutil.copytree(collected, tmp_path / "results")
+    folder = results / wider.name
+    for name in ("metrics", "groups", "history", "runs"):
+        rows = pd.read_csv(folder / f"{name}.csv")
+        pd.concat([rows, rows.assign(run_id=wider.runs[1].run_id)]).to_csv(folder / f"{name}.csv", index=False)
+    accept(folder)
+    collect(wider, results)
+    assert {*Collected(wider, results).runs["run_id"]} == {run.run_id for run in wider.runs}
+    (folder / "differences.csv").write_bytes(flip((folder / "differences.csv").read_bytes(), 0.5))
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.*")}
+    with pytest.raises(ValueError, match=re.escape("differences.csv")):
+        collect(wider, results)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.*")} == before
 
 
 def test_a_folder_without_digests_is_read_as_it_is(profile, collected, tmp_path):

@@ -1,6 +1,7 @@
 """The pages that `make docs` writes: each notebook, each module, and no broken link."""
 
 import ast
+import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_no_link_is_broken(pages):
                 broken.append((path.name, link))
     assert sum(len(page.links) for page in pages.values()) > 1000
     assert not broken, broken[:20]
+
+
+def test_every_picture_has_one_description(pages):
+    pictures = [tag for path in pages for tag in re.findall(r"<img [^>]*>", path.read_text())]
+    assert len(pictures) > 50 and {len(re.findall(r'\balt="', tag)) for tag in pictures} == {1}
+    assert any('alt="Open in Colab"' in tag for tag in pictures) and any('alt="figure"' in tag for tag in pictures)
 
 
 def test_every_notebook_and_every_public_name_has_its_page(pages):

@@ -170,11 +170,9 @@ CLAIMS |= {
 }
 
 # %% ../../nbs/study/08_claims.ipynb #80bb9bdf
-def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says, and whose runs
-    "A row for each piece of evidence; a claim without any has one row that says so."
-    collected = Collected(profile, results)
+def _judged(collected: Collected) -> pd.DataFrame:
     if not (path := collected.folder / "differences.csv").is_file():
-        raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood collect {profile.name}")
+        raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood collect {collected.profile.name}")
     runs = collected.all_metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
     gone, table, rows = _left_out(collected), collected.differences, []
     planned, table = _lacking(collected), described(table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]], collected.chosen)
@@ -186,6 +184,12 @@ def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  #
         if names or not evidence:
             rows.append(said | {"evidence": f"runs or their scores are missing: {names}" if names else "no such runs"})
     return pd.DataFrame(rows, columns=["claim", "paper", "verdict", "evidence", "difference", "low", "high", "says", *_ORIGIN])
+
+
+# %% ../../nbs/study/08_claims.ipynb #ebfad4b3
+def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says, and whose runs
+    "A row for each piece of evidence; a claim without any has one row that says so. Raises FileNotFoundError without differences.csv."
+    return _judged(Collected(profile, results))
 
 
 def _left_out(collected: Collected) -> set[tuple[str, str]]:  # (benchmark, method)
@@ -235,7 +239,8 @@ def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper
 # %% ../../nbs/study/08_claims.ipynb #0175d66f
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "The verdict on every claim with its numbers: table_claims.{csv,md,tex}."
-    table, collected = judge(profile, results), Collected(profile, results)
+    collected = Collected(profile, results)
+    table = _judged(collected)
     counts = table.drop_duplicates("claim")["verdict"].value_counts()
     caption = (f"What profile `{profile.name}` says of the paper's claims: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + ". A positive difference "
                "is evidence for the claim (the sign of FPR@95 is changed); in points, with its paired bootstrap 95 % interval over test images, at "

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..files import write_listed
-from .collected import Collected, collected_paths
+from .collected import DIFFERENCE, Collected, collected_paths, read_table
 from .differences import compare
 from .profiles import Profile, RunSpec, under_root
 from .runs import NAMES, is_evaluated, run_row
@@ -27,29 +27,30 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
         raise FileNotFoundError(f"profile {profile.name} has no finished run in {under_root(results)}; "
                                 f"start with: python -m ascood run {profile.name}")
     kept, order = _kept_runs(before, finished), {run.run_id: i for i, run in enumerate(profile.runs)}
+    drawn_before = before.differences if kept else pd.DataFrame(columns=DIFFERENCE)  # read now: if it is damaged, nothing is written
     written: dict[Path, pd.DataFrame] = {}
     for table, parts in _gathered(finished, results).items():
-        earlier = [getattr(before, table).query("run_id in @kept")] if kept else []
+        earlier = [read_table(before, table).query("run_id in @kept")] if kept else []
         rows = pd.concat(parts + earlier).sort_values("run_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
         own = rows["method"].isin(list(profile.methods))
-        written |= dict(zip(collected_paths(profile, table.removeprefix("all_"), results), [rows[own], rows[~own]] if profile.studies else [rows]))
+        written |= dict(zip(collected_paths(profile, table, results), [rows[own], rows[~own]] if profile.studies else [rows]))
     write_listed({path: rows.to_csv(index=False, float_format="%.6g") for path, rows in written.items()})
     now = Collected(profile, results)
     if not profile.validation_only:
         found = compare(now)
-        found = pd.concat([found, *_kept_differences(before, found, kept)])
+        found = pd.concat([found, *_kept_differences(drawn_before, found, {(run.benchmark, run.method) for run in profile.runs if run.run_id in kept})])
         write_listed({now.folder / "differences.csv": found.to_csv(index=False, float_format="%.5g")})
     return now.all_metrics
 
 
 # %% ../../nbs/study/03c_collect.ipynb #f49b37ba
 def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd.DataFrame]]:
-    "The files of finished runs, by the table of `Collected` that they go into."
+    "The files of finished runs, by the table that they go into."
     folders = [run.folder(results) for run in finished]
     runs = [run_row(folder) for folder in folders]  # checks the digests of the others
     metrics, groups, history = ([pd.read_csv(folder / f"{name}.csv") for folder in folders] for name in ("metrics", "groups", "history"))
     named = [rows.assign(**of.iloc[0][NAMES])[[*NAMES, *rows]] for rows, of in zip(history, metrics)]
-    return {"all_metrics": metrics, "groups": groups, "history": named, "runs": runs}
+    return {"metrics": metrics, "groups": groups, "history": named, "runs": runs}
 
 # %% ../../nbs/study/03c_collect.ipynb #63e6cfdf
 def _kept_runs(before: Collected, finished: list[RunSpec]) -> set[str]:
@@ -62,11 +63,8 @@ def _kept_runs(before: Collected, finished: list[RunSpec]) -> set[str]:
 _PAIR = ["study", "benchmark", "group", "metric", "a_method", "a_detector", "b_method", "b_detector"]
 
 
-def _kept_differences(before: Collected, found: pd.DataFrame, kept: set[str]) -> list[pd.DataFrame]:
-    "The earlier rows of differences.csv that cannot be computed again, because the scores of one side are not here."
-    if not kept:
-        return []
-    names, earlier = {(run.benchmark, run.method) for run in before.profile.runs if run.run_id in kept}, before.differences
+def _kept_differences(earlier: pd.DataFrame, found: pd.DataFrame, names: set[tuple[str, str]]) -> list[pd.DataFrame]:
+    "The earlier rows of differences.csv with one of these (benchmark, method) that cannot be computed again, because the scores of one side are not here."
     touched = [bool({(row.benchmark, row.a_method), (row.benchmark, row.b_method)} & names) for row in earlier.itertuples()]
     anew = {*found[_PAIR].itertuples(index=False, name=None)}
     lost = [is_touched and pair not in anew for is_touched, pair in zip(touched, earlier[_PAIR].itertuples(index=False, name=None))]

@@ -449,7 +449,7 @@ def iodin_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with `e
     profile, metrics, plain = collected.profile, collected.all_metrics, collected.plain
     params = {run.benchmark: run.detectors for run in profile.runs if run.method == plain}
     wanted = [row | {"detector": d, "name": one_element(d), "elements": _elements(d, given)}
-              for row in planned_here(collected, plain.__eq__)
+              for row in planned_here(collected, lambda method: method == plain)
               for d, given in params[row["benchmark"]].items() if d.partition("@")[0] in ("ODIN", "i-ODIN")]
     places = {row["benchmark"]: i for i, row in reversed([*enumerate(wanted)])}
     wanted.sort(key=lambda row: (places[row["benchmark"]], float(row["elements"]) if row["elements"].isdigit() else np.inf))
