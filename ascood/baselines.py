@@ -250,7 +250,7 @@ class VOS(CrossEntropy):
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         (logits, h), net = model(x, with_features=True), step.bare
-        started = step.epoch >= self.start * step.epochs and net.queue.full()
+        started = step.epoch > self.start * step.epochs and net.queue.full()
         outliers = virtual_outliers(net.queue.features, self.sample_from, self.select) if started else h[:0].detach()
         net.queue.push(h, y)
         return net.regularised(logits, y, outliers, self.weight if started else 0.0), logits
@@ -354,6 +354,7 @@ class CIDER(CrossEntropy):
     network: ClassVar[type[Classifier]] = PrototypeClassifier
     network_settings: ClassVar[tuple[str, ...]] = ("dim", "tau")
     own_score: ClassVar[str] = "KNN"
+    keep_by: ClassVar[str] = "loss"  # the head is not trained, so its accuracy says little
     views: ClassVar[int] = 2
     weight: float = Field(2.0, ge=0)  # lambda_c, of compactness; dispersion has weight 1
     tau: float = Field(0.1, gt=0)
@@ -442,7 +443,7 @@ class NPOS(CIDER):
 def npos_loss(settings: NPOS, z: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     net = step.bare
     loss, logits = settings.closed_loss(z, y, net.head)
-    started = step.epoch >= settings.start * step.epochs and net.queue.full()
+    started = step.epoch > settings.start * step.epochs and net.queue.full()
     outliers = z[:0].detach()
     if started:
         outliers = boundary_outliers(net.queue.features, settings.k, settings.boundary, settings.candidates, settings.noise)

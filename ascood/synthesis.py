@@ -81,14 +81,14 @@ def gaussian_outliers(
 
 # %% ../nbs/01_synthesis.ipynb #4a4acbd4
 def alpha_at(
-    epoch: int,  # e, in 0..epochs-1
+    epoch: int,  # e, in 1..epochs, as the paper's code counts
     epochs: int,  # E, at least 1
-    alpha_max: float,  # Value at epoch 0
-    alpha_min: float,  # Value that epoch `epochs` would have
+    alpha_max: float,  # What an epoch 0 would have: the first epoch has a little less
+    alpha_min: float,  # Value in the last epoch
 ) -> float:
-    "The linear schedule of alpha (paper, Section 3). Raises ValueError if `epoch` lies outside 0..epochs-1."
-    if not 0 <= epoch < epochs:
-        raise ValueError(f"epoch must lie in 0..{epochs - 1}, not {epoch}")
+    "The linear schedule of alpha (paper, Section 3). Raises ValueError if `epoch` lies outside 1..epochs."
+    if not 1 <= epoch <= epochs:
+        raise ValueError(f"epoch must lie in 1..{epochs}, not {epoch}")
     return alpha_min + (alpha_max - alpha_min) * (1 - epoch / epochs)
 
 # %% ../nbs/01_synthesis.ipynb #ccdb54e0
@@ -105,8 +105,8 @@ class OutlierSynthesizer:
     "Outliers from a batch of training images (paper, Section 3). Raises ValueError for an unknown `kind` or impossible numbers."
     kind: str = "gradient"  # one of SYNTHESES
     fraction: float = 0.1  # p_inv in [0, 1]; `gaussian` has no use for it
-    alpha_max: float = 1.0  # alpha at the first epoch; `shuffle` has no use for it
-    alpha_min: float = 1.0  # alpha towards the last epoch
+    alpha_max: float = 1.0  # alpha before the first epoch; `shuffle` has no use for it
+    alpha_min: float = 1.0  # alpha in the last epoch
     mode: str = "eval"  # of the model during attribution: "eval" (the paper's) or "train"
 
     def __post_init__(self):
@@ -117,7 +117,7 @@ class OutlierSynthesizer:
         model: nn.Module,  # Classifier being trained
         x: Tensor,  # Images [B,C,H,W], normalised
         y: Tensor,  # Classes [B], integer
-        epoch: int = 0,  # Current epoch, for the schedule
+        epoch: int = 1,  # Current epoch in 1..epochs, for the schedule
         epochs: int = 1,  # Number of epochs
         generator: torch.Generator | None = None,  # Makes `shuffle` and `gaussian` repeatable
         g: Tensor | None = None,  # G, if it was computed already

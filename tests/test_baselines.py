@@ -75,14 +75,14 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path, tiny, name):
 
     class Stopped(type(method)):
         def loss(self, model, x, y, step):
-            if step.epoch == 1:
+            if step.epoch == 2:
                 raise KeyboardInterrupt
             return super().loss(model, x, y, step)
 
     whole = train(method, tiny, config, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
         train(Stopped(**dict(method)), tiny, config, tmp_path / "cut", progress=False)
-    assert list((tmp_path / "cut").glob("state-0000")) and not (tmp_path / "cut" / "model.safetensors").exists()
+    assert list((tmp_path / "cut").glob("state-0001")) and not (tmp_path / "cut" / "model.safetensors").exists()
     resumed = train(method, tiny, config, tmp_path / "cut", progress=False)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     assert resumed.history.loss.tolist() == whole.history.loss.tolist()
@@ -96,7 +96,7 @@ def test_trains_in_half_precision(tmp_path, tiny, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("epoch", [0, 9])
+@pytest.mark.parametrize("epoch", [1, 10])
 def test_every_parameter_has_a_gradient_before_and_after_the_start(tiny, batch, name, epoch):
     "Several processes wait for the gradient of each."
     settings = SMALL.get(name, {}) | ({"start": 0.5, "queue": 2} if name in ("vos", "npos") else {})
@@ -181,7 +181,7 @@ def test_confidence_branch_weighs_the_cost_with_lambda_of_before(flat):
     model = method.create_model(TrainConfig(), 3)
     x, y = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(5)
-    loss, logits = method.loss(model, x, y, Step(0, 1, model))
+    loss, logits = method.loss(model, x, y, Step(1, 1, model))
     torch.manual_seed(5)
     hinted = torch.rand(6, 1) < 0.5
     assert 0 < hinted.sum() < 6
@@ -204,7 +204,7 @@ def test_rotations_turn_and_come_back():
 def test_rotation_loss_asks_upright_images_for_their_class(flat):
     model = RotPred(weight=2.0).create_model(TrainConfig(), 3)
     x, y = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 2, 0])
-    loss, logits = RotPred(weight=2.0).loss(model, x, y, Step(0, 1, model))
+    loss, logits = RotPred(weight=2.0).loss(model, x, y, Step(1, 1, model))
     turned = model.rotation(model.features(x)).log_softmax(1)  # channel means do not see the turn
     by_hand = F.cross_entropy(model(x), y) - 2.0 * turned.mean()
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5) and torch.allclose(logits, model(x))
@@ -232,7 +232,7 @@ def test_logit_norm_by_hand():
 
 def test_outlier_exposure_by_hand():
     images, outliers = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0]])
-    step = Step(0, 1, None, torch.zeros(2, 3, 2, 2))
+    step = Step(1, 1, None, torch.zeros(2, 3, 2, 2))
     loss, logits = OE(weight=0.4).loss(lambda x: torch.cat([images, outliers]), torch.zeros(2, 3, 2, 2), torch.tensor([0, 1]), step)
     ce = (math.log(1 + math.exp(-1)) + math.log(2)) / 2
     uniform = ((math.log(1 + math.exp(2)) - 1) + math.log(2)) / 2
@@ -245,7 +245,7 @@ def test_methods_with_outliers_read_one_batch_of_both(tiny, batch):
     for method in (OE(), MixOE(), MixOE(mix="linear")):
         model, seen = method.create_model(TrainConfig(), 8), []
         model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-        method.loss(model, *batch, Step(0, 1, model, outliers))
+        method.loss(model, *batch, Step(1, 1, model, outliers))
         (both,) = seen
         assert len(both) == 32 and torch.equal(both[:16], batch[0]) and not torch.equal(both[16:], batch[0])
 
@@ -283,7 +283,7 @@ def test_mixoe_by_hand():
         seen.append(both)
         return torch.stack([both.mean((1, 2, 3)), torch.zeros(len(both))], 1)
 
-    loss, _ = MixOE(mix="linear", weight=3.0).loss(model, x, y, Step(0, 1, None, outliers))
+    loss, _ = MixOE(mix="linear", weight=3.0).loss(model, x, y, Step(1, 1, None, outliers))
     away = seen[0][8:].mean((1, 2, 3)).double()  # 1 - l of each image, since images are 0 and outliers 1
     assert away.std() > 0.05  # each image has its own
     soft = [-sum(t * lp for t, lp in zip(((1 - a) * (k == 0) + a / 2, (1 - a) * (k == 1) + a / 2),
@@ -353,31 +353,31 @@ def test_no_outliers_before_the_start_or_before_the_queues_are_full(batch, monke
     monkeypatch.setattr(baselines, maker, lambda *a: calls.append(step.epoch) or make(*a))
     method = kind(start=0.4, **settings)
     model = method.create_model(TrainConfig(), 8)
-    for epoch in (3, 4, 5):  # two images of each class a batch: full after the first
+    for epoch in (4, 5, 6):  # two images of each class a batch: full after the first
         step = Step(epoch, 10, model)
         method.loss(model, *batch, step)
-    assert calls == [4, 5]
+    assert calls == [5, 6]
     calls.clear()
     model = method.create_model(TrainConfig(), 8)
-    step = Step(9, 10, model)
+    step = Step(10, 10, model)
     method.loss(model, *batch, step)
     assert calls == []
     method.loss(model, *batch, step)
-    assert calls == [9]
+    assert calls == [10]
 
 
 def test_before_the_start_the_loss_is_plain(batch):
     x, y = batch
     method = VOS(start=0.5)
     model = method.create_model(TrainConfig(), 8).eval()
-    loss, logits = method.loss(model, x, y, Step(4, 10, model))
+    loss, logits = method.loss(model, x, y, Step(5, 10, model))
     assert loss.item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
     method = NPOS(start=0.5, dim=8)
     model = method.create_model(TrainConfig(), 8).eval()
     prototypes = model.head.prototypes.clone()
-    loss, _ = method.loss(model, x, y, Step(4, 10, model))
+    loss, _ = method.loss(model, x, y, Step(5, 10, model))
     model.head.prototypes.copy_(prototypes)
-    assert loss.item() == pytest.approx(CIDER(dim=8).loss(model, x, y, Step(4, 10, model))[0].item(), rel=1e-5)
+    assert loss.item() == pytest.approx(CIDER(dim=8).loss(model, x, y, Step(5, 10, model))[0].item(), rel=1e-5)
 
 
 # Prototypes
@@ -441,7 +441,7 @@ def test_cider_weighs_compactness_and_sends_dispersion_through_the_prototypes(fl
     model = method.create_model(TrainConfig(), 3)
     x, y = torch.randn(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     old = model.head.prototypes.clone()
-    loss, logits = method.loss(model, x, y, Step(0, 1, model))
+    loss, logits = method.loss(model, x, y, Step(1, 1, model))
     z = model.head.embed(model.features(x))
     moved = moved_prototypes(old, z, y, 0.95)
     by_hand = dispersion(moved, 0.1) + 3.0 * compactness(z, y, moved.detach(), 0.1)
@@ -482,7 +482,7 @@ def test_gradients_of_ciders_losses():
 
 def test_godin_trains_with_plain_cross_entropy(batch):
     model = GODIN().create_model(TrainConfig(), 8).eval()
-    loss, logits = GODIN().loss(model, *batch, Step(0, 1, model))
+    loss, logits = GODIN().loss(model, *batch, Step(1, 1, model))
     assert loss.item() == pytest.approx(F.cross_entropy(logits, batch[1]).item())
     assert torch.equal(model.numerator(model.features(batch[0])).argmax(1), logits.argmax(1))  # g > 0 is the same for all classes
 

@@ -1,4 +1,5 @@
 """Scores from the one pass against pytorch-ood's own and OpenOOD's, hyperparameters, gaps, memory."""
+import copy
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from torch import nn
 from ascood import detectors as ours
 from ascood.data import Benchmark, ImageSet, batches
 from ascood.detectors import (
-    DETECTORS, IODIN, NOT_AS_OPENOOD, OWN_SCORES, Recipe, Relation, list_detectors, perturbation, recipe,
+    DETECTORS, IODIN, NOT_AS_OPENOOD, OWN_SCORES, Recipe, Relation, create_detector, list_detectors, perturbation, recipe,
     without_first_component,
 )
 from ascood.evaluation import Shelf, _fitting_set, candidates, evaluate, extract, metrics_table, score_benchmark, validation_auroc
@@ -75,14 +76,21 @@ class SlowRankFeat(FeatureMapsDetector):
 
 
 class SlowASH(FeatureMapsDetector):
-    "ASH-B of the pooled feature, which is then normalised."
+    "ASH-B of the pooled feature, which is then standardised for the standardised reading."
 
-    def __init__(self, model, percentile):
-        self.model, self.percentile = model, percentile
+    def __init__(self, model, percentile, reads):
+        self.model, self.percentile, self.reads = model, percentile, reads
 
     def predict(self, x):
         h = ash_b(self.model.pooled(x)[:, :, None, None], self.percentile).flatten(1)
-        return -self.model.head(self.model.normalize(h)).logsumexp(1)
+        return -self.model.head(h if self.reads == "released" else self.model.normalize(h)).logsumexp(1)
+
+
+class SlowGEN(po.GEN):
+    "In double precision, class by class."
+
+    def predict_logits(self, logits):
+        return torch.tensor([sum(p**self.gamma * (1 - p) ** self.gamma for p in sorted(row.softmax(0).tolist())[-self.M:]) for row in logits])
 
 
 def from_one_and_a_half(model):
@@ -97,12 +105,14 @@ def zero_sum_basis(m):
     return torch.linalg.qr(with_ones).Q[:, 1:].float()
 
 
-def library(name: str, model: Classifier, **params):
+def library(name: str, model: Classifier, reads: str = "released", **params):
     "pytorch-ood's own detector, on images, put together by its documentation."
     h, head = model.features, model.head
-    basis = torch.eye(64) if model.normalization == "none" else zero_sum_basis(64)
-    spanned = lambda x: h(x) @ basis
-    maps = lambda x: h(x)[:, :, None, None]
+    read = h if reads == "standardised" else model.pooled  # by detectors that have a choice
+    logits = head if reads == "standardised" else lambda h: head(model.normalize(h))
+    basis = zero_sum_basis(64) if reads == "standardised" else torch.eye(64)
+    spanned = lambda x: read(x) @ basis
+    maps = lambda x: read(x)[:, :, None, None]
     from_maps = lambda x: head(x[:, :, 0, 0])
     after_pooling = lambda x: head(model.pool(x))
     return {
@@ -113,18 +123,23 @@ def library(name: str, model: Classifier, **params):
         "GradNorm": lambda: po.GradNorm(model, param_filter=lambda n: n == "head.weight"),
         "ReAct": lambda: po.ReAct(maps, from_maps, **params), "KLM": lambda: po.KLMatching(model),
         "VIM": lambda: po.ViM(h, params["d"], head.weight, head.bias), "DICE": lambda: po.DICE(h, head.weight, head.bias, **params),
-        "RankFeat": lambda: SlowRankFeat(model), "ASH": lambda: SlowASH(model, **params),
-        "SHE": lambda: po.SHE(h, head), "GEN": lambda: po.GEN(model, **params), "NNGuide": lambda: po.NNGuide(h, head, **params),
-        "SCALE": lambda: po.SCALE(maps, from_maps, **params), "FDBD": lambda: po.fDBD(h, head), "KNN": lambda: po.KNN(h, **params),
-        "Relation": lambda: Relation(h, head, **params), "i-ODIN": lambda: IODIN(model, norm_std=STD, **params),
+        "RankFeat": lambda: SlowRankFeat(model), "ASH": lambda: SlowASH(model, reads=reads, **params),
+        "SHE": lambda: po.SHE(read, logits), "GEN": lambda: SlowGEN(model, **params), "NNGuide": lambda: po.NNGuide(read, logits, **params),
+        "SCALE": lambda: po.SCALE(maps, from_maps, **params), "FDBD": lambda: po.fDBD(h, head), "KNN": lambda: po.KNN(read, **params),
+        "Relation": lambda: Relation(read, logits, **params), "i-ODIN": lambda: IODIN(model, norm_std=STD, **params),
     }[name]()
 
 
 @pytest.mark.parametrize("name", list_detectors())
 def test_one_pass_gives_the_scores_of_the_library_on_images(model, small, name):
-    found = score_benchmark(model, small, [name])
-    assert not found.gaps
-    alone = library(name, model, **found.hyperparameters[name]).to("cpu")
+    found = score_benchmark(model, small, [name], both_readings=True)
+    assert not found.gaps and len(found.scores) == 1 + (model.normalization == "zscore" and recipe(name).reads == "h")
+    for label in found.scores:
+        as_the_library(found, label, name, model, small)
+
+
+def as_the_library(found, label, name, model, small):
+    alone = library(name, model, **found.hyperparameters[label]).to("cpu")
     assert alone.requires_fit == bool(recipe(name).fits)
     loader = batches(_fitting_set(small) if recipe(name).fits == "train" else small.val, 64)
     if alone.requires_fit:
@@ -134,7 +149,7 @@ def test_one_pass_gives_the_scores_of_the_library_on_images(model, small, name):
         x, _ = small.sets()[key][range(40)]
         with torch.enable_grad() if isinstance(alone, GradientDetector) else torch.no_grad():
             expected = alone.predict(x).detach().float()
-        scores = torch.from_numpy(found.scores[name][key])
+        scores = torch.from_numpy(found.scores[label][key])
         # the sign of a gradient near 0 may turn with the batch; RMDS is a difference of two distances, inverted in single precision there,
         # and VIM measures where features hardly vary: single precision alone moves it by more than 1e-4
         near = 1e-3 if isinstance(alone, (GradientDetector, po.RMD, po.ViM)) else 1e-4
@@ -251,16 +266,75 @@ def as_openood(found: dict) -> np.ndarray:
 def test_ranks_as_openoods_own_code(reference, name):
     model, benchmark = reference
     assert not PROBLEM["test_is_ood"][:150].any() and PROBLEM["test_is_ood"][150:].all()
-    params = {OURS[key][0]: value * OURS[key][1] for key, value in THEIR_PARAMS[name].items() if key in OURS}
+    params = params_of(name)
     found = score_benchmark(model, benchmark, {name: params})
     assert not found.gaps and found.hyperparameters[name].items() >= params.items()
     assert spearmanr(as_openood(found.scores[name]), PROBLEM[f"score_{name}"]).statistic > 0.999
 
 
+STANDARDISED = np.load(REFERENCE / "reference_scores_ascood.npz")
+CONFIDENT = np.load(REFERENCE / "reference_scores_confident.npz")
+
+
+def params_of(name: str) -> dict:
+    theirs = THEIR_PARAMS.get(name, {"d": 12} if name == "VIM" else {})  # 12: half of 24 features
+    return {OURS[key][0]: value * OURS[key][1] for key, value in theirs.items() if key in OURS} | ({"d": 12} if name == "VIM" else {})
+
+
+@pytest.fixture
+def changed(reference):
+    "The made-up problem with a head that is `times` as large, or standardised features; put back afterwards."
+    model, benchmark = reference
+    head = copy.deepcopy(model.head.state_dict())
+
+    def change(times=1.0, normalization="none"):
+        model.normalization, model.sigma = normalization, 0.5
+        model.head.load_state_dict({name: times * values for name, values in head.items()})
+        return model, benchmark
+    yield change
+    change()
+
+
+@pytest.mark.parametrize("name", [key.removeprefix("score_") for key in STANDARDISED])
+def test_ranks_as_the_released_network_with_standardised_features(changed, name):
+    "And the other reading of detectors of h ranks otherwise, so that the comparison can tell."
+    found = score_benchmark(*changed(normalization="zscore"), {name: params_of(name)}, both_readings=True)
+    theirs = STANDARDISED[f"score_{name}"]
+    assert not found.gaps and spearmanr(as_openood(found.scores[name]), theirs).statistic > 0.999
+    assert (f"{name}@standardised" in found.scores) == (recipe(name).reads == "h")
+    if recipe(name).reads == "h":
+        assert spearmanr(as_openood(found.scores[f"{name}@standardised"]), theirs).statistic < 0.9
+
+
+@pytest.mark.parametrize("name", [key.removeprefix("score_") for key in CONFIDENT])
+def test_ranks_as_openood_on_a_confident_network(changed, name):
+    found = as_openood(score_benchmark(*changed(times=12), {name: params_of(name)}).scores[name])
+    theirs = CONFIDENT[f"score_{name}"]
+    assert spearmanr(found, theirs).statistic > 0.999
+    assert len(np.unique(found)) == pytest.approx(len(np.unique(theirs)), abs=3)  # ties too
+
+
+def test_rows_say_what_was_read(changed):
+    rows = metrics_table(score_benchmark(*changed(normalization="zscore"), {"MSP": {}, "KNN": {"k": 5}}, both_readings=True), 0.0)
+    assert rows[["detector", "reads"]].values.tolist() == [["MSP", "released"], ["KNN", "released"], ["KNN", "standardised"]]
+    assert rows["hyperparameters"].tolist() == ["{}", '{"k": 5}', '{"k": 5}'] and rows["auroc"].nunique() == 3
+    plain = score_benchmark(*changed(), ["KNN"], both_readings=True)
+    assert [*plain.scores] == ["KNN"]  # h is what the head reads: there is one reading
+
+
+def test_standardised_reading_can_be_asked_for_alone(changed):
+    model, benchmark = changed(normalization="zscore")
+    both = score_benchmark(model, benchmark, {"SCALE": {"percentile": 0.85}}, both_readings=True).scores["SCALE@standardised"]
+    alone = score_benchmark(model, benchmark, {"SCALE": {"percentile": 0.85, "reads": "standardised"}}).scores["SCALE"]
+    assert all(np.array_equal(both[key], alone[key]) for key in both)
+    with pytest.raises(ValueError, match="did you mean 'standardised'"):
+        create_detector("SCALE", model, reads="standardized")
+
+
 def test_every_detector_is_compared_or_said_not_to_be():
-    assert set(THEIR_PARAMS.index) | set(NOT_AS_OPENOOD) == set(list_detectors())
-    for name, difference in NOT_AS_OPENOOD.items():
-        assert difference.why and (difference.correlation is None) == (f"score_{name}" not in PROBLEM)
+    compared = {key.removeprefix("score_") for file in (PROBLEM, STANDARDISED, CONFIDENT) for key in file if key.startswith("score_")}
+    assert compared | set(NOT_AS_OPENOOD) == set(list_detectors()) and not compared & set(NOT_AS_OPENOOD)
+    assert all(NOT_AS_OPENOOD.values())
 
 
 @pytest.mark.parametrize("name, params", [("ASH", {"variant": "ash-s", "percentile": 0.9}), ("SCALE", {"percentile": 0.65}), ("Relation", {"power": 8})])
@@ -404,7 +478,7 @@ def test_rows_name_their_hyperparameters(trained, small):
 
 
 def test_every_name_says_what_it_reads():
-    assert all(r.reads in ("logits", "features", "maps", "blocks", "stages", "gram", "images") for r in (DETECTORS | OWN_SCORES).values())
+    assert all(r.reads in ("logits", "h", "features", "maps", "blocks", "stages", "gram", "images") for r in (DETECTORS | OWN_SCORES).values())
     assert len(DETECTORS) == 24
 
 

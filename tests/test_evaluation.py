@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from ascood.data import ImageSet
-from ascood.evaluation import candidates, evaluate, extract, group_table, ood_metrics, score_benchmark, validation_auroc
+from ascood.evaluation import METRICS, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark, validation_auroc
 from ascood.study import plots, reporting
 
 
@@ -22,8 +24,22 @@ def test_metrics_agree_with_scikit_learn_and_a_slow_loop(known, unknown):
     assert found["aupr_out"] == pytest.approx(100 * auc(recall, precision))
     precision, recall, _ = precision_recall_curve(1 - truth, -scores)
     assert found["aupr_in"] == pytest.approx(100 * auc(recall, precision))
-    threshold = min(t for t in known if sum(s <= t for s in known) >= 0.95 * len(known))
-    assert found["fpr95"] == pytest.approx(100 * sum(s <= threshold for s in unknown) / len(unknown))
+    detects = max(t for t in unknown if sum(s >= t for s in unknown) >= 0.95 * len(unknown))  # the first threshold with 95 % of OOD above it
+    assert found["fpr95"] == pytest.approx(100 * sum(s >= detects for s in known) / len(known))
+    keeps = min(t for t in known if sum(s <= t for s in known) >= 0.95 * len(known))  # the first that keeps 95 % of ID
+    assert fpr95_id_positive(known, unknown) == pytest.approx(100 * sum(s <= keeps for s in unknown) / len(unknown))
+
+
+REFERENCE = Path(__file__).parent / "reference"
+THEIRS = pd.read_csv(REFERENCE / "reference_metrics.csv", index_col="case")
+SCORES = np.load(REFERENCE / "reference_metrics.npz")
+
+
+@pytest.mark.parametrize("case", THEIRS.index)
+def test_metrics_are_those_of_the_released_code(case):
+    known, unknown, theirs = SCORES[f"{case}_id"], SCORES[f"{case}_ood"], THEIRS.loc[case]
+    assert ood_metrics(known, unknown) == pytest.approx(dict(theirs[["fpr95", "auroc", "aupr_in", "aupr_out"]]), abs=1e-5)
+    assert fpr95_id_positive(known, unknown) == pytest.approx(theirs["fpr95_id_positive"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +104,7 @@ def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
 
 def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):
     table = evaluate(trained, holdout, {"MSP": {}, "KNN": {"k": 5}})
-    assert len(table) == 2 * (3 + 1 + 4) and table[["fpr95", "auroc", "aupr_in", "aupr_out"]].stack().between(0, 100).all()
+    assert len(table) == 2 * (3 + 1 + 4) and table[METRICS].stack().between(0, 100).all()
     with pytest.raises(ValueError, match="did you mean .MSP"):
         evaluate(trained, holdout, ["msp"])
 
@@ -108,7 +124,7 @@ def test_group_table_counts_by_hand(trained, digits):
 
 
 def rows(**columns):
-    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, accuracy=90.0,
+    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, fpr95_id_positive=0.0, accuracy=90.0,
                               method=m, detector=d, ood_group=g, auroc=a)
                          for (m, d, g), values in columns["cells"].items() for seed, a in enumerate(values)])
 

@@ -78,9 +78,9 @@ def test_gaussian_ignores_the_image():
 
 @given(st.integers(1, 200), st.floats(0, 300), st.floats(0, 300))
 def test_schedule_falls_from_max_towards_min(epochs, alpha_max, alpha_min):
-    values = [alpha_at(e, epochs, alpha_max, alpha_min) for e in range(epochs)]
-    assert values[0] == pytest.approx(alpha_max, abs=1e-9)
-    steps = [b - a for a, b in zip(values, values[1:] + [alpha_min])]
+    values = [alpha_at(e, epochs, alpha_max, alpha_min) for e in range(1, epochs + 1)]
+    assert values[-1] == pytest.approx(alpha_min, abs=1e-9)
+    steps = [b - a for a, b in zip([alpha_max] + values, values)]
     assert steps == pytest.approx([(alpha_min - alpha_max) / epochs] * epochs, abs=1e-9)
 
 

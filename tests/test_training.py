@@ -4,19 +4,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
 from accelerate.utils import set_seed
+from torch import nn
 
+from ascood import training
 from ascood.baselines import CIDER
 from ascood.data import load_benchmark
-from ascood.models import load_classifier
+from ascood.models import Backbone, Classifier, load_classifier
 from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, checked, create_method, create_optimizer, train
 
 SETTINGS = dict(alpha_max=3.0, alpha_min=0.3, weight=0.1)
@@ -47,9 +51,94 @@ def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, few_digits
     assert process.returncode == -signal.SIGKILL and list(cut.glob("state-0*")) and not (cut / "model.safetensors").exists()
     resumed = train(method, few_digits, TrainConfig(epochs=6), cut, progress=False)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
-    same = ["epoch", "lr", "alpha", "loss", "accuracy", "val_accuracy"]
+    same = ["epoch", "lr", "alpha", "loss", "accuracy", "val_accuracy", "kept"]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
     assert sorted(p.name for p in cut.iterdir()) == ["history.csv", "model.safetensors", "settings.json"]
+
+
+REFERENCE = np.load(Path(__file__).parent / "reference" / "reference_training.npz")
+
+
+def theirs(at: str) -> dict[str, torch.Tensor]:
+    "The released trainer's weights and buffers at some time, by our names."
+    names = {key: key.removeprefix(f"{at}/").replace("backbone.fc.", "head.") for key in REFERENCE if key.startswith(f"{at}/")}
+    return {name: torch.from_numpy(REFERENCE[key]) for key, name in names.items() if name != "sigma"}
+
+
+def test_three_epochs_repeat_the_released_trainer():
+    "Gradient, synthesis, schedule of alpha, batch norm, loss, optimiser and cosine at once; an alpha that is one epoch late is off by 9e-3."
+    layers = OrderedDict(conv1=nn.Conv2d(3, 8, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(8), relu=nn.ReLU(),
+                         conv2=nn.Conv2d(8, 16, 3, 2, 1, bias=False), bn2=nn.BatchNorm2d(16), relu2=nn.ReLU())
+    model = Classifier(Backbone(layers, 16), 5, "zscore", REFERENCE["epoch1/sigma"].item())
+    model.load_state_dict(theirs("init"))
+    method, config = ASCOOD(fraction=0.1, alpha_max=20, alpha_min=2, weight=0.7), TrainConfig(epochs=3, lr=0.05, head_lr_factor=0.5, min_lr=1e-6)
+    optimizer, schedule = create_optimizer(model, config, 12)
+    batches = [*zip(torch.from_numpy(REFERENCE["x"]).split(10), torch.from_numpy(REFERENCE["y"]).split(10))]
+    for epoch in (1, 2, 3):
+        for x, y in batches:
+            method.loss(model.train(), x, y, Step(epoch, 3, model))[0].backward()
+            optimizer.step(), schedule.step(), optimizer.zero_grad()
+        assert method.alpha(epoch, 3) == pytest.approx(REFERENCE["alpha"][epoch - 1])
+        assert schedule.get_last_lr() == pytest.approx(REFERENCE[f"lr{epoch}"].tolist(), rel=1e-4)
+        expected, found = theirs(f"epoch{epoch}"), model.state_dict()
+        assert expected.keys() == found.keys() and max((found[k] - v).abs().max().item() for k, v in expected.items()) < 1e-5
+
+
+class Counts(ASCOOD):
+    "Remembers the epochs that its loss is told, and the weights that each left."
+
+    def loss(self, model, x, y, step):
+        Counts.told.append((step.epoch, step.epochs))
+        return super().loss(model, x, y, step)
+
+
+def test_the_loop_counts_epochs_as_the_paper_does(tmp_path, few_digits):
+    Counts.told = []
+    history = train(Counts(alpha_max=20, alpha_min=2), few_digits, TrainConfig(epochs=3), tmp_path, progress=False).history
+    assert list(dict.fromkeys(Counts.told)) == [(1, 3), (2, 3), (3, 3)]
+    assert history["epoch"].tolist() == [1, 2, 3] and history["alpha"].tolist() == pytest.approx([14, 8, 2])
+
+
+def kept_of(monkeypatch, tmp_path, digits, method, accuracies, **settings):
+    "The history of a run whose validation accuracies are given, and after how many epochs its weights were: snapshots tell."
+    answers = iter(accuracies)
+    monkeypatch.setattr(training, "_accuracy", lambda *a: next(answers))
+    n = len(accuracies)
+    run = train(method, digits, TrainConfig(epochs=n, **settings), tmp_path, progress=False, snapshots=range(1, n + 1))
+    same = [i for i in range(1, n + 1) if all(torch.equal(a, b) for a, b in zip(
+        load_classifier(run.checkpoint).state_dict().values(), load_classifier(tmp_path / f"snapshot-{i:04d}.safetensors").state_dict().values()))]
+    return run.history, same
+
+
+@pytest.mark.parametrize("accuracies, keep, kept", [((50, 90, 90, 70), "best", 3), ((50, 90, 90, 70), "last", 4), ((80, 70, 60), "best", 1)])
+def test_the_best_epoch_is_kept_the_later_of_equals(monkeypatch, tmp_path, few_digits, accuracies, keep, kept):
+    history, same = kept_of(monkeypatch, tmp_path, few_digits, CrossEntropy(), accuracies, keep=keep)
+    assert same == [kept] and history.loc[history["kept"], "epoch"].tolist() == [kept]
+
+
+def test_cider_keeps_the_epoch_of_lowest_loss(monkeypatch, tmp_path, few_digits):
+    history, same = kept_of(monkeypatch, tmp_path, few_digits, CIDER(dim=8), (90, 10, 10, 20))
+    assert same == [history["loss"].idxmin() + 1] == history.loc[history["kept"], "epoch"].tolist()
+
+
+def test_the_best_weights_survive_an_interruption(tmp_path, few_digits, monkeypatch):
+    "The best epoch is the first; the run stops in the third and goes on."
+    accuracies = {1: 90, 2: 50, 3: 60}
+
+    class Stopped(CrossEntropy):
+        def loss(self, model, x, y, step):
+            if step.epoch == 3:
+                raise KeyboardInterrupt
+            return super().loss(model, x, y, step)
+
+    def run(method, folder, from_epoch=1):
+        answers = iter([accuracies[e] for e in range(from_epoch, 4)])
+        monkeypatch.setattr(training, "_accuracy", lambda *a: next(answers))
+        return train(method, few_digits, TrainConfig(epochs=3), tmp_path / folder, progress=False).checkpoint.read_bytes()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stopped(), "cut")
+    assert run(CrossEntropy(), "cut", 3) == run(CrossEntropy(), "whole")
 
 
 def interrupted(folder, digits, epochs=3):
@@ -57,7 +146,7 @@ def interrupted(folder, digits, epochs=3):
 
     class Stopped(CrossEntropy):
         def loss(self, model, x, y, step):
-            if step.epoch == 1:
+            if step.epoch == 2:
                 raise KeyboardInterrupt
             return super().loss(model, x, y, step)
 
@@ -103,11 +192,11 @@ def test_nan_stops_with_step_and_settings_and_keeps_the_state(tmp_path, digits):
     class Breaks(CrossEntropy):
         def loss(self, model, x, y, step):
             loss, logits = super().loss(model, x, y, step)
-            return (loss * float("nan") if step.epoch == 1 else loss), logits
+            return (loss * float("nan") if step.epoch == 2 else loss), logits
 
-    with pytest.raises(FloatingPointError, match=r"epoch 1, step 0, at learning rate .* lower lr") as caught:
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 0, at learning rate .* lower lr") as caught:
         train(Breaks(), digits, TrainConfig(epochs=2), tmp_path, progress=False)
-    assert "\n" not in str(caught.value) and (tmp_path / "state-0000").is_dir()
+    assert "\n" not in str(caught.value) and (tmp_path / "state-0001").is_dir()
 
 
 def test_seeds_decide_the_weights(tmp_path, digits):
@@ -186,7 +275,7 @@ def test_ascood_reads_one_concatenated_batch():
     method = ASCOOD(**SETTINGS)
     model, sizes = method.create_model(TrainConfig(), 3), []
     model.backbone.register_forward_pre_hook(lambda module, inputs: sizes.append((len(inputs[0]), module.training)))
-    method.loss(model.train(), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), Step(0, 1, model))
+    method.loss(model.train(), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), Step(1, 1, model))
     assert sizes == [(4, False), (8, True)]
 
 

@@ -179,10 +179,10 @@ def plot_gallery(
 # %% ../../nbs/study/04_plots.ipynb #2e2724f6
 def _epoch_rows(model: nn.Module, x: Tensor, y: Tensor, benchmark: Benchmark, synthesizer: OutlierSynthesizer, done: int, epochs: int, seed: int) -> list[tuple[str, Tensor]]:
     "x' by a model that was trained `done` epochs, with its probability of the own class, and G_inv if the synthesis uses it."
-    outliers = synthesizer(model, x, y, done - 1, epochs, torch.Generator().manual_seed(seed))
+    outliers = synthesizer(model, x, y, done, epochs, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         own = model.eval()(outliers).softmax(1).gather(1, y[:, None]).mean().item()
-    alpha = alpha_at(done - 1, epochs, synthesizer.alpha_max, synthesizer.alpha_min)
+    alpha = alpha_at(done, epochs, synthesizer.alpha_max, synthesizer.alpha_min)
     step = "" if synthesizer.kind == "shuffle" else rf", $\alpha$ = {alpha:.3g}"
     rows = [(f"epoch {done} of {epochs}\n$x'$ {synthesizer.kind}{step}\n$p_y(x')$ = {own:.2f}", benchmark.pixels(outliers))]
     if synthesizer.kind == "gaussian":

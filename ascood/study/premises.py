@@ -84,7 +84,7 @@ def premises(
     model: nn.Module,  # Classifier; left as it is
     images: ImageSet | LazyImages,  # ID validation images without augmentation; `masks` are read where it has them
     synthesizer: OutlierSynthesizer,
-    epoch: int = 0,  # For the schedule of alpha
+    epoch: int = 1,  # For the schedule of alpha, in 1..epochs
     epochs: int = 1,
     limit: int = 256,  # At most so many images, evenly spaced
     batch: int = 32,  # Images a pass
@@ -140,7 +140,7 @@ def premises_of_run(
     rows = []
     for epoch, path in {0: None, **files}.items():
         model = load_classifier(path, device) if path else untrained_model(run, benchmark).to(device)
-        found = premises(model, benchmark.val, synthesizer, max(epoch - 1, 0), run.config.epochs, limit)
+        found = premises(model, benchmark.val, synthesizer, max(epoch, 1), run.config.epochs, limit)
         rows.append(names | {"epoch": epoch, "synthesizer": _described(synthesizer)} | found)
     return pd.DataFrame(rows)
 

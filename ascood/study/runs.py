@@ -30,7 +30,7 @@ from ..evaluation import Scores, accuracy_of, group_table, metrics_table, score_
 from ..files import sweep, write_file, write_files
 from ..models import load_classifier
 from .profiles import Profile, RunSpec
-from ..training import Mode, TrainedRun, create_method, train
+from ..training import TrainedRun, create_method, train
 
 # %% ../../nbs/study/03_runs.ipynb #e812fcf3
 _DECIDING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines", "detectors", "evaluation",
@@ -115,17 +115,12 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
     done = train(method, benchmark, run.config, folder, progress, run.snapshots)
     if finished:  # its record stays as it was written
         return done
-    record = {"run_id": run.run_id, **run.model_dump(), **_chosen_mode(run, folder), **provenance(), "sources": benchmark.sources,
+    kept = done.history.loc[done.history["kept"], "epoch"].tolist()
+    record = {"run_id": run.run_id, **run.model_dump(), **provenance(), "sources": benchmark.sources, "kept_epoch": kept[0] if kept else 0,
               "training_seconds": round(float(done.history["seconds"].sum()), 2),
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", _seal(record, {file: (folder / file).read_bytes() for file in ("history.csv", "model.safetensors")}))
     return done
-
-
-def _chosen_mode(run: RunSpec, folder: Path) -> dict:
-    "What `auto` in the settings became, from the run's own record."
-    names = [name for name in Mode._fields if getattr(run.config, name) == "auto"]
-    return {"chosen": {name: json.loads((folder / "settings.json").read_text())[name] for name in names}} if names else {}
 
 # %% ../../nbs/study/03_runs.ipynb #b36406b6
 def _forget_peak():
@@ -158,7 +153,7 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     if run.config.channels_last:  # as it was trained; on a CPU this order is up to 2.6 times as fast
         model = model.to(memory_format=torch.channels_last)
     _check_same_data(folder, benchmark)
-    found = score_benchmark(model, benchmark, run.detectors, run.validation_only, int(run.memory * 2**30), progress)
+    found = score_benchmark(model, benchmark, run.detectors, run.validation_only, int(run.memory * 2**30), progress, both_readings=True)
     names = dict(zip(NAMES, (run.run_id, run.benchmark, benchmark.setting, run.method, run.config.seed)))
     known = found.activations["id", "val" if run.validation_only else "test"]
     metrics = metrics_table(found, accuracy_of(known)).assign(**names)

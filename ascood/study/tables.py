@@ -118,8 +118,7 @@ def summary_of(metrics: pd.DataFrame, chosen: dict | None = None) -> pd.DataFram
 def not_as_openood(names) -> str:
     "A sentence that names those of these detectors which are not shown to rank images as OpenOOD's code does; empty if there are none."
     known = [name for name in dict.fromkeys(names) if name in detectors.NOT_AS_OPENOOD]
-    found = [f"{name} ({correlated}{detectors.NOT_AS_OPENOOD[name].why})" for name in known
-             for r in [detectors.NOT_AS_OPENOOD[name].correlation] for correlated in ["" if r is None else f"rank correlation {r:.3f}: "]]
+    found = [f"{name} ({detectors.NOT_AS_OPENOOD[name]})" for name in known]
     return " Not shown to rank images as OpenOOD's code does: " + "; ".join(found) + "." if found else ""
 
 # %% ../../nbs/study/06_tables.ipynb #6d84a777
