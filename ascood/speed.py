@@ -243,7 +243,6 @@ def arms(
     backbone: str,
     pixels: int,
     images: int,  # B
-    chosen: Mode,  # The default
     device: str | torch.device = "cpu",
 ) -> dict[str, Callable]:  # {what: a call that makes one step}; each has a model and an optimiser of its own
     "The textbook step, and ours with one difference after the other."
@@ -252,7 +251,7 @@ def arms(
     model, optimizer = fresh(backbone, plain=True, device=device)
     calls = {"textbook": lambda: textbook_step(method, model, optimizer, x, y)}
     for name, how, mode in (("input gradient alone", method, Mode("no", False)), ("and channels_last", method, Mode("no", True)),
-                            ("by default", method, chosen), ("by default, shared attribution", shared, chosen)):
+                            ("and bf16", method, Mode("bf16", True)), ("and bf16, shared attribution", shared, Mode("bf16", True))):
         ours, its = fresh(backbone, mode=mode, device=device)
         calls[name] = partial(our_step, how, ours, its, x, y, mode)
     return calls

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ascood.losses import ascood_loss
-from ascood.speed import Mode, a_batch, alternate, arms, count_step, fresh
+from ascood.speed import a_batch, alternate, arms, count_step, fresh
 from ascood.synthesis import add_gradient
 from ascood.training import ASCOOD, Step
 
@@ -45,8 +45,8 @@ def test_steps_are_timed_in_turns():
 
 
 def test_every_arm_trains_and_begins_with_the_same_weights():
-    steps = arms("tiny_resnet", 16, 4, Mode("bf16", False))
+    steps = arms("tiny_resnet", 16, 4)
     losses = {name: float(step()) for name, step in steps.items()}
     assert losses["textbook"] == pytest.approx(losses["input gradient alone"], rel=1e-4) == pytest.approx(losses["and channels_last"], rel=1e-4)
-    assert losses["textbook"] == pytest.approx(losses["by default"], rel=0.05) and len(steps) == 5
+    assert losses["textbook"] == pytest.approx(losses["and bf16"], rel=0.05) and len(steps) == 5
     assert all(float(step()) != losses[name] for name, step in steps.items())

@@ -186,16 +186,13 @@ class RunSpec(RunSettings):
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
 # %% ../../nbs/study/00_profiles.ipynb #8739212d
-_EXACT = {"mixed_precision": "no", "channels_last": True}
-
-
 def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: StudyPoint | None = None) -> RunSpec:
     plan, options = profile.benchmarks[benchmark], profile.benchmarks[benchmark].options
     settings = profile.methods[method] | plan.methods.get(method, {})
     kind, overrides, asked = settings.pop("kind", method), settings.pop("train", {}), settings.pop("detectors", None)
     where = f"{benchmark}, {method}"
     check_names("method", [kind], list_methods())
-    config = checked(TrainConfig, where, **(_EXACT | profile.train | plan.train | overrides | {"seed": seed}))
+    config = checked(TrainConfig, where, **(profile.train | plan.train | overrides | {"seed": seed}))
     made = create_method(kind, **settings)
     if point:
         where = f"study {point.study}, {benchmark}, {method}"
