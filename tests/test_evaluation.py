@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from ascood.data import ImageSet
-from ascood.evaluation import METRICS, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark, validation_auroc
+from ascood.evaluation import BOTH_FPR, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark, validation_auroc
 from ascood.study import plots, reporting
 
 
@@ -104,7 +104,7 @@ def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
 
 def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):
     table = evaluate(trained, holdout, {"MSP": {}, "KNN": {"k": 5}})
-    assert len(table) == 2 * (3 + 1 + 4) and table[METRICS].stack().between(0, 100).all()
+    assert len(table) == 2 * (3 + 1 + 4) and table[BOTH_FPR].stack().between(0, 100).all()
     with pytest.raises(ValueError, match="did you mean .MSP"):
         evaluate(trained, holdout, ["msp"])
 
@@ -124,7 +124,7 @@ def test_group_table_counts_by_hand(trained, digits):
 
 
 def rows(**columns):
-    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, fpr95_id_positive=0.0, accuracy=90.0,
+    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, accuracy=90.0,
                               method=m, detector=d, ood_group=g, auroc=a)
                          for (m, d, g), values in columns["cells"].items() for seed, a in enumerate(values)])
 

@@ -119,7 +119,7 @@ def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
 
 
 def files_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Path]:
-    "Snapshots and the trained model, as far as they are there, by the number of epochs trained."
+    "Snapshots and the trained model, as far as they are there, by the number of epochs trained; the kept model stands at the end, whichever epoch it is of."
     files = {epoch: f"snapshot-{epoch:04d}.safetensors" for epoch in run.snapshots} | {run.config.epochs: "model.safetensors"}
     return {epoch: path for epoch, file in sorted(files.items()) if (path := run.folder(results) / file).is_file()}
 
@@ -255,7 +255,7 @@ def gain_correlations(rows: pd.DataFrame) -> pd.DataFrame:  # quantity, before t
 
 # %% ../../nbs/study/05_premises.ipynb #623265d1
 PREMISES_CAPTION = (
-    "Premises of the method along training, on at most 256 ID validation images without augmentation; means over seeds (epoch 0: before training; "
+    "Premises of the method along training, on at most 256 ID validation images without augmentation; means over seeds (epoch 0: before training; the last: the model that was kept; "
     "snapshots are of the first seed). G inside, G_inv inside: share of the sum of absolute gradients, and of the kept elements, inside the object's mask; "
     "divided by the area of the object, 1 is chance. No number: the benchmark has no masks. step / x: norm of alpha times G_inv against the image, over the touched "
     "elements and over all, median over images. p: softmax; y: the true class; KL: from uniform, in nats. Cross-entropy is measured with the synthesis that ASCOOD "
