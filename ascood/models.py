@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
 from types import ModuleType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -118,7 +118,8 @@ def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(names, weights.values()))
 
 # %% ../nbs/04_models.ipynb #77c1f5d6
-_HARMLESS = [Namespace, np.dtype, np.float64(0).__reduce__()[0], *{type(np.dtype(kind)) for kind in np.typecodes["All"] if kind not in "OSUVMm"}]
+_NUMBERS = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
+_HARMLESS: list[Any] = [Namespace, np.dtype, np.float64(0).__reduce__()[0], *_NUMBERS]  # what torch.load may make, beside tensors
 
 
 def _read_tensors(path: str | Path) -> dict[str, Tensor]:

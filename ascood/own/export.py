@@ -152,8 +152,8 @@ def script(name: str, file: str, library: str) -> str:  # torch or onnxruntime
              "from collections.abc import Callable", "from pathlib import Path", "", "import numpy as np", f"import {library}",
              "from PIL import Image, ImageOps", "", f"_MODES = {_MODES}", f"SMALLEST, LARGEST = {SMALLEST}, {LARGEST}",
              f"IMAGE_SUFFIXES = {IMAGE_SUFFIXES}"]
-    functions = map(inspect.getsource, (_fault, _upright, read_pixels, images_below, print_answers))
-    return "\n\n\n".join(["\n".join(begin), *map(str.strip, functions), _LOAD[library].strip(), _MAIN])
+    functions = (_fault, _upright, read_pixels, images_below, print_answers)
+    return "\n\n\n".join(["\n".join(begin), *(inspect.getsource(each).strip() for each in functions), _LOAD[library].strip(), _MAIN])
 
 # %% ../../nbs/own/02_export.ipynb #02000011
 def _runner(file: Path):

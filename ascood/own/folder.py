@@ -53,7 +53,7 @@ def _upright(image: Image.Image) -> np.ndarray:  # uint8 [H,W,3], RGB
 # %% ../../nbs/own/00_folder.ipynb #00000007
 def read_pixels(path: Path) -> np.ndarray:  # uint8 [H,W,3], RGB, upright
     "The pixels of a file. Raises ValueError, which says what is wrong and what to do, but not with which file."
-    fault = "is not there, or no file; correct the path"
+    fault: str | None = "is not there, or no file; correct the path"
     try:
         if path.is_dir():
             fault = "is a folder, not an image; put images into it, or correct the path"
