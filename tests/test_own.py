@@ -153,6 +153,18 @@ def test_rows_are_printed_as_they_are_computed(fitted, images, monkeypatch):
     assert isinstance(done.exception, StopIteration) and len(rows_of(done.stdout)) == 2
 
 
+@pytest.mark.parametrize("command", [["-m", "ascood.own.command", "predict", "."], *([name, file] for name, file, _ in SCRIPTS)], ids=["predict", "torch", "onnx"])
+def test_a_reader_may_have_enough_and_a_disk_may_be_full(fitted, images, command):
+    line, settings = [sys.executable, *command, images / "ood-test"], {"cwd": fitted, "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings) as process:
+        assert process.stdout.readline() == "path,class,probability,score,verdict\n"
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 1
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, **settings)
+    assert done.returncode and "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_score_that_needs_a_gradient_is_not_exported(images, tmp_path, monkeypatch):
     detector = OutlierDetector("tiny_resnet", pixels=32, epochs=1, alphas=[10], weights=[0.1])
     monkeypatch.setattr("ascood.own.detector.QUICK", {"ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1]}, "MSP": {}})
