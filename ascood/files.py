@@ -7,7 +7,6 @@ __all__ = ['LIST', 'NotWritten', 'unfinished_as', 'whole', 'write_file', 'held',
            'read_list', 'write_listed', 'read_listed', 'accept']
 
 # %% ../nbs/03a_files.ipynb #919ae505
-import fcntl
 import hashlib
 import io
 import json
@@ -73,12 +72,14 @@ def write_file(path: str | Path, content: str | bytes):
 
 # %% ../nbs/03a_files.ipynb #84b427bc
 @contextmanager
-def held(folder: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    "Hold a folder: one writer, or with LOCK_SH many readers. Where a folder cannot be held, nobody is stopped."
+def held(folder: Path, shared: bool = False) -> Iterator[None]:
+    "Hold a folder: one writer, or if `shared` many readers. Where that cannot be done, as on Windows, nobody is stopped."
     with ExitStack() as held:
-        with suppress(OSError):
+        with suppress(OSError, ImportError):
+            import fcntl
+
             held.callback(os.close, place := os.open(folder, os.O_RDONLY))
-            fcntl.flock(place, how)
+            fcntl.flock(place, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 
@@ -93,6 +94,8 @@ def write_files(
 
 # %% ../nbs/03a_files.ipynb #481e7967
 def _lives(process: int) -> bool:
+    if os.name == "nt":  # os.kill would end it there
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -157,7 +160,7 @@ def read_listed(
     again: str,  # The command that writes the file
 ) -> io.BytesIO:
     "A file, checked by its folder's list if it is in one. Raises FileNotFoundError; ValueError if the file or the list is damaged."
-    with held(path.parent, fcntl.LOCK_SH):
+    with held(path.parent, shared=True):
         data, digest = path.read_bytes(), read_list(path.parent).get(path.name)
     if digest and sha256_of_text(data) not in digest.split():
         raise ValueError(f"{path} differs from its SHA-256 in {LIST}; restore it from git, or delete it, then repeat: {again}")

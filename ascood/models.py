@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import reprlib
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -21,8 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
 from types import ModuleType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
@@ -87,23 +89,54 @@ def _tiny_resnet(weights) -> Backbone:
     return Backbone(OrderedDict(stem + blocks), num_features=64)
 
 # %% ../nbs/04_models.ipynb #c28c0348
+_WRAPPERS = {"module", "model", "net", "network", "_orig_mod"}  # parts of names that are not the network's own
+
+
+def _is_state_dict(found) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values()) and any("." in str(name) for name in found)
+
+
+def _only_state_dict(found) -> dict[str, Tensor]:
+    "A state dict, or the one entry that is a state dict. Raises ValueError if there are none or several."
+    entries = {"": found} if _is_state_dict(found) else found if isinstance(found, dict) else {}
+    names = [name for name, entry in entries.items() if _is_state_dict(entry)]
+    if len(names) > 1:
+        raise ValueError(f"holds {len(names)} state dicts, {' and '.join(map(repr, names[:4]))}; save the one that is meant with torch.save")
+    if not names:
+        raise ValueError("holds no state dict; save the network's state_dict() with torch.save")
+    return entries[names[0]]
+
+# %% ../nbs/04_models.ipynb #c6da64e8
+def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The same weights under the network's own names. Raises ValueError if two of them would have the same name."
+    names: dict[str, str] = {}  # {own name: name in the file}
+    for name in map(str, weights):
+        own = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if own in names:
+            raise ValueError(f"holds two networks, with {names[own]} and {name}; save the state_dict() of the one that is meant")
+        names[own] = name
+    return dict(zip(names, weights.values()))
+
+# %% ../nbs/04_models.ipynb #77c1f5d6
+_NUMBERS = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
+_HARMLESS: list[Any] = [Namespace, np.dtype, np.float64(0).__reduce__()[0], *_NUMBERS]  # what torch.load may make, beside tensors
+
+
 def _read_tensors(path: str | Path) -> dict[str, Tensor]:
     "A state dict from a .safetensors file or any file of torch.save, on the CPU. FileNotFoundError or ValueError, in one line."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}; correct the path, or put the file there")
     try:
-        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, depending on where the damage is
         raise ValueError(f"{path} is damaged or holds more than tensors ({type(error).__name__}); "
                          "fetch it again, or save only the network's state_dict()") from None
-    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
-        weights = weights["state_dict"]
-    if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f"{path} holds no state dict; save the network's state_dict() with torch.save")
-    weights = {str(k): v for k, v in weights.items()}
-    parallel = all(k.startswith("module.") for k in weights)
-    return {k.removeprefix("module."): v for k, v in weights.items()} if parallel else weights
+    try:
+        return _without_wrappers(_only_state_dict(found))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
 
 # %% ../nbs/04_models.ipynb #07873115
 def _first(names: list[str]) -> str:

@@ -7,7 +7,6 @@ __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'Method', 'CrossEntropy
            'create_method', 'create_optimizer', 'alone', 'TrainedRun', 'train']
 
 # %% ../nbs/06_training.ipynb #5e3a5803
-import fcntl
 import hashlib
 import json
 import math
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic._internal._model_construction import ModelMetaclass  # the type of BaseModel, which has no public name
 from torch import Tensor, nn
@@ -341,21 +341,21 @@ def _data_of(benchmark: Benchmark, method: Method) -> dict:
 # %% ../nbs/06_training.ipynb #83a7883f
 @contextmanager
 def alone(path: Path, progress: bool = True):
-    "Hold an existing file; wait while another process holds it. Of the processes of one distributed run, the first one holds it for all."
+    """Hold a file, by a lock beside it; wait while another process holds it. A process that ends, however it does, holds it no longer.
+
+    Of the processes of one distributed run, the first one holds it for all."""
     if int(os.environ.get("RANK", 0)) > 0:
         yield
         return
-    while True:
-        with open(path, "r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if progress:
-                    print(f"another process works on {path.parent}; waiting until it ends", flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:  # else it was replaced before it was held
-                yield
-                return
+    lock = FileLock(path.with_name(f"{path.name}.lock"))  # the file stays; what counts is which process has locked it
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        if progress:
+            print(f"another process works on {path.parent}; waiting until it ends", flush=True)
+        held = lock.acquire()
+    with held:
+        yield
 
 # %% ../nbs/06_training.ipynb #956eaa56
 class _Run(NamedTuple):

@@ -3,9 +3,11 @@
 import sys
 import urllib.error
 import urllib.request
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,19 +132,48 @@ def test_openood_checkpoint_gives_the_logits_of_its_own_network(tmp_path, name):
         torch.testing.assert_close(found.requires_grad_(False).double()(x), theirs)
 
 
-@pytest.mark.parametrize("form", ["state_dict", "module", "both", "safetensors", "old"])
-def test_other_forms_of_the_same_checkpoint(tmp_path, form):
-    weights = OTHERS["ascood_resnet18_32x32"].state_dict()
+FORMS = {  # what a training loop may make of a network's state dict
+    "net": lambda w: {"net": w, "acc": np.float64(93.1), "epoch": 7}, "model": lambda w: {"model": w, "args": Namespace(lr=0.1), "acc": torch.tensor(9.0)},
+    "state_dict": lambda w: {"state_dict": prefixed("module.", w), "optimizer_states": [{"state": {0: {"step": torch.ones(1)}}}]},
+    "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}, "param_groups": []}}, "network": lambda w: {"network": w},
+    "lightning": lambda w: {"state_dict": prefixed("model._orig_mod.module.", w)}, "compiled": lambda w: prefixed("module._orig_mod.net.", w),
+    "partly": lambda w: prefixed("net.", {k.replace("backbone.", "backbone.module."): v for k, v in w.items()}),
+    "old": lambda w: {k: v for k, v in w.items() if not k.endswith("num_batches_tracked")}, "safetensors": lambda w: prefixed("_orig_mod.", w),
+}
+
+
+def prefixed(prefix: str, weights: dict) -> dict:
+    return {prefix + name: values for name, values in weights.items()}
+
+
+@pytest.mark.parametrize("name", ["ascood_resnet18_32x32", "openood_resnet18_32x32"])
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_of_the_same_checkpoint(tmp_path, form, name):
     path = tmp_path / ("best.safetensors" if form == "safetensors" else "best.ckpt")
-    if form in ("module", "both"):
-        weights = {f"module.{k}": v for k, v in weights.items()}
-    if form in ("state_dict", "both"):
-        weights = {"epoch": 7, "state_dict": weights}
-    if form == "old":
-        weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    weights = FORMS[form](OTHERS[name].state_dict())
     save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
-    x = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(classifier_from_openood(path)(x), OTHERS["ascood_resnet18_32x32"](x), rtol=1e-4, atol=1e-5)
+    x, model = torch.randn(2, 3, 32, 32), classifier_from_openood(path)
+    torch.testing.assert_close(model(x), OTHERS[name](x), rtol=1e-4, atol=1e-5)
+    assert model.architecture() == EXPECTED[name][1]
+    other = load_openood_checkpoint(path, Classifier(create_backbone("cifar_resnet18"), 10, model.normalization))
+    assert unchanged(other, model.state_dict()) and other.sigma == model.sigma
+
+
+@pytest.mark.parametrize("form", ["net", "state_dict", "lightning", "compiled"])
+def test_pretrained_reads_other_forms_of_a_file(tmp_path, form):
+    network = torchvision.models.resnet18()
+    torch.save(FORMS[form](network.state_dict()), tmp_path / "best.pth")
+    assert torch.equal(create_backbone("resnet18", tmp_path / "best.pth").conv1.weight, network.conv1.weight)
+
+
+@pytest.mark.parametrize("two, words", [(lambda w: {"model": w, "ema": w}, "2 state dicts, 'model' and 'ema'"),
+                                        (lambda w: prefixed("model.", w) | prefixed("net.", w), "model.conv1.weight and net.conv1.weight")])
+def test_two_state_dicts_in_a_file_are_an_error_that_names_both(tmp_path, two, words):
+    torch.save(two(torchvision.models.resnet18().state_dict()), tmp_path / "best.pth")
+    for read in (classifier_from_openood, lambda path: create_backbone("resnet18", path)):
+        with pytest.raises(ValueError, match=words) as caught:
+            read(tmp_path / "best.pth")
+        assert "best.pth" in one_line(caught)
 
 
 def test_sigma_is_the_files(tmp_path):

@@ -1,11 +1,14 @@
 """The wing for one's own images: bad folders, a run that is killed, exported scores, and the commands, in fresh processes where that matters."""
 
+import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,16 @@ from ascood.own.export import export_torch
 from ascood.own.folder import as_image, check_apart, class_folders, example_folders, read_folder
 
 SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
+CLASSES = ['digit "3", comma', "digit-1", "digit-2"]
 BLOCKED = "import runpy, sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(','))); sys.argv[:] = sys.argv[2:]; runpy.run_path(sys.argv[0])"
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return example_folders(tmp_path_factory.mktemp("images") / "example", classes=3, images=20)
+    "An example of three classes; the name of one is no plain CSV field."
+    folder = example_folders(tmp_path_factory.mktemp("images") / "example", classes=3, images=20)
+    (folder / "train" / "digit-3").rename(folder / "train" / CLASSES[0])
+    return folder
 
 
 def line(images: Path, out: Path, more: str = "") -> list[str]:
@@ -50,25 +57,112 @@ def fitted(images, tmp_path_factory):
     return out
 
 
-def in_process(script: Path, file: Path, paths: list[Path], without: str) -> pd.DataFrame:
+SCRIPTS = [("predict_torch.py", "detector.pt2", "ascood,pytorch_ood"), ("predict_onnx.py", "detector.onnx", "ascood,pytorch_ood,torch")]
+
+
+def in_process(script: Path, file: Path, paths: list[Path], without: str) -> tuple[int, str, str]:
     command = [sys.executable, "-I", "-c", BLOCKED, without, script, file, *paths]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return pd.DataFrame([row.rsplit(",", 4) for row in done.stdout.splitlines()], columns=["path", "class", "probability", "score", "known"])
+    return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("script, file, without", [
-    ("predict_torch.py", "detector.pt2", "ascood,pytorch_ood"), ("predict_onnx.py", "detector.onnx", "ascood,pytorch_ood,torch")])
-def test_exported_scores_are_the_same_without_this_package(fitted, images, tmp_path, script, file, without):
-    detector, odd = OutlierDetector.load(fitted / "detector.safetensors"), tmp_path / "wide.jpg"
-    Image.open(images / "ood-test" / "0001.png").resize((333, 77)).save(odd)
-    paths = [*sorted((images / "ood-test").iterdir())[:5], *sorted((images / "train" / "digit-1").iterdir())[:5], odd]
-    found = in_process(fitted / script, fitted / file, paths, without)
-    probabilities, scores = detector.judge(paths)
-    np.testing.assert_allclose(found["score"].astype(float), scores, atol=1e-4)
-    np.testing.assert_allclose(found["probability"].astype(float), probabilities.max(1), atol=1e-4)
-    assert (found["known"] == "True").tolist() == (detector.predict(paths) >= 0).tolist()
+def rows_of(stdout: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(stdout), keep_default_na=False)
+
+
+@pytest.mark.parametrize("script, file, without", SCRIPTS)
+def test_exported_scores_are_the_same_without_this_package(fitted, images, script, file, without):
+    detector = OutlierDetector.load(fitted / "detector.safetensors")
+    paths = [*sorted((images / "ood-test").iterdir())[:5], *sorted((images / "train" / CLASSES[0]).iterdir())[:5]]
+    code, stdout, stderr = in_process(fitted / script, fitted / file, paths, without)
+    assert (code, stderr) == (0, "")
+    found, (probabilities, scores) = rows_of(stdout), detector.judge(paths)
+    np.testing.assert_allclose(found["score"], scores, atol=1e-4)
+    np.testing.assert_allclose(found["probability"], probabilities.max(1), atol=1e-4)
+    assert (found["verdict"] == "known").tolist() == (detector.predict(paths) >= 0).tolist()
     assert found["class"].tolist() == [detector.classes_[c] for c in probabilities.argmax(1)]
+
+
+def png(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
+    "A PNG file with a black image, or with the beginning of one."
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    data = bytes(min((1 + width * depth * (3 if colour else 1) // 8) * height, 99_999))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+TWO_FRAMES = [{"save_all": True, "append_images": [PHOTO.rotate(90)]} for _ in range(4)]  # saving changes the images
+FINE = {  # {name: image, options of its file}
+    "grey.png": (PHOTO.convert("L"), {}), "palette.png": (PHOTO.quantize(32), {}), "cmyk.jpg": (PHOTO.convert("CMYK"), {}), "bits.png": (PHOTO.convert("1"), {}),
+    "opaque.png": (PHOTO.convert("RGBA"), {}), "still.gif": (PHOTO.quantize(16), {}), "turned.jpg": (PHOTO, {"exif": TURNED}), "wide.jpg": (PHOTO.resize((333, 77)), {}),
+    "least.png": (PHOTO.resize((16, 16)), {}), "phone.jpg": (PHOTO, {"format": "MPO", **TWO_FRAMES[0]}), 'a "comma", or two.png': (PHOTO, {}), "a\nline.png": (PHOTO, {}),
+    os.fsdecode(b"\xff.png"): (PHOTO, {})}
+BAD = {  # {name: content, or image and options; message}
+    "animated.gif": ((PHOTO.quantize(16), TWO_FRAMES[1]), "2 frames"), "animated.png": ((PHOTO, TWO_FRAMES[2]), "2 frames"), "pages.tif": ((PHOTO, TWO_FRAMES[3]), "2 frames"),
+    "16 bits.png": ((Image.fromarray(np.full((40, 40), 40_000, np.uint16)), {}), "pixels of kind I;16"), "lab.tif": ((PHOTO.convert("LAB"), {}), "pixels of kind LAB"),
+    "transparent.png": ((Image.new("RGBA", (40, 40), (9, 9, 9, 100)), {}), "transparent pixels"), "one.png": ((Image.new("RGB", (1, 1)), {}), "1 x 1 pixels"),
+    "palette with holes.png": ((PHOTO.quantize(16), {"transparency": 0}), "transparent pixels"), "long.png": ((Image.new("L", (32_769, 16)), {}), "32769 x 16 pixels"),
+    "bomb.png": (png(20_000, 20_000), "too many pixels"), "large.png": (png(11_000, 11_000), "truncated or no image"), "text.jpg": (b"hello", "truncated or no image"),
+    "empty.png": (b"", "truncated or no image"), "cut.png": (png(40, 40)[:-30], "truncated or no image"), "cut.tif": (b"II*\0" + bytes(range(60)), "truncated or no image")}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    "A folder of odd images, and what else can stand in their place."
+    folder = tmp_path_factory.mktemp("odd")
+    for name, given in (FINE | {name: given for name, (given, _) in BAD.items()}).items():
+        given[0].copy().save(folder / name, **given[1]) if isinstance(given, tuple) else (folder / name).write_bytes(given)
+    (folder / "nowhere.png").symlink_to("nothing")
+    (folder / "empty").mkdir()
+    return folder
+
+
+def test_predict_goes_on_after_a_bad_file_and_names_each(fitted, odd):
+    code, stdout, stderr = run("predict", fitted, odd, odd / "empty", odd / "missing.png")
+    assert code == 2
+    assert sorted(rows_of(stdout)["path"]) == sorted(str(odd / name).encode(errors="backslashreplace").decode() for name in FINE)
+    words = {name: words for name, (_, words) in BAD.items()}
+    words |= {"nowhere.png": "is a link that leads nowhere", "empty": "is a folder", "missing.png": "is not there"}
+    assert stderr.count("\n") == len(words)
+    for name in words:
+        (line,) = (line for line in stderr.splitlines() if line.startswith(f"error: {odd / name} "))
+        assert words[name] in line and "; " in line  # what is wrong; what to do
+
+
+@pytest.mark.parametrize("script, file, without", SCRIPTS)
+def test_scripts_accept_and_refuse_what_predict_does(fitted, odd, script, file, without):
+    given = [odd, odd / "empty", odd / "missing.png"]
+    code, stdout, stderr = run("predict", fitted, *given)
+    again = in_process(fitted / script, fitted / file, given, without)
+    assert (again[0], again[2]) == (code, stderr)
+    ours, theirs = rows_of(stdout), rows_of(again[1])
+    assert len(ours) == len(FINE) and ours[["path", "class", "verdict"]].equals(theirs[["path", "class", "verdict"]])
+    np.testing.assert_allclose(ours[["probability", "score"]], theirs[["probability", "score"]], atol=1e-4)
+
+
+def test_rows_are_printed_as_they_are_computed(fitted, images, monkeypatch):
+    def judge(self, image, calls=iter([None, None]), judge=OutlierDetector.judge):
+        return next(calls) or judge(self, image)
+
+    monkeypatch.setattr(OutlierDetector, "judge", judge)  # ends at the third image
+    done = CliRunner().invoke(app, ["predict", str(fitted), str(images / "ood-test")])
+    assert isinstance(done.exception, StopIteration) and len(rows_of(done.stdout)) == 2
+
+
+@pytest.mark.parametrize("command", [["-m", "ascood.own.command", "predict", "."], *([name, file] for name, file, _ in SCRIPTS)], ids=["predict", "torch", "onnx"])
+def test_a_reader_may_have_enough_and_a_disk_may_be_full(fitted, images, command):
+    line, settings = [sys.executable, *command, images / "ood-test"], {"cwd": fitted, "env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings) as process:
+        assert process.stdout.readline() == "path,class,probability,score,verdict\n"
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 1
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, **settings)
+    assert done.returncode and "No space left on device" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_score_that_needs_a_gradient_is_not_exported(images, tmp_path, monkeypatch):
@@ -91,7 +185,7 @@ def test_files_say_what_they_are(fitted):
     about = json.loads(onnxruntime.InferenceSession(fitted / "detector.onnx").get_modelmeta().custom_metadata_map["detector"])
     extra = {"detector.json": ""}
     torch.export.load(fitted / "detector.pt2", extra_files=extra)
-    assert about == json.loads(extra["detector.json"]) and about["classes"] == ["digit-1", "digit-2", "digit-3"]
+    assert about == json.loads(extra["detector.json"]) and about["classes"] == CLASSES
     card = (fitted / "README.md").read_text()
     assert "Use the" in card and "| detector.onnx" in card and all((fitted / name).is_file() for name in ("scores.png", "confusion.png", "ends.png"))
 
@@ -100,14 +194,13 @@ def test_predict_writes_csv_with_the_object_own_answers(fitted, images):
     one = images / "train" / "digit-2" / "0003.png"
     code, stdout, stderr = run("predict", fitted, one, images / "ood-test")
     assert code == 0 and stderr == ""
-    rows = [row.split(",") for row in stdout.splitlines()]
-    assert rows[0] == ["path", "class", "probability", "score", "verdict"] and len(rows) == 1 + 1 + 150
+    rows = rows_of(stdout)
+    assert [*rows] == ["path", "class", "probability", "score", "verdict"] and len(rows) == 1 + 150
     detector = OutlierDetector.load(fitted / "detector.safetensors")
-    paths = [row[0] for row in rows[1:]]
-    np.testing.assert_allclose([float(row[3]) for row in rows[1:]], detector.score_samples(paths), atol=1e-5)
-    answers = detector.predict(paths)
-    assert [row[4] for row in rows[1:]] == ["unknown" if answer < 0 else "known" for answer in answers]
-    assert all(row[1] == detector.classes_[answer] for row, answer in zip(rows[1:], answers) if answer >= 0)
+    np.testing.assert_allclose(rows["score"], detector.score_samples([*rows["path"]]), atol=1e-5)
+    answers = detector.predict([*rows["path"]])
+    assert rows["verdict"].tolist() == ["unknown" if answer < 0 else "known" for answer in answers]
+    assert all(name == detector.classes_[answer] for name, answer in zip(rows["class"], answers) if answer >= 0)
 
 
 def test_threshold_accepts_what_was_asked_of_validation(fitted, images):
@@ -176,12 +269,10 @@ def test_a_mended_call_goes_on_and_a_call_without_its_outliers_does_not(images, 
     assert code == 2 and "holds another run (ood_val " in stderr and "-> stand-ins" in stderr
 
 
-def test_bad_predictions_and_damaged_detectors_are_one_line(fitted, images, tmp_path):
+def test_damaged_detectors_are_one_line(fitted, images, tmp_path):
     (tmp_path / "torn.safetensors").write_bytes((fitted / "detector.safetensors").read_bytes()[:999])
-    (tmp_path / "text.png").write_text("hello")
     good = images / "ood-test" / "0000.png"
-    for words, message in (((tmp_path, good), "detector.safetensors is not there"), ((tmp_path / "torn.safetensors", good), "is damaged"),
-                           ((fitted, good, tmp_path / "text.png"), "text.png is truncated or no image"), ((fitted, tmp_path / "no.png"), "is not there")):
+    for words, message in (((tmp_path, good), "detector.safetensors is not there"), ((tmp_path / "torn.safetensors", good), "is damaged")):
         code, stdout, stderr = run("predict", *words)
         assert code == 2 and stdout == "" and message in stderr and stderr.count("\n") == 1
 
@@ -204,7 +295,11 @@ def test_a_flipped_bit_of_an_exported_file_is_refused(fitted, images, tmp_path, 
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)
     done = subprocess.run([sys.executable, "-I", tmp_path / script, tmp_path / name, images / "ood-test" / "0000.png"], capture_output=True, text=True)
-    assert done.returncode == 1 and not done.stdout and "is not as it was exported" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and not done.stdout and "is not as it was exported" in done.stderr and done.stderr.count("\n") == 1
+    (tmp_path / "SHA256SUMS").unlink()
+    (tmp_path / name).write_bytes(data[:999])
+    done = subprocess.run([sys.executable, "-I", tmp_path / script, tmp_path / name, images / "ood-test" / "0000.png"], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout and "is damaged, or no detector" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_file_that_may_not_be_read(images, tmp_path):
@@ -242,5 +337,5 @@ def test_settings_are_scikit_learns(images):
     by_folder = twin.fit(images / "train")
     some = [Image.open(path) for path in pictures.images[:4]]
     np.testing.assert_allclose(by_pairs.score_samples(some), by_folder.score_samples(some), atol=1e-5)
-    assert by_pairs.classes_ == ("0", "1", "2") and by_folder.classes_ == ("digit-1", "digit-2", "digit-3")
+    assert by_pairs.classes_ == ("0", "1", "2") and by_folder.classes_ == tuple(CLASSES)
     assert set(by_folder.val_outliers_) == {"jigsaw", "photographs"}

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ascood import training
 from ascood.baselines import CIDER
 from ascood.data import load_benchmark
 from ascood.models import Backbone, Classifier, load_classifier
-from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, checked, create_method, create_optimizer, train
+from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, alone, checked, create_method, create_optimizer, train
 
 SETTINGS = dict(alpha_max=3.0, alpha_min=0.3, weight=0.1)
 SCRIPT = """
@@ -53,7 +54,7 @@ def test_killed_process_goes_on_and_ends_with_the_same_bits(tmp_path, few_digits
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     same = ["epoch", "lr", "alpha", "loss", "accuracy", "val_accuracy", "kept"]
     pd.testing.assert_frame_equal(resumed.history[same], whole.history[same])
-    assert sorted(p.name for p in cut.iterdir()) == ["history.csv", "model.safetensors", "settings.json"]
+    assert sorted(p.name for p in cut.iterdir()) == ["history.csv", "model.safetensors", "settings.json", "settings.json.lock"]
 
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "reference_training.npz")
@@ -355,6 +356,36 @@ def test_two_processes_on_one_folder_take_turns(tmp_path):
                                   stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
     said = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0] and sum("waiting until it ends" in text for text in said) == 1
-    alone = train(ASCOOD(**SETTINGS), load_benchmark("scene-digits", n_train=120), TrainConfig(epochs=2), tmp_path / "alone", progress=False)
-    assert (tmp_path / "both" / "model.safetensors").read_bytes() == alone.checkpoint.read_bytes()
-    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["history.csv", "model.safetensors", "settings.json"]
+    single = train(ASCOOD(**SETTINGS), load_benchmark("scene-digits", n_train=120), TrainConfig(epochs=2), tmp_path / "single", progress=False)
+    assert (tmp_path / "both" / "model.safetensors").read_bytes() == single.checkpoint.read_bytes()
+    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["history.csv", "model.safetensors", "settings.json", "settings.json.lock"]
+
+
+def test_a_killed_process_holds_nothing_and_the_next_one_says_that_it_waits(tmp_path, capsys):
+    path, order = tmp_path / "settings.json", []
+    program = "import pathlib, sys, time; from ascood.training import alone\nwith alone(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    first = subprocess.Popen([sys.executable, "-c", program, path], env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, stdout=subprocess.PIPE)
+
+    def second():
+        with alone(path):
+            order.append("second")
+
+    try:
+        assert first.stdout.readline() == b"held\n"
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.5)
+        order.append("killed")
+    finally:
+        first.kill()
+        first.communicate()
+    thread.join(10)
+    assert order == ["killed", "second"]
+    assert capsys.readouterr().out == f"another process works on {tmp_path}; waiting until it ends\n"
+
+
+def test_a_finished_run_is_read_without_a_lock(tmp_path, few_digits, monkeypatch):
+    "So also from a folder that cannot be written."
+    run = train(CrossEntropy(), few_digits, TrainConfig(epochs=1), tmp_path, progress=False)
+    monkeypatch.setattr("ascood.training.FileLock", None)
+    assert train(CrossEntropy(), few_digits, TrainConfig(epochs=1), tmp_path, progress=False).history.equals(run.history)

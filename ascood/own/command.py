@@ -6,21 +6,20 @@
 __all__ = ['app', 'check_out', 'claim', 'Images', 'read_all', 'write_split', 'fit_folders', 'fit', 'predict', 'example']
 
 # %% ../../nbs/own/04_command.ipynb #04000002
-import csv
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import pandas as pd
 import typer
 
-from ..benchmarks.builders.lists import images_in
 from ..command import check_folder, create_app, run_app
 from ..files import sweep, write_file
 from .detector import OutlierDetector, check_settings, digest, split
-from .export import export_all
+from .export import export_all, print_answers
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
 from .report import write_report
 
@@ -138,15 +137,15 @@ def fit(
 def predict(
     model: Annotated[Path, typer.Argument(help="detector.safetensors, or the folder that holds it")],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-):
-    "Class, probability, score and verdict of images, as CSV on stdout."
+) -> int:
+    "Class, probability, score and verdict of images, as CSV on stdout. Files of no use are named on stderr; the exit status is then 2."
     detector = OutlierDetector.load(model / "detector.safetensors" if model.is_dir() else model)
-    paths = [path for given in images for path in (images_in(given) if given.is_dir() else [given])]
-    probabilities, scores = detector.judge(paths)
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["path", "class", "probability", "score", "verdict"])
-    for path, p, score in zip(paths, probabilities, scores):
-        rows.writerow([path, detector.classes_[p.argmax()], f"{p.max():.6f}", f"{score:.8g}", "known" if score >= detector.offset_ else "unknown"])
+
+    def answer(pixels: np.ndarray) -> tuple:
+        (probabilities,), (score,) = detector.judge(pixels)
+        return probabilities, score, score >= detector.offset_
+
+    return print_answers(images, detector.classes_, answer)
 
 # %% ../../nbs/own/04_command.ipynb #04000015
 @app.command()

@@ -28,12 +28,11 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from ..benchmarks.builders.lists import images_in
 from ..data import Benchmark, ImageSet, RandomCrops, RandomFlip, _normalize
 from ..detectors import create_detector, perturbed_scores, recipe
 from ..evaluation import accuracy_of, extract, score_benchmark, validation_auroc
 from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, load_classifier, read_checked, write_checked
-from .folder import Pictures, as_image, check_apart, hold_out, jigsaw, photograph_crops, read_folder, read_memory, read_outliers, square
+from .folder import Pictures, as_image, check_apart, hold_out, images_below, jigsaw, photograph_crops, read_folder, read_memory, read_outliers, square
 from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
 # %% ../../nbs/own/01_detector.ipynb #01000006
@@ -310,8 +309,8 @@ def switch(self: OutlierDetector, family: str) -> OutlierDetector:
 def judge(self: OutlierDetector, X) -> tuple[np.ndarray, np.ndarray]:  # Class probabilities [N,C] and scores [N]
     "Files, PIL images, uint8 arrays [H,W,3] or tensors [3,H,W]: a list of them, or one; or a folder, or `Pictures`."
     check_is_fitted(self, "scorer_")
-    X = X.images if isinstance(X, Pictures) else images_in(X) if isinstance(X, (str, Path)) and Path(X).is_dir() else X
-    one = isinstance(X, (str, Path, Image.Image)) or getattr(X, "ndim", 0) == 3
+    X = X.images if isinstance(X, Pictures) else images_below(Path(X)) or [X] if isinstance(X, (str, Path)) else X
+    one = isinstance(X, Image.Image) or getattr(X, "ndim", 0) == 3
     return judge_images(self.scorer_, [X] if one else X)
 
 

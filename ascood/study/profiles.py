@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 from collections import Counter
+from configparser import ConfigParser, Error
+from contextlib import suppress
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -32,10 +34,17 @@ from ..models import Classifier, brief, create_backbone, did_you_mean
 from ..training import Settings, TrainConfig, checked, create_method, list_methods
 
 # %% ../../nbs/study/00_profiles.ipynb #b9fdb51a
+def _is_ours(settings: Path) -> bool:  # every nbdev project has a settings.ini
+    found = ConfigParser(interpolation=None)
+    with suppress(OSError, ValueError, Error):
+        found.read_string(settings.read_text(encoding="utf-8"))
+    return found.get("DEFAULT", "lib_name", fallback="") == "ascood"
+
+
 def project_root() -> Path:
     "The folder above (or at) the working directory that holds this project's settings.ini, else the working directory."
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "settings.ini").is_file() and (p / "nbs").is_dir()), here)
+    return next((p for p in (here, *here.parents) if _is_ours(p / "settings.ini") and (p / "nbs").is_dir()), here)
 
 
 def under_root(path: str | Path) -> Path:
