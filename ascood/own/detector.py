@@ -36,7 +36,8 @@ from .folder import Pictures, as_image, check_apart, hold_out, images_below, jig
 from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
 # %% ../../nbs/own/01_detector.ipynb #01000006
-QUICK: dict[str, dict[str, Any]] = {"MSP": {}, "MLS": {}, "EBO": {}, "ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1, 5, 10]}, "Relation": {}}
+QUICK: dict[str, dict[str, Any]] = {"MSP": {}, "MLS": {}, "EBO": {}, "ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1, 5, 10], "reads": "standardised"},
+                                   "Relation": {"reads": "standardised"}}  # what the head reads is what a Scorer has
 
 
 class TensorKNN(KNN):
@@ -58,7 +59,7 @@ def scaling(backbone: str) -> tuple[tuple, tuple]:
 
 def _score(model: Classifier, name: str, params: dict, bank: tuple[Tensor, Tensor] | None) -> Callable:
     "A function (images, features, logits) -> scores [B], higher is more out-of-distribution, as in the method wing."
-    detector: Any = TensorKNN(None, **params) if name == "KNN" else create_detector(name, model, list(scaling(model.backbone.name)[1]), **params)
+    detector: Any = TensorKNN(None, params["k"]) if name == "KNN" else create_detector(name, model, list(scaling(model.backbone.name)[1]), **params)
     if detector.requires_fit:
         detector.fit_features(*(bank or ()))
     if isinstance(detector, LogitsDetector):
@@ -225,11 +226,16 @@ def _benchmark(self: OutlierDetector, known: Pictures, val: Pictures, given: Pic
     return Benchmark("own", "conventional", len(known.classes), train, held, held, ood, {}, mean, std, class_names=known.classes, sources=sources)
 
 # %% ../../nbs/own/01_detector.ipynb #01000023
+def _possible(train: int) -> dict[str, dict]:
+    "QUICK, with no more neighbours than there are training images."
+    return QUICK | {"KNN": QUICK["KNN"] | {"k": [k for k in QUICK["KNN"]["k"] if k <= train]}}
+
+
 def _trial(self: OutlierDetector, name: str, method: CrossEntropy, benchmark: Benchmark, out_dir: Path) -> Trial:
     "Train a model, or go on with it, and try every quick score on validation."
     run = train(method, benchmark, _config(self), out_dir / name, self.progress)
     model = load_classifier(run.checkpoint)
-    found = score_benchmark(model, benchmark, QUICK | {"KNN": {"k": [k for k in QUICK["KNN"]["k"] if k <= len(benchmark.train)]}}, validation_only=True)
+    found = score_benchmark(model, benchmark, _possible(len(benchmark.train)), validation_only=True)
     aurocs = {detector: validation_auroc(scores) for detector, scores in found.scores.items()}
     return Trial(name, model, accuracy_of(found.activations["id", "val"]), aurocs, found.hyperparameters)
 

@@ -52,7 +52,7 @@ def _numbers(collected: Collected, row: dict, run: pd.Series) -> list[str]:
                 for r in collected.groups.query("run_id == @run.run_id").itertuples() if r.set == "test" or r.kind == "near"]
     if quantity in _IN_RUNS:
         return [f"  {name}: {run.get(name)}" for name in (["evaluation_seconds"] if quantity == "per_1000" else [quantity])]
-    rows = _averaged(row, collected.all_metrics.query("run_id == @run.run_id"))
+    rows = _averaged(row, collected.all_metrics.query("run_id == @run.run_id and reads != 'standardised'"))
     metric = "accuracy" if quantity == "difference" else quantity if quantity in METRICS else quantity.rpartition("_")[2]
     if metric == "accuracy":
         return [f"  ID accuracy: {value:g}" for value in rows["accuracy"].unique()]

@@ -63,12 +63,12 @@ class Verification(NamedTuple):
         return not (self.numbers["state"] == "differs").any()
 
 # %% ../../nbs/study/03d_verify.ipynb #fefb2579
-_KEYS = ["detector", "ood_group", "ood_set"]
+_KEYS = ["detector", "reads", "ood_group", "ood_set"]
 
 
 def _numbers(metrics: pd.DataFrame) -> pd.Series:  # Rows of metrics.csv of one run -> percent, by detector, group, set and quantity
     rows = pd.concat([metrics[[*_KEYS, "auroc", "fpr95"]].melt(_KEYS, var_name="quantity"),
-                      metrics[["accuracy"]].head(1).melt(var_name="quantity").assign(detector="", ood_group="id", ood_set="")])
+                      metrics[["accuracy"]].head(1).melt(var_name="quantity").assign(detector="", reads="", ood_group="id", ood_set="")])
     return rows.set_index([*_KEYS, "quantity"])["value"]
 
 
