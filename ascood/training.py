@@ -249,6 +249,7 @@ class Method(Settings):
     name: ClassVar[str]
     own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
+    family: ClassVar[str] = "training"  # or "ASCOOD", which subclasses inherit, or "post-hoc", which they do not: see `study.profiles.kind_of`
     views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first
     create_model: ClassVar[Callable[..., Classifier]]  # of a TrainConfig and the number of classes
     loss: ClassVar[Callable[..., tuple[Tensor, Tensor]]]  # of the model, x, y and a Step: scalar loss, logits
@@ -269,6 +270,7 @@ class Method(Settings):
 class CrossEntropy(Method):
     "Plain cross-entropy: the classifier that post-hoc detectors use."
     name: ClassVar[str] = "cross_entropy"
+    family: ClassVar[str] = "post-hoc"
     network: ClassVar[type[Classifier]] = Classifier  # a subclass has the parts that a method adds...
     network_settings: ClassVar[tuple[str, ...]] = ()  # ...and may need these settings of the method
     normalization: Literal[*NORMALIZATIONS] = "none"  # type: ignore[valid-type]
@@ -287,6 +289,7 @@ class CrossEntropy(Method):
 class ASCOOD(CrossEntropy):
     "The paper's method: outliers from training images, standardised features, uniform predictions on outliers."
     name: ClassVar[str] = "ascood"
+    family: ClassVar[str] = "ASCOOD"
     normalization: Literal[*NORMALIZATIONS] = "zscore"  # type: ignore[valid-type]
     synthesis: Literal[*SYNTHESES] = "gradient"  # type: ignore[valid-type]
     fraction: float = Field(0.1, ge=0, le=1)  # p_inv
@@ -332,6 +335,7 @@ class Pretrained(CrossEntropy):
     "No training: an ImageNet network with its own head of 1,000 classes, see `pretrained_classifier`. For `epochs` 0."
 
     name: ClassVar[str] = "pretrained"
+    family: ClassVar[str] = "post-hoc"
     normalization: Literal["none"] = "none"  # the head reads the features as they are
 
     def create_model(self, config: TrainConfig, num_classes: int) -> Classifier:

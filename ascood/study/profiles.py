@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MethodPlan', 'project_root', 'under_root', 'shipped', 'bring_results', 'BenchmarkPlan', 'Study', 'StudyPoint',
-           'ProfileFile', 'Profile', 'RunSettings', 'RunSpec', 'check_names', 'profiles_dir', 'list_profiles',
-           'load_profile', 'find_run']
+           'ProfileFile', 'Profile', 'RunSettings', 'RunSpec', 'kind_of', 'check_names', 'profiles_dir',
+           'list_profiles', 'load_profile', 'find_run']
 
 # %% ../../nbs/study/00_profiles.ipynb #417cffa0
 import hashlib
@@ -29,7 +29,7 @@ from ..data import Benchmark, check_options, default_options, list_benchmarks, l
 from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_detectors, recipe
 from ..files import whole
 from ..models import Classifier, brief, create_backbone, did_you_mean
-from ..training import Settings, TrainConfig, checked, create_method, list_methods
+from ..training import Method, Settings, TrainConfig, checked, create_method, list_methods
 
 # %% ../../nbs/study/00_profiles.ipynb #b9fdb51a
 def project_root() -> Path:
@@ -152,6 +152,15 @@ class Profile(ProfileFile):
     def points(self) -> list[StudyPoint]:  # Of all studies
         return _points(self)
 
+    @cached_property
+    def kinds(self) -> dict[str, str]:  # {method or variant: see `kind_of`}, in the order of the runs
+        return {run.method: run.declared["kind"] for run in self.runs}
+
+    @cached_property
+    def syntheses(self) -> dict[tuple[str, str], str]:  # {(benchmark, synthesis): the first ASCOOD method with it}
+        ours = [run for run in self.runs if run.method in self.methods and run.declared["kind"] == "ASCOOD"]
+        return {(run.benchmark, run.settings.get("synthesis", "")): run.method for run in reversed(ours)}
+
 # %% ../../nbs/study/00_profiles.ipynb #2f523e68
 class RunSettings(Settings):
     "What a run of a profile is, fully resolved."
@@ -179,11 +188,32 @@ class RunSpec(RunSettings):
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.benchmark}-{self.method}-seed{self.config.seed}-{digest}"
 
+    @property
+    def declared(self) -> dict:  # {"kind": see `kind_of`, "needs_outliers": bool}
+        "What a run's rows say of its method."
+        method = create_method(self.kind, **self.settings)
+        return {"kind": kind_of(method), "needs_outliers": method.needs_outliers}
+
     def folder(self, results: str | Path = "results") -> Path:
         return under_root(results) / self.profile / "runs" / self.run_id
 
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
+
+# %% ../../nbs/study/00_profiles.ipynb #d1ff0020
+_FAMILIES = "post-hoc", "training", "ASCOOD"
+
+
+def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier data" or "ASCOOD"
+    """To which part of a comparison a method's rows belong, by what its class declares: `needs_outliers`, or else `family`.
+
+    A subclass of cross-entropy is a method of its own, so "post-hoc" counts only for the class that says it. Raises ValueError for other families.
+    """
+    if method.family not in _FAMILIES:
+        raise ValueError(f"method {method.name} declares the family {brief(method.family)}; choose one of {', '.join(_FAMILIES)}")
+    if method.needs_outliers:
+        return "with outlier data"
+    return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
 # %% ../../nbs/study/00_profiles.ipynb #8739212d
 _EXACT = {"mixed_precision": "no", "channels_last": True}
