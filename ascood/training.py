@@ -247,9 +247,9 @@ _METHODS: dict[str, type["Method"]] = {}
 class Method(Settings):
     "A training method: what differs from plain training."
     name: ClassVar[str]
+    family: ClassVar[str] = "training"  # "post-hoc" (not inherited), "training" or "ASCOOD": where its rows stand in tables
     own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
-    family: ClassVar[str] = "training"  # or "ASCOOD", which subclasses inherit, or "post-hoc", which they do not: see `study.profiles.kind_of`
     views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first
     create_model: ClassVar[Callable[..., Classifier]]  # of a TrainConfig and the number of classes
     loss: ClassVar[Callable[..., tuple[Tensor, Tensor]]]  # of the model, x, y and a Step: scalar loss, logits
@@ -306,11 +306,8 @@ class ASCOOD(CrossEntropy):
         return math.nan if self.synthesis == "shuffle" else alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        if self.attribution_mode == "shared" and self.synthesis != "gaussian":
-            logits, outlier_logits = _shared_logits(self, model, x, y, step)
-        else:
-            outliers = self.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
-            logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
+        shared = self.attribution_mode == "shared" and self.synthesis != "gaussian"
+        logits, outlier_logits = (_shared_logits if shared else _logits_of_both)(self, model, x, y, step)
         return _OBJECTIVES[self.uncertainty](logits, y, outlier_logits, self.weight), logits
 
 # %% ../nbs/06_training.ipynb #7bf22d87
@@ -320,6 +317,13 @@ _OBJECTIVES = {  # uncertainty: (logits, y, logits of the outliers, lambda) -> s
 }
 
 # %% ../nbs/06_training.ipynb #25c0c11e
+def _logits_of_both(method: ASCOOD, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    "Logits of x and of x', from one pass over both."
+    outliers = method.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
+    logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
+    return logits, outlier_logits
+
+
 def _shared_logits(method: ASCOOD, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     "Logits of x and of x', with G from the training pass over x. Raises ValueError for a model on several GPUs, which must see one pass a step."
     if model is not step.bare:

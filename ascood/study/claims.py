@@ -41,6 +41,7 @@ class Evidence(NamedTuple):
         return "for" if away > self.half_width else "against" if away < -self.half_width else "undecided"
 
 
+# %% ../../nbs/study/08_claims.ipynb #d1ff0081
 def verdict(evidence: list[Evidence], lacking: bool = False) -> str:
     """'incomplete' if planned runs are missing, 'not tested' without evidence, 'one seed' or 'two seeds' if that is all of it, 'undecided' if none is decided;
     else what all decided evidence says, or 'mixed'."""

@@ -38,6 +38,7 @@ def read_table(collected: "Collected", table: str) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
+# %% ../../nbs/study/03a_collected.ipynb #d1ff0043
 def _read_differences(collected: "Collected") -> pd.DataFrame:  # `study` is "" outside studies
     "Rows of differences.csv, without those of an older rule, which have no `by_seed`: nothing is judged by them."
     path, numbers = collected.folder / "differences.csv", dict.fromkeys(["difference", "half_width"], "")

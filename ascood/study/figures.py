@@ -9,7 +9,7 @@ __all__ = ['Draw', 'FIGURES', 'one_setting_studies', 'study_points', 'summary_ro
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +29,7 @@ from .runs import load_scores
 from ..models import Classifier, load_classifier
 from .premises import draw_premises, files_by_epoch
 from ..synthesis import OutlierSynthesizer
-from ..training import create_method
+from ..training import ASCOOD, create_method
 from .tables import paired_rows
 
 # %% ../../nbs/study/07_figures.ipynb #586d7b12
@@ -121,7 +121,7 @@ def _draw_gallery(collected: Collected, name: str) -> Figure:
 
 
 def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
-    return create_method(run.kind, **run.settings).synthesizer()
+    return cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer()
 
 
 def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]:

@@ -126,8 +126,8 @@ class ProfileFile(Settings):
     only: list[str] = []  # benchmarks that are run now; all if empty
 
 # %% ../../nbs/study/00_profiles.ipynb #1a720f2c
-class Profile(ProfileFile):
-    "A profile file, and the runs that follow from it."
+class _Chosen(ProfileFile):
+    "A profile file, and which of its benchmarks are run now."
 
     @field_validator("seeds")
     def _each_once(cls, seeds: list[int]) -> list[int]:
@@ -142,6 +142,10 @@ class Profile(ProfileFile):
     @property
     def remedy(self) -> str:  # The command that makes what is missing
         return f"make reproduce PROFILE={self.name}"
+
+# %% ../../nbs/study/00_profiles.ipynb #d1ff0023
+class Profile(_Chosen):
+    "A profile file, and the runs that follow from it."
 
     @cached_property
     def runs(self) -> list["RunSpec"]:

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -101,12 +101,8 @@ def paper_synthesis(benchmark: str, setting: str) -> str:
     return _PAPER_SYNTHESIS.get(benchmark, "shuffle" if setting == "conventional" else "gradient")
 
 
-def paper_choice(
-    syntheses: Mapping[tuple[str, str], str],  # A profile's, {(benchmark, synthesis): method}
-    benchmark: str,
-    setting: str,
-) -> str:
-    "The ASCOOD method that has the paper's synthesis; empty if there is none."
+def paper_choice(syntheses: Mapping[tuple[str, str], str], benchmark: str, setting: str) -> str:
+    "The method with the paper's synthesis, of a profile's {(benchmark, synthesis): method}; empty if there is none."
     return syntheses.get((benchmark, paper_synthesis(benchmark, setting)), "")
 
 
@@ -316,8 +312,9 @@ def mark_close(
     return summary.assign(close=close)
 
 
+# %% ../../nbs/study/01_reporting.ipynb #d1ff0033
 def _decided(differences: pd.DataFrame) -> dict[tuple, str]:  # {pair in either order: `close` of `mark_close`}
-    known = {}
+    known: dict[tuple, str] = {}
     for row in differences.itertuples():
         close = "" if np.isnan(row.half_width) else "no" if abs(row.difference) > row.half_width else "yes"
         a, b = (row.a_method, row.a_detector), (row.b_method, row.b_detector)
