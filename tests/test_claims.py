@@ -99,6 +99,7 @@ def test_what_was_not_run_is_not_tested(tmp_path):
     said = table.set_index("claim")["verdict"]
     assert said["ASCOOD keeps the ID accuracy (loses less than one point)"] == "incomplete", "planned, and not there"
     assert said["ASCOOD is better than Dream-OOD on ImageNet-100"] == "not tested", "not planned"
+    assert said["Adding the gradient makes better outliers than subtracting it"] == "not tested", "the profile adds, and does not subtract"
 
 
 def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
