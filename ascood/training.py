@@ -247,7 +247,7 @@ _METHODS: dict[str, type["Method"]] = {}
 class Method(Settings):
     "A training method: what differs from plain training."
     name: ClassVar[str]
-    family: ClassVar[str] = "training"  # "post-hoc" (not inherited), "training" or "ASCOOD": where its rows stand in tables
+    family: ClassVar[str] = "training"  # in tables: "post-hoc" (not inherited), "training" or "ASCOOD"
     own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
     views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first

@@ -436,6 +436,7 @@ def test_a_synthesis_is_named_with_its_method_only_where_methods_share_it():
 @pytest.fixture
 def declared():
     "Two methods of somebody's own, with names that say nothing; forgotten afterwards."
+
     class Exposed(CrossEntropy):
         name: ClassVar[str] = "first"
         needs_outliers: ClassVar[bool] = True
@@ -451,7 +452,13 @@ def declared():
         del training._METHODS[method.name]
 
 
-OWN = {"base": {"kind": "cross_entropy"}, "mine": {"kind": "ascood"}, "first": {}, "ours": {"synthesis": "subtract"}, "ascood_like": {}}
+OWN = {
+    "base": {"kind": "cross_entropy"},
+    "mine": {"kind": "ascood"},
+    "first": {},
+    "ours": {"synthesis": "subtract"},
+    "ascood_like": {},
+}
 
 
 def own_profile(**more):
@@ -460,32 +467,65 @@ def own_profile(**more):
 
 def test_kinds_are_declared_and_not_guessed_from_names(declared, tmp_path):
     profile = own_profile()
-    assert profile.kinds == {"base": "post-hoc", "mine": "ASCOOD", "first": "with outlier data", "ours": "ASCOOD", "ascood_like": "training"}
-    assert profile.syntheses == {("scene-digits-holdout", "gradient"): "mine", ("scene-digits-holdout", "subtract"): "ours"}
+    assert profile.kinds == {
+        "base": "post-hoc",
+        "mine": "ASCOOD",
+        "first": "with outlier data",
+        "ours": "ASCOOD",
+        "ascood_like": "training",
+    }
+    assert profile.syntheses == {
+        ("scene-digits-holdout", "gradient"): "mine",
+        ("scene-digits-holdout", "subtract"): "ours",
+    }
     written(profile, tmp_path, by_seed)
-    pd.read_csv(tmp_path / "t" / "metrics.csv").assign(setting="fine-grained").to_csv(tmp_path / "t" / "metrics.csv", index=False)
+    pd.read_csv(tmp_path / "t" / "metrics.csv").assign(setting="fine-grained").to_csv(
+        tmp_path / "t" / "metrics.csv", index=False
+    )
     write_scores(profile, tmp_path, groups=("near", "far"), ours={"mine", "ours"})
     compare(Collected(profile, tmp_path), draws=20).to_csv(tmp_path / "t" / "differences.csv", index=False)
     for name in ("table_compared", "table_outlier_exposure", "table_paired", "table_synthesis"):
         tables.TABLES[name](profile, tmp_path)
     assert {(row["method"], row["kind"]) for row in cell(tmp_path, "table_compared", source="here")} == {
-        ("MSP", "post-hoc"), ("KNN", "post-hoc"), ("mine", "ASCOOD"), ("ours", "ASCOOD"), ("first", "with outlier data"), ("ascood_like", "training")}
+        ("MSP", "post-hoc"),
+        ("KNN", "post-hoc"),
+        ("mine", "ASCOOD"),
+        ("ours", "ASCOOD"),
+        ("first", "with outlier data"),
+        ("ascood_like", "training"),
+    }
     learns = {(row["method"], row["outliers"]) for row in cell(tmp_path, "table_outlier_exposure", source="here")}
     assert learns == {("base", "none"), ("mine", "synthesized"), ("ours", "synthesized"), ("first", "real")}
     assert {row["method"] for row in cell(tmp_path, "table_paired")} == {"mine"}, "its synthesis is the paper's"
     report_table_claims(profile, tmp_path)
-    rows = {(row["claim"].partition(":")[0], row["a_method"], row["b_method"]) for row in cell(tmp_path, "table_claims")}
-    assert ("Fine-grained OOD, near sets", "mine", "base") in rows and ("Adding the gradient makes better outliers than subtracting it", "mine", "ours") in rows
+    rows = {
+        (row["claim"].partition(":")[0], row["a_method"], row["b_method"]) for row in cell(tmp_path, "table_claims")
+    }
+    assert ("Fine-grained OOD, near sets", "mine", "base") in rows and (
+        "Adding the gradient makes better outliers than subtracting it",
+        "mine",
+        "ours",
+    ) in rows
     real = "Fine-grained OOD: ASCOOD is better than methods that train on real outliers (each method with its best detector by validation)"
-    assert {(row["a_method"], row["b_method"]) for row in cell(tmp_path, "table_claims", claim=real)} == {("mine", "first")}
+    assert {(row["a_method"], row["b_method"]) for row in cell(tmp_path, "table_claims", claim=real)} == {
+        ("mine", "first")
+    }
 
 
 def test_rows_without_a_kind_get_what_the_profile_or_the_name_declares(tmp_path):
     profile = a_profile(methods={"base": {"kind": "cross_entropy"}, "mine": {"kind": "ascood"}})
-    older = pd.DataFrame({"method": ["base", "mine", "mine@sigma=2", "oe", "ascood_old", "mine"], "kind": [None] * 5 + ["training"], "needs_outliers": [None] * 5 + [False]})
+    older = pd.DataFrame(
+        {
+            "method": ["base", "mine", "mine@sigma=2", "oe", "ascood_old", "mine"],
+            "kind": [None] * 5 + ["training"],
+            "needs_outliers": [None] * 5 + [False],
+        }
+    )
     for rows in (older, older.iloc[:5][["method"]]):
         found = with_kinds(profile, rows)
-        assert [*found["kind"]][:5] == ["post-hoc", "ASCOOD", "ASCOOD", "with outlier data", "training"] and [*found["needs_outliers"]][:5] == [False] * 3 + [True, False]
+        assert [*found["kind"]][:5] == ["post-hoc", "ASCOOD", "ASCOOD", "with outlier data", "training"] and [
+            *found["needs_outliers"]
+        ][:5] == [False] * 3 + [True, False]
     assert with_kinds(profile, older)["kind"].iloc[5] == "training", "what a row says counts"
 
 
@@ -503,14 +543,30 @@ def test_a_family_that_does_not_exist_is_refused():
 def test_differences_of_an_older_rule_judge_nothing(tmp_path):
     profile = a_profile(seeds=[0, 1, 2])
     written(profile, tmp_path, by_seed)
-    older = pd.DataFrame([difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", True) | dict(low=0.5, high=1.5, survives=True, seeds_agree=True)])
+    older = pd.DataFrame(
+        [
+            difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", True)
+            | dict(low=0.5, high=1.5, survives=True, seeds_agree=True)
+        ]
+    )
     older.drop(columns=["by_seed", "half_width"]).to_csv(tmp_path / "t" / "differences.csv", index=False)
     assert Collected(profile, tmp_path).differences.empty
     text = tables.TABLES["table_main"](profile, tmp_path)
-    assert "Differences have not been computed, so nothing is marked" in text and "≈" not in text.partition("| ")[2].partition("Differences")[0]
+    assert (
+        "Differences have not been computed, so nothing is marked" in text
+        and "≈" not in text.partition("| ")[2].partition("Differences")[0]
+    )
     judged = pd.DataFrame(cell(tmp_path, "table_claims") if report_table_claims(profile, tmp_path) else [])
-    assert set(judged["verdict"]) == {"incomplete", "not tested"} and "differences have not been computed" in judged["evidence"].str.cat()
-    both = pd.concat([older.drop(columns=["by_seed", "half_width"]), pd.DataFrame([difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "fpr95", True)])])
+    assert (
+        set(judged["verdict"]) == {"incomplete", "not tested"}
+        and "differences have not been computed" in judged["evidence"].str.cat()
+    )
+    both = pd.concat(
+        [
+            older.drop(columns=["by_seed", "half_width"]),
+            pd.DataFrame([difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "fpr95", True)]),
+        ]
+    )
     both.to_csv(tmp_path / "t" / "differences.csv", index=False)
     assert [*Collected(profile, tmp_path).differences["metric"]] == ["fpr95"]
 
@@ -521,11 +577,19 @@ def test_one_seed_judges_nothing_from_scores_to_claims(tmp_path):
     write_scores(profile, tmp_path, groups=("near", "far"))
     found = compare(Collected(profile, tmp_path), draws=20)
     found.to_csv(tmp_path / "t" / "differences.csv", index=False)
-    assert found["half_width"].isna().all() and set(found["seeds"]) == {1} and len(Collected(profile, tmp_path).differences) == len(found)
+    assert (
+        found["half_width"].isna().all()
+        and set(found["seeds"]) == {1}
+        and len(Collected(profile, tmp_path).differences) == len(found)
+    )
     for name in ("table_main", "table_paired", "table_compared"):
         text = tables.TABLES[name](profile, tmp_path)
         assert "With one seed the noise of training is not known, so no difference is judged." in text
-        assert "needs" not in text and "no comparison" not in text and not {row.get("close", "") for row in cell(tmp_path, name)} - {""}
+        assert (
+            "needs" not in text
+            and "no comparison" not in text
+            and not {row.get("close", "") for row in cell(tmp_path, name)} - {""}
+        )
     assert "one seed" in report_table_claims(profile, tmp_path)
     assert {row["verdict"] for row in cell(tmp_path, "table_claims")} == {"one seed", "not tested"}
 

@@ -21,9 +21,13 @@ from .bootstrap import INTERVAL, not_judged, shown_by_seed, too_few
 from .collected import Collected, describe_runs
 from .differences import one_element
 from .profiles import Profile
-from .reporting import SETTING_GROUP, did_not_learn, iodin_against_logits, method_label, paired_detectors, paper_choice, say_left_out
+from .reporting import (SETTING_GROUP, did_not_learn, iodin_against_logits, method_label, paired_detectors,
+                        paper_choice, say_left_out)
 
 # %% ../../nbs/study/08_claims.ipynb #86456d33
+_EVIDENCE = ["evidence", "difference", "half_width", "by_seed", "says"]
+
+
 class Evidence(NamedTuple):
     "One difference that should be positive if the claim holds, in points."
     where: str
@@ -40,11 +44,14 @@ class Evidence(NamedTuple):
         away = self.difference + self.margin
         return "for" if away > self.half_width else "against" if away < -self.half_width else "undecided"
 
+    def row(self) -> dict:  # _EVIDENCE
+        return dict(zip(_EVIDENCE, (self.where, self.difference, self.half_width, self.by_seed, self.says)))
+
 
 # %% ../../nbs/study/08_claims.ipynb #d1ff0081
 def verdict(evidence: list[Evidence], lacking: bool = False) -> str:
-    """'incomplete' if planned runs are missing, 'not tested' without evidence, 'one seed' or 'two seeds' if that is all of it, 'undecided' if none is decided;
-    else what all decided evidence says, or 'mixed'."""
+    """'incomplete' if planned runs are missing, 'not tested' without evidence, 'one seed' or 'two seeds' if that is all
+    of it, 'undecided' if none is decided; else what all decided evidence says, or 'mixed'."""
     said = {e.says for e in evidence}
     decided = frozenset(said & {"for", "against"})
     if lacking or not evidence:
@@ -85,7 +92,7 @@ def described(
     best = {f"{s}_chosen": [chosen.get((b, m)) == d for b, m, d in zip(benchmarks, table[f"{s}_method"], table[f"{s}_detector"])] for s in "ab"}
     return table.assign(
         own=table["group"] == table["setting"].map(SETTING_GROUP),  # the OOD group that the setting is about
-        choice=[paper_choice(syntheses, *pair) for pair in zip(benchmarks, table["setting"])],  # the method with the paper's synthesis
+        choice=[paper_choice(syntheses, *pair) for pair in zip(benchmarks, table["setting"])],
         kind=table["b_method"].map(kinds),
         paired=[d in paired_detectors(b, s) for b, s, d in zip(benchmarks, table["setting"], detectors)],  # one of those by which both models are compared
         one=detectors.map(one_element), b_one=table["b_detector"].map(one_element),  # the same i-ODIN with k = 1
@@ -114,7 +121,8 @@ class Claim(NamedTuple):
         return list(_evidence(_best_rival(rows) if self.best_rival else rows, self.label, self.margin))
 
 # %% ../../nbs/study/08_claims.ipynb #e92782f0
-TESTED = {"Spurious OOD": ("spurious", ""), "Spurious OOD, noise as on CelebA": ("spurious", "gaussian"),  # {name: (setting, synthesis if not the paper's)}
+TESTED = {  # {name: (setting, synthesis if not the paper's)}
+          "Spurious OOD": ("spurious", ""), "Spurious OOD, noise as on CelebA": ("spurious", "gaussian"),
           "Fine-grained OOD": ("fine-grained", ""), "Conventional OOD": ("conventional", "")}
 _GROUPS = {setting: ["near", "far"] if setting == "fine-grained" else [group] for setting, group in SETTING_GROUP.items()}
 PAIRED = {f"{name}, {group} sets": (setting, synthesis, group)  # {name: (setting, synthesis, group)}
@@ -124,12 +132,14 @@ NO_OUTLIERS, OUTLIERS = ["post-hoc", "training"], ["with outlier data"]
 
 def _ours(setting: str, synthesis: str) -> str:
     "Rows whose `a` has the paper's synthesis in a setting, or the given one."
-    return f"study == '' and setting == '{setting}' and " + (f"a_synthesis == '{synthesis}'" if synthesis else "a_method == choice")
+    ours = f"a_synthesis == '{synthesis}'" if synthesis else "a_method == choice"
+    return f"study == '' and setting == '{setting}' and {ours}"
 
 
 def _needs(setting: str, synthesis: str, kinds: list[str]) -> str:
     "Planned rows: those with the paper's synthesis in a setting, or with the given one, and those of these kinds."
-    return f"study == '' and setting == '{setting}' and (kind in {kinds} or " + (f"synthesis == '{synthesis}')" if synthesis else "method == choice)")
+    ours = f"synthesis == '{synthesis}'" if synthesis else "method == choice"
+    return f"study == '' and setting == '{setting}' and (kind in {kinds} or {ours})"
 
 # %% ../../nbs/study/08_claims.ipynb #bc7493cd
 _PLAIN, _CHOSEN = "kind == 'post-hoc'", "own and a_chosen"
@@ -189,31 +199,39 @@ def _judged(collected: Collected) -> pd.DataFrame:
     runs = collected.all_metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
     gone, table, rows = _left_out(collected), collected.differences, []
     table = table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]]
-    planned, table = _lacking(collected), described(table, collected.chosen, collected.kinds, collected.profile.syntheses)
+    table = described(table, collected.chosen, collected.kinds, collected.profile.syntheses)
+    planned = _lacking(collected)
     for name, claim in CLAIMS.items():
         evidence, lacking = claim.evidence(table), planned.query(claim.rests_on, engine="python") if len(planned) else planned
         names = ", ".join(dict.fromkeys(f"{method_label(row.method)} on {row.benchmark}" for row in lacking.itertuples()))
         said = {"claim": name, "paper": claim.paper, "verdict": verdict(evidence, len(lacking) > 0)}
-        rows += [said | {"evidence": e.where, "difference": e.difference, "half_width": e.half_width, "by_seed": e.by_seed, "says": e.says} | _origin(e.pair, runs) for e in evidence]
+        rows += [said | e.row() | _origin(e.pair, runs) for e in evidence]
         if names or not evidence:
             why = "runs or their scores are missing" if len(table) else "differences have not been computed"
             rows.append(said | {"evidence": f"{why}: {names}" if names else "no such runs"})
-    return pd.DataFrame(rows, columns=["claim", "paper", "verdict", "evidence", "difference", "half_width", "by_seed", "says", *_ORIGIN])
+    return pd.DataFrame(rows, columns=["claim", "paper", "verdict", *_EVIDENCE, *_ORIGIN])
 
 
 # %% ../../nbs/study/08_claims.ipynb #ebfad4b3
-def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, half_width, by_seed, says, and whose runs
+def judge(
+    profile: Profile,
+    results: str | Path = "results",
+) -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, half_width, by_seed, says, and whose runs
     "A row for each piece of evidence; a claim without any has one row that says so. Raises FileNotFoundError without differences.csv."
     return _judged(Collected(profile, results))
 
 
 def _left_out(collected: Collected) -> set[tuple[str, str]]:  # (benchmark, method)
     "Compared methods that did not learn the task; a weak ASCOOD model stays, for the claims are about it."
-    return {(benchmark, method) for benchmark, method in did_not_learn(collected.metrics) if collected.kinds[method] != "ASCOOD"}
+    return {pair for pair in did_not_learn(collected.metrics) if collected.kinds[pair[1]] != "ASCOOD"}
 
 
 # %% ../../nbs/study/08_claims.ipynb #af451fe8
-def _lacking(collected: Collected) -> pd.DataFrame:  # study, benchmark, setting, method, kind, choice, synthesis; with_gradient, ...: is that synthesis planned?
+_PLANNED = ["study", "benchmark", "setting", "method", "kind", "choice", "synthesis",
+            *(f"with_{name}" for name in SYNTHESES)]
+
+
+def _lacking(collected: Collected) -> pd.DataFrame:  # _PLANNED; with_gradient, ...: is that synthesis planned there?
     "Planned rows that no difference has, because a seed's run or its scores are not there."
     profile = collected.profile
     there = {(row.study, row.benchmark, method) for row in collected.differences.itertuples() for method in (row.a_method, row.b_method)}
@@ -221,10 +239,11 @@ def _lacking(collected: Collected) -> pd.DataFrame:  # study, benchmark, setting
     points = [(p.study, p.benchmark, p.variant) for p in profile.points]
     settings = {name: setting for setting in SETTING_GROUP for name in list_benchmarks(setting)}
     synthesis = {(benchmark, method): name for (benchmark, name), method in profile.syntheses.items()}
-    lacking = [(study, benchmark, settings[benchmark], method, profile.kinds[method], paper_choice(profile.syntheses, benchmark, settings[benchmark]),
+    lacking = [(study, benchmark, settings[benchmark], method, profile.kinds[method],
+                paper_choice(profile.syntheses, benchmark, settings[benchmark]),
                 synthesis.get((benchmark, method), ""), *((benchmark, name) in profile.syntheses for name in SYNTHESES))
                for study, benchmark, method in dict.fromkeys(plain + points) if benchmark in profile.chosen and (study, benchmark, method) not in there]
-    return pd.DataFrame(lacking, columns=["study", "benchmark", "setting", "method", "kind", "choice", "synthesis", *(f"with_{name}" for name in SYNTHESES)])
+    return pd.DataFrame(lacking, columns=_PLANNED)
 
 # %% ../../nbs/study/08_claims.ipynb #433975cd
 _ORIGIN = ["benchmark", "quantity", "a_method", "a_detector", "a_runs", "b_method", "b_detector", "b_runs"]
@@ -248,13 +267,14 @@ def _shown(row, digits: int, says: str) -> str:
 
 
 def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, by seed
-    "A claim's evidence as strings; of more than `most` pieces the largest of each verdict, and how many others there are."
+    "A claim's evidence as strings; of more than `most` pieces the largest of each verdict, and how many others."
     shown = rows
     if len(rows) > most:
-        largest = rows.dropna(subset="says").sort_values("difference", key=lambda points: -points.abs(), kind="stable").drop_duplicates("says")
-        shown = pd.concat([largest, rows[rows["says"].isna()]]).sort_index()
+        by_size = rows.dropna(subset="says").sort_values("difference", key=lambda points: -points.abs(), kind="stable")
+        shown = pd.concat([by_size.drop_duplicates("says"), rows[rows["says"].isna()]]).sort_index()
     number = [_shown(row, 2, row.says) if row.difference == row.difference else "" for row in shown.itertuples()]
-    texts = pd.DataFrame({"evidence": shown["evidence"], "difference": number, "by seed": shown["by_seed"].astype(object).fillna("")})
+    by_seed = shown["by_seed"].astype(object).fillna("")
+    texts = pd.DataFrame({"evidence": shown["evidence"], "difference": number, "by seed": by_seed})
     if len(others := rows.drop(shown.index)):
         counts = ", ".join(f"{n} {says}" for says, n in others["says"].value_counts().items())
         texts.loc[len(rows) + rows.index[0]] = [f"{len(others)} more, in table_claims.csv", counts, ""]
@@ -262,8 +282,9 @@ def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper
     return pd.DataFrame([first] + [["", "", ""]] * (len(texts) - 1), columns=["claim", "paper", "verdict"]).join(texts.reset_index(drop=True))
 
 # %% ../../nbs/study/08_claims.ipynb #0175d66f
-_DECIDED = ("A difference is decided if its interval excludes zero; needs: the smallest difference that could have been decided. For ID accuracy both count from -1. A claim is "
-            "supported or contradicted if all its decided differences say so, and mixed if they disagree.")
+_DECIDED = ("A difference is decided if its interval excludes zero; needs: the smallest difference that could have "
+            "been decided. For ID accuracy both count from -1. A claim is supported or contradicted if all its decided "
+            "differences say so, and mixed if they disagree.")
 
 
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
@@ -272,9 +293,10 @@ def report_table_claims(profile: Profile, results: str | Path = "results") -> st
     table = _judged(collected)
     counts = table.drop_duplicates("claim")["verdict"].value_counts()
     caption = (f"What profile `{profile.name}` says of the paper's claims: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + ". A positive difference "
-               "is evidence for the claim (the sign of FPR@95 is changed); in points, at the mean over seeds and by seed. "
-               + (not_judged(len(profile.seeds)) or f"{INTERVAL} {_DECIDED}") + " AUROC and FPR@95 of one pair are two differences. The best rival is the best on the test "
-               "images. Nothing is corrected for the number of comparisons. Of more than four differences, the largest of each verdict is printed."
+               "is evidence for the claim (the sign of FPR@95 is changed); in points, at the mean over seeds and by "
+               "seed. " + (not_judged(len(profile.seeds)) or f"{INTERVAL} {_DECIDED}") + " AUROC and FPR@95 of one "
+               "pair are two differences. The best rival is the best on the test images. Nothing is corrected for the "
+               "number of comparisons. Of more than four differences, the largest of each verdict is printed."
                + iodin_against_logits(collected.metrics) + say_left_out(_left_out(collected)))
     printed = pd.concat([_printed(rows) for _, rows in table.groupby("claim", sort=False)], ignore_index=True)
     return reporting.write_printed(collected.folder / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
@@ -289,7 +311,8 @@ def verdicts(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     rows = pd.read_csv(read_listed(path, f"ascood report {profile.name} table_claims"), dtype={"by_seed": str})
     rows = rows if "by_seed" in rows else rows.iloc[:0]  # verdicts of an older rule, which are not repeated
     lines = [_in_short(of) for _, of in rows[rows["verdict"] != "not tested"].groupby("claim", sort=False)]
-    return pd.DataFrame(lines, columns=["claim", "paper", "verdict", "for", "against", "undecided", "largest difference"])
+    names = ["claim", "paper", "verdict", "for", "against", "undecided", "largest difference"]
+    return pd.DataFrame(lines, columns=names)
 
 
 def _in_short(rows: pd.DataFrame) -> dict:

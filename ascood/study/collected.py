@@ -19,8 +19,8 @@ from .profiles import Profile, kind_of, under_root
 from .reporting import choose_detectors, kinds_of, plain_method
 
 # %% ../../nbs/study/03a_collected.ipynb #cfb95315
-DIFFERENCE = ["study", "benchmark", "setting", "group", "metric", "a_method", "a_detector", "b_method", "b_detector", "difference", "half_width",
-              "by_seed", "seeds", "n_id", "n_ood"]  # columns of differences.csv, see `bootstrap.Difference`
+DIFFERENCE = ["study", "benchmark", "setting", "group", "metric", "a_method", "a_detector", "b_method", "b_detector",
+              "difference", "half_width", "by_seed", "seeds", "n_id", "n_ood"]  # columns of differences.csv
 
 
 def collected_paths(profile: Profile, table: str, results: str | Path = "results") -> list[Path]:
@@ -45,20 +45,22 @@ def _read_differences(collected: "Collected") -> pd.DataFrame:  # `study` is "" 
     if not path.is_file():
         return pd.DataFrame(columns=DIFFERENCE)
     file = read_listed(path, f"ascood collect {collected.profile.name}")
-    rows = pd.read_csv(file, keep_default_na=False, na_values=numbers, dtype={"by_seed": str}).reindex(columns=DIFFERENCE)
+    rows = pd.read_csv(file, keep_default_na=False, na_values=numbers, dtype={"by_seed": str})
+    rows = rows.reindex(columns=DIFFERENCE)
     return rows[rows["by_seed"].astype(object).fillna("") != ""].reset_index(drop=True)
 
 
 # %% ../../nbs/study/03a_collected.ipynb #d1ff0040
 def with_kinds(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:
-    "Rows with `kind` and `needs_outliers`. Older rows lack them; they get what their method declares in the profile, or else the method of that name."
-    rows = metrics.reindex(columns=[*dict.fromkeys([*metrics, "kind", "needs_outliers"])]).astype({"kind": object, "needs_outliers": object})
+    "With `kind` and `needs_outliers`; older rows get what the profile's method, or the one of that name, declares."
+    names = ["kind", "needs_outliers"]
+    rows = metrics.reindex(columns=[*dict.fromkeys([*metrics, *names])]).astype(dict.fromkeys(names, object))
     for method in rows.loc[rows["kind"].isna(), "method"].unique():
         name = method.partition("@")[0]
         known = create_method(name) if name in list_methods() else None
         kind = profile.kinds.get(method) or profile.kinds.get(name) or (kind_of(known) if known else "training")
         here = rows["kind"].isna() & (rows["method"] == method)
-        rows.loc[here, ["kind", "needs_outliers"]] = kind, kind == "with outlier data"
+        rows.loc[here, names] = kind, kind == "with outlier data"
     return rows
 
 # %% ../../nbs/study/03a_collected.ipynb #c359f9e9
@@ -69,13 +71,14 @@ class Collected:
     results: str | Path = "results"
 
     folder = property(lambda self: under_root(self.results) / self.profile.name)
-    all_metrics = cached_property(lambda self: with_kinds(self.profile, read_table(self, "metrics")))  # a row for each run, detector and OOD set; these four with the variants of studies
+    # A row for each run, detector and OOD set; this and the next three with the variants of studies.
+    all_metrics = cached_property(lambda self: with_kinds(self.profile, read_table(self, "metrics")))
     groups = cached_property(lambda self: read_table(self, "groups"))  # a row for each run, image set and group: accuracy and confidence
     history = cached_property(lambda self: read_table(self, "history"))  # a row for each run and epoch
     runs = cached_property(lambda self: read_table(self, "runs"))  # a row for each run: settings, versions, seconds
     differences = cached_property(lambda self: _read_differences(self))  # see `compare`; no rows if they have not been written
     chosen = cached_property(lambda self: choose_detectors(self.metrics))  # {(benchmark, method): detector that validation chose}
-    kinds = cached_property(lambda self: self.profile.kinds | kinds_of(self.all_metrics))  # {method, planned or collected: one of `reporting.KINDS`}
+    kinds = cached_property(lambda self: self.profile.kinds | kinds_of(self.all_metrics))  # {method: one of KINDS}
     plain = property(lambda self: plain_method(self.profile.kinds))  # the plain model's method
     protocol = property(lambda self: self.folder / "protocol.md")  # if it has one: hypotheses, grid, seeds, and what counts, written before its runs
 

@@ -41,7 +41,8 @@ def one_element(detector: str) -> str:
 
 
 # %% ../../nbs/study/03b_differences.ipynb #2879b183
-def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], kinds: dict[str, str], left_out: set[str]) -> list[tuple[RowName, RowName]]:
+def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], kinds: dict[str, str],
+                 left_out: set[str]) -> list[tuple[RowName, RowName]]:
     "The best row of each table and each ASCOOD row against all others. `chosen`: one row for each method; `left_out`: methods that cannot be the best row."
     of_detectors, plain = key[1] != "accuracy", reporting.plain_method(kinds)  # accuracy is a property of the model
     ours = [name for name in drawn if kinds[name[0]] == "ASCOOD"]
@@ -52,8 +53,9 @@ def _table_pairs(drawn: dict, key: tuple[str, str], chosen: list[RowName], kinds
     best = (min if key[1] == "fpr95" else max)
     firsts = [best(among, key=lambda name: drawn[name][key][:, 0].mean()) for among in groups if among]
     firsts += [name for name in rows if name in ours]
-    same_detector = [(name, (plain, name[1])) for name in ours if (plain, name[1]) in drawn]  # every ASCOOD model against the plain model
-    pairs = [(a, b) for a in firsts for b in rows if a != b] + (same_detector + _perturbed(drawn, plain) if of_detectors else [])
+    pairs = [(a, b) for a in firsts for b in rows if a != b]
+    if of_detectors:
+        pairs += [(name, (plain, name[1])) for name in ours if (plain, name[1]) in drawn] + _perturbed(drawn, plain)
     return list(dict.fromkeys(pairs))
 
 
@@ -110,7 +112,7 @@ def _table_rows_drawn(collected: Collected, benchmark: str, draws: int):
 
 # %% ../../nbs/study/03b_differences.ipynb #122a902c
 def compare(collected: Collected, draws: int = 1000) -> pd.DataFrame:
-    "Paired differences with half their 95 % intervals, a row each; see `paired_difference`. Reads scores.npz of finished runs."
+    "Paired differences, a row each; see `paired_difference`. Reads scores.npz of finished runs."
     profile, tables = collected.profile, []
     for benchmark, found in collected.all_metrics.groupby("benchmark", sort=False):
         parts = [("", *_table_rows_drawn(collected, benchmark, draws))]

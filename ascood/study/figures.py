@@ -359,10 +359,12 @@ def _best_to_look_at(profile: Profile) -> list[str]:
 def _paper_run(profile: Profile, benchmark: str) -> RunSpec | None:
     "The first seed's run with the paper's synthesis, or with the first that the profile has."
     ours = _ours(profile, benchmark)
-    choice = reporting.paper_choice(profile.syntheses, benchmark, next((s for s in reporting.SETTING_GROUP if benchmark in list_benchmarks(s)), ""))
+    setting = next((s for s in reporting.SETTING_GROUP if benchmark in list_benchmarks(s)), "")
+    choice = reporting.paper_choice(profile.syntheses, benchmark, setting)
     return next((run for run in ours if run.method == choice), ours[0] if ours else None)
 
 
+# %% ../../nbs/study/07_figures.ipynb #d1ff0070
 def _synthesis_of(run: RunSpec, model: Classifier, done: int, benchmark: Benchmark, images: int) -> dict[str, Tensor]:
     "Image, attribution, G_inv where that is what is added, and outlier, by a model that was trained `done` epochs."
     kind = run.settings["synthesis"]

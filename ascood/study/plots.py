@@ -520,7 +520,8 @@ def _draw_pairs(axis: Axes, rows: pd.DataFrame):
         for row in part.itertuples():
             y -= 1
             axis.plot([row.plain, row.mean], [y, y], color="0.82", lw=3.5, zorder=1, solid_capstyle="butt")
-            dots = ((row.plain, row.plain_std, KINDS["post-hoc"], True), (row.mean, row.std, method_color(row.method), row.decided == "yes"))
+            dots = ((row.plain, row.plain_std, KINDS["post-hoc"], True),
+                    (row.mean, row.std, method_color(row.method), row.decided == "yes"))
             for mean, std, color, filled in dots:
                 axis.errorbar(mean, y, xerr=std, fmt="o", ms=5, color=color, mfc=color if filled else "white", lw=1, zorder=3)
             places, names = [*places, y], [*names, row.detector]
@@ -537,8 +538,8 @@ def _pairs_legend(rows: pd.DataFrame, plain: str) -> list:
     found = [(KINDS["post-hoc"], "yes", method_label(plain))] + [
         (method_color(method), decided, f"{method_label(method)}, {meaning}") for decided, meaning in _DECIDED.items()
         for method in rows.loc[rows["decided"] == decided, "method"].unique()]
-    return [plt.Line2D([], [], color=color, marker="o", ms=5, lw=0, mfc=color if decided == "yes" else "white", label=label)
-            for color, decided, label in found]
+    return [plt.Line2D([], [], color=color, marker="o", ms=5, lw=0, mfc=color if decided == "yes" else "white",
+                       label=label) for color, decided, label in found]
 
 # %% ../../nbs/study/04_plots.ipynb #c9576dc9
 def _draw_all_pairs(figure: Figure, rows: pd.DataFrame, columns: int, left: float, below: float):

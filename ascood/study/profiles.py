@@ -209,12 +209,14 @@ _FAMILIES = "post-hoc", "training", "ASCOOD"
 
 
 def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier data" or "ASCOOD"
-    """To which part of a comparison a method's rows belong, by what its class declares: `needs_outliers`, or else `family`.
+    """To which part of a comparison a method's rows belong, by what its class declares: `needs_outliers` or `family`.
 
-    A subclass of cross-entropy is a method of its own, so "post-hoc" counts only for the class that says it. Raises ValueError for other families.
+    A subclass of cross-entropy is a method of its own, so "post-hoc" counts only for the class that says it. Raises
+    ValueError for a family that does not exist.
     """
     if method.family not in _FAMILIES:
-        raise ValueError(f"method {method.name} declares the family {brief(method.family)}; choose one of {', '.join(_FAMILIES)}")
+        raise ValueError(f"method {method.name} declares the family {brief(method.family)}; "
+                         f"choose one of {', '.join(_FAMILIES)}")
     if method.needs_outliers:
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family

@@ -64,7 +64,7 @@ def kinds_of(rows: pd.DataFrame) -> dict[str, str]:  # {method: one of KINDS}, i
 
 
 def plain_method(kinds: Mapping[str, str]) -> str:  # From `kinds_of`, or a profile's `kinds`
-    "The plain classifier, which post-hoc detectors score: the first method of that kind; cross_entropy if there is none."
+    "The plain classifier, which post-hoc detectors score: the first method of that kind, else cross_entropy."
     return next((method for method, kind in kinds.items() if kind == "post-hoc"), "cross_entropy")
 
 
@@ -82,7 +82,7 @@ def group_means(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def choose_detectors(
-    metrics: pd.DataFrame,  # Tidy rows, see `ascood.evaluation.metrics_table`, with benchmark, setting, method, seed, kind
+    metrics: pd.DataFrame,  # Tidy rows of `evaluation.metrics_table`, with benchmark, setting, method, seed, kind
 ) -> dict[tuple[str, str], str]:  # {(benchmark, method): detector}
     "For each benchmark and method, the detector of highest mean AUROC on the validation outliers."
     validation = group_means(metrics).query("ood_group == 'val'")
@@ -268,13 +268,14 @@ def _named(summary: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
 
 # %% ../../nbs/study/01_reporting.ipynb #dea94ccf
 def cells(
-    summary: pd.DataFrame,  # From `summarize`; may have `source`, `published_on`, `close`, `left_out`; differences half_width, decided, by_seed
+    summary: pd.DataFrame,  # Of `summarize`, perhaps with source, published_on, close, left_out, half_width, ...
     rows: list[str],  # Columns of `summary` that name a row
     columns: list[str],  # Columns of `summary` that name a column
     flavor: str = "markdown",  # or "latex"
     rank_by: Sequence[str] | None = _RANK_BY,  # Within which entries compete; None marks none
 ) -> pd.DataFrame:  # Strings "mean ± std" ("mean" of one seed); the best is bold, the second underlined, one close to the best has ≈
-    "The printed table. A missing run is an empty cell, a gap a dash; a mean over fewer seeds than asked for says so; a decided difference is bold, any other says what it needs."
+    """The printed table. A missing run is an empty cell, a gap a dash; a mean over fewer seeds than asked for says so;
+    a decided difference is bold, any other says what it needs."""
     best, second, pattern, near_best, no_rival = _MARKS[flavor]
     printed = _named(summary.reset_index(drop=True), rows)
     numbers = summary.reindex(columns=["mean", "std", "seeds", "gaps", "quantity", "model", "half_width", "decided"])
@@ -297,7 +298,7 @@ def mark_close(
     summary: pd.DataFrame,  # From `summarize` or `compared`; post-hoc rows of the latter are scores of the plain model
     differences: pd.DataFrame,  # As in differences.csv, either order of a pair; those of studies do not count
     plain: dict[str, str],  # From `plain_methods`
-) -> pd.DataFrame:  # With `close`: "yes", "no" (the interval excludes 0), "unknown" (no such pair), "" for the best, and where nothing is asked or judged
+) -> pd.DataFrame:  # With `close`: "yes", "no" (decided), "unknown" (no such pair), "" (the best; not judged)
     "Which entries cannot be told from the best of their benchmark and quantity."
     known, summary = _decided(differences[differences["study"] == ""]), summary.reset_index(drop=True)
     rank, names = _ranks(summary, _RANK_BY), [_pair_names(row, plain) for row in summary.to_dict("records")]
@@ -436,7 +437,7 @@ def in_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/study/01_reporting.ipynb #d1ff0030
 def iodin_against_logits(metrics: pd.DataFrame) -> str:
-    "A sentence for a caption: how far AUROC of i-ODIN is from that of MLS and of MSP on the plain model; empty if they are not there."
+    "A sentence: how far AUROC of i-ODIN is from that of MLS and MSP on the plain model; empty if they are not there."
     plain = metrics["method"] == metrics["benchmark"].map(plain_methods(metrics))
     means = group_means(metrics[plain & (metrics["ood_group"] != "val")])
     auroc = means.pivot_table(index=["benchmark", "seed", "ood_group"], columns="detector", values="auroc", sort=False)
@@ -444,9 +445,10 @@ def iodin_against_logits(metrics: pd.DataFrame) -> str:
     parts = []
     for benchmark, rows in auroc.groupby("benchmark", sort=False):
         away = {name: (rows["i-ODIN"] - rows[name]).abs().mean() for name in others}
-        parts += [benchmark + " " + " and ".join(f"{points:.2f} from {name}" for name, points in away.items() if points == points)] if away else []
-    return (" Mean absolute difference of i-ODIN's AUROC (k = 1) on the plain model, over seeds and OOD groups, in points: "
-            + "; ".join(parts) + ".") if parts else ""
+        there = [f"{points:.2f} from {name}" for name, points in away.items() if points == points]
+        parts += [f"{benchmark} {' and '.join(there)}"] if there else []
+    return (" Mean absolute difference of i-ODIN's AUROC (k = 1) on the plain model, over seeds and OOD groups, in "
+            f"points: {'; '.join(parts)}.") if parts else ""
 
 # %% ../../nbs/study/01_reporting.ipynb #62565c94
 def gap_notes(metrics: pd.DataFrame) -> list[str]:

@@ -33,8 +33,8 @@ from .premises import PREMISES_CAPTION, has_synthesis, premises_rows, premises_w
 from ..training import create_method
 from .bootstrap import INTERVAL, not_judged, too_few
 from .profiles import Profile, kind_of, shipped
-from .reporting import (METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, iodin_against_logits, method_label, paired_detectors, paper_choice, plain_method,
-                        plain_methods)
+from .reporting import (METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, iodin_against_logits, method_label,
+                        paired_detectors, paper_choice, plain_method, plain_methods)
 
 # %% ../../nbs/study/06_tables.ipynb #5eef9638
 _SUMMARY = ["benchmark", "setting", "method", "detector", "quantity", "mean", "std", "seeds", "gaps", "runs"]
@@ -70,14 +70,20 @@ def ours(summary: pd.DataFrame) -> pd.DataFrame:
 _KEYS = {label: key for key, (label, _) in METHOD_STYLE.items()}
 
 
-def published_main(profile: Profile, benchmarks: list[str]) -> pd.DataFrame:  # As `reporting.compared`, with `source`, `published_on`, `file`
-    "The paper's Table 1 with the ODIN rows of Table 2, for those of our benchmarks that it has; its ASCOOD is called as the profile calls that synthesis."
+def published_main(
+    profile: Profile,  # ASCOOD is called as the profile calls its method with that synthesis
+    benchmarks: list[str],
+) -> pd.DataFrame:  # As `reporting.compared`, with `source`, `published_on`, `file`
+    "The paper's Table 1 with the ODIN rows of Table 2, for those of our benchmarks that it has."
     rows = same_images(pd.concat([read_published("table1_main.csv"), read_published("table2_odin_rows.csv")]), benchmarks)
-    ours = {name: paper_choice(profile.syntheses, name, _SETTINGS[name]) or "ASCOOD" for name in rows["benchmark"].unique()}
-    keys = [ours[b] if m == "ASCOOD" else _KEYS.get(m, m) for m, b in zip(rows["method"], rows["benchmark"])]
+    ours = {name: paper_choice(profile.syntheses, name, _SETTINGS[name]) for name in rows["benchmark"].unique()}
+    keys = [ours[b] or m if m == "ASCOOD" else _KEYS.get(m, m) for m, b in zip(rows["method"], rows["benchmark"])]
     post_hoc = rows["kind"].fillna("post-hoc") == "post-hoc"
-    kinds = ["post-hoc" if plain else "ASCOOD" if m == "ASCOOD" else kind_of(create_method(key)) for plain, m, key in zip(post_hoc, rows["method"], keys)]
-    return rows.assign(method=keys, kind=kinds, setting=rows["benchmark"].map(_SETTINGS), detector=rows["method"].where(post_hoc, "–"))
+    trained = [label for label in rows.loc[~post_hoc, "method"].unique() if label != "ASCOOD"]
+    kinds = {label: kind_of(create_method(_KEYS[label])) for label in trained} | {"ASCOOD": "ASCOOD"}
+    rows = rows.assign(kind=rows["method"].map(kinds).where(~post_hoc, "post-hoc"))
+    detectors_used = rows["method"].where(post_hoc, "–")
+    return rows.assign(method=keys, setting=rows["benchmark"].map(_SETTINGS), detector=detectors_used)
 
 # %% ../../nbs/study/06_tables.ipynb #11bf1fe5
 def planned(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:  # benchmark, setting, method
@@ -183,11 +189,15 @@ def write_table(table: Table, collected: Collected) -> str:  # Markdown
     return reporting.write_blocks(blocks, stem, caption, note)
 
 
+# %% ../../nbs/study/06_tables.ipynb #d1ff0061
 def _caption(table: Table, collected: Collected, numbers: pd.DataFrame) -> str:
     "The declared caption, and what follows from the numbers: marks, detectors to be careful with, published numbers beside ours."
     said = table.caption(collected, numbers) if callable(table.caption) else table.caption.replace("{plain}", method_label(collected.plain))
     here = numbers[numbers["source"] == "here"] if "source" in numbers else numbers
-    said += _marks_said(collected.profile, here) if table.marks else not_as_openood(here["detector"]) if table.careful else ""
+    if table.marks:
+        said += _marks_said(collected.profile, here)
+    elif table.careful:
+        said += not_as_openood(here["detector"])
     return said + (" Published: the paper's printed numbers, not ranked with ours." if len(here) < len(numbers) and "source" not in table.rows else "")
 
 
@@ -211,7 +221,8 @@ def _marks_said(profile: Profile, table: pd.DataFrame) -> str:
 
 def marked(collected: Collected, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     "A summary with its marks (not told from the best; did not learn the task), and a note where the former are lacking."
-    table = reporting.mark_close(reporting.mark_left_out(summary, collected.metrics), collected.differences, plain_methods(collected.metrics))
+    table = reporting.mark_left_out(summary, collected.metrics)
+    table = reporting.mark_close(table, collected.differences, plain_methods(collected.metrics))
     unknown, asked = (table["close"] == "unknown").sum(), table["close"].isin(["yes", "no", "unknown"]).sum()
     if too_few(len(collected.profile.seeds)):
         return table.assign(close=""), ""
@@ -232,7 +243,8 @@ def _paired(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:
     methods = {(row["benchmark"], row["setting"]): [r["method"] for r in rows if r["benchmark"] == row["benchmark"]] for row in rows}
     pairs = []
     for (name, setting), here in sorted(methods.items(), key=lambda item: [*_SETTINGS].index(item[0][0])):
-        plain, choice = plain_method({method: profile.kinds[method] for method in here}), paper_choice(profile.syntheses, name, setting)
+        plain = plain_method({method: profile.kinds[method] for method in here})
+        choice = paper_choice(profile.syntheses, name, setting)
         ours_here = [choice] if choice in here else [method for method in here if profile.kinds[method] == "ASCOOD"][:1]
         pairs += [dict(benchmark=name, setting=setting, method=method, detector=detector) for method in ours_here if plain in here
                   for detector in paired_detectors(name, setting) if {detector} <= scored[name, method].keys() & scored[name, plain].keys()]
@@ -245,7 +257,8 @@ def _paired_seeds(metrics: pd.DataFrame) -> pd.DataFrame:  # benchmark, method, 
     names = ["benchmark", "detector", "ood_group", "seed"]
     groups = reporting.group_means(metrics)
     plain = groups[groups["method"] == groups["benchmark"].map(plain_methods(metrics))]
-    both = groups[groups["method"].map(reporting.kinds_of(metrics)) == "ASCOOD"].merge(plain, on=names, how="left", suffixes=("", "_plain"))
+    ours = groups[groups["method"].map(reporting.kinds_of(metrics)) == "ASCOOD"]
+    both = ours.merge(plain, on=names, how="left", suffixes=("", "_plain"))
     parts = [both.assign(quantity=q, model=model, value=value, run_id=run) for q in _PAIRED for model, value, run in (
         ("plain", both[f"{q}_plain"], both["run_id_plain"]), ("ASCOOD", both[q], both["run_id"]),
         ("difference", both[q] - both[f"{q}_plain"], both["run_id"] + " " + both["run_id_plain"]))]
@@ -262,10 +275,11 @@ def _intervals(collected: Collected) -> pd.DataFrame:
     named = same.rename(columns={"group": "ood_group", "metric": "quantity", "a_method": "method", "a_detector": "detector"})
     named = named.assign(model="difference", decided=decided, by_seed=same["by_seed"].where(same["seeds"] != 1, ""),
                          low=same["difference"] - same["half_width"], high=same["difference"] + same["half_width"])
-    return named[["benchmark", "method", "detector", "ood_group", "quantity", "model", "low", "high", "half_width", "by_seed", "decided"]]
+    names = ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
+    return named[[*names, "low", "high", "half_width", "by_seed", "decided"]]
 
 # %% ../../nbs/study/06_tables.ipynb #79b0f93c
-def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, low, high, half_width, by_seed, decided
+def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, and as `_intervals`
     "The plain model, the ASCOOD model of the paper's synthesis, and their difference, by the same detectors."
     profile, metrics, by = collected.profile, collected.metrics, ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
     found = reporting.over_seeds(_paired_seeds(metrics), by) if len(metrics) else pd.DataFrame(columns=by)
@@ -279,8 +293,8 @@ def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with o
 # %% ../../nbs/study/06_tables.ipynb #63526ba7
 def _without_interval(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     lacking = sum((numbers["model"] == "difference") & numbers["mean"].notna() & numbers["by_seed"].isna())
-    return [f"{lacking} differences have no interval, because they have not been computed, or because scores of their runs are missing; "
-            f"`{collected.profile.remedy}` makes both."] if lacking else []
+    return [f"{lacking} differences have no interval, because they have not been computed, or because scores of their "
+            f"runs are missing; `{collected.profile.remedy}` makes both."] if lacking else []
 
 
 def _equal_scores(collected: Collected, numbers: pd.DataFrame) -> list[str]:
@@ -289,16 +303,21 @@ def _equal_scores(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     return ["On ASCOOD models SCALE and EBO agree: SCALE multiplies the features by a factor, and standardisation removes it."] if {"SCALE", "EBO"} <= {*by_ascood} else []
 
 
+# %% ../../nbs/study/06_tables.ipynb #d1ff0062
 def _paired_caption(collected: Collected, numbers: pd.DataFrame) -> str:
-    judged = ("Behind it its 95 % interval and, after the semicolon, the differences of the seeds. Bold: decided, which means that the interval excludes zero; "
-              f"needs: the smallest difference that could have been decided. {INTERVAL}")
-    return (f"The same detector on the plain model ({method_label(collected.plain)}) and on the ASCOOD model, which was trained with the paper's synthesis for the setting. "
-            "Mean ± standard deviation over seeds, for each OOD group the mean over its sets; difference: ASCOOD minus plain, in points. "
-            + (not_judged(len(collected.profile.seeds)) or judged) + " For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one.")
+    judged = ("Behind it its 95 % interval and, after the semicolon, the differences of the seeds. Bold: decided, "
+              "which means that the interval excludes zero; needs: the smallest difference that could have been "
+              "decided. ")
+    return (f"The same detector on the plain model ({method_label(collected.plain)}) and on the ASCOOD model, which "
+            "was trained with the paper's synthesis for the setting. Mean ± standard deviation over seeds, for each "
+            "OOD group the mean over its sets; difference: ASCOOD minus plain, in points. "
+            + (not_judged(len(collected.profile.seeds)) or judged + INTERVAL)
+            + " For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one.")
 
 
 table_paired = Table(
-    "table_paired", _paired_caption, paired_rows, ["benchmark", "ood_group", "detector", "method"], ["quantity", "model"], rank_by=None, careful=True,
+    "table_paired", _paired_caption, paired_rows, ["benchmark", "ood_group", "detector", "method"],
+    ["quantity", "model"], rank_by=None, careful=True,
     notes=lambda c, numbers: _without_interval(c, numbers) + _equal_scores(c, numbers), fits=lambda profile: bool(_paired(profile)))
 
 # %% ../../nbs/study/06_tables.ipynb #eb6f434e
@@ -383,7 +402,9 @@ def _of_kinds(collected: Collected, *kinds: str) -> Callable[[str], bool]:
 
 def _energy_rows(collected: Collected) -> pd.DataFrame:
     "The plain model and ASCOOD on ImageNet-100 by EBO, each OOD set and the mean over the far ones."
-    wanted = [row | {"detector": "EBO", "ood": name} for row in planned_here(collected, _of_kinds(collected, "post-hoc", "ASCOOD")) for name in _DREAM_SETS if row["benchmark"] == "imagenet100"]
+    rows = planned_here(collected, _of_kinds(collected, "post-hoc", "ASCOOD"))
+    wanted = [row | {"detector": "EBO", "ood": name} for row in rows if row["benchmark"] == "imagenet100"
+              for name in _DREAM_SETS]
     there = collected.metrics.query("benchmark == 'imagenet100'")
     found = reporting.summarize_sets(there, {("imagenet100", row["method"]): "EBO" for row in wanted}) if len(there) else summary_of(there)
     if "ood_set" in found:
@@ -409,27 +430,31 @@ _LEARNS_FROM = {"post-hoc": "none", "with outlier data": "real", "ASCOOD": "synt
 
 def _exposed(collected: Collected, numbers: pd.DataFrame) -> pd.DataFrame:
     "Our rows and the published ones on the same benchmarks, by what they learn from."
-    published = published_main(collected.profile, list(numbers["benchmark"].unique())).query("kind in ('with outlier data', 'ASCOOD')")
+    published = published_main(collected.profile, list(numbers["benchmark"].unique()))
+    published = published[published["kind"].isin(["with outlier data", "ASCOOD"])]
     ours_by = {(row.benchmark, row.method): row.detector for row in numbers.itertuples()}
     published = published.assign(quantity=published["setting"].map(SETTING_GROUP) + "_" + published["quantity"],
                                  detector=[ours_by.get(pair, "–") for pair in zip(published["benchmark"], published["method"])])
-    both = pd.concat([numbers.assign(kind=numbers["method"].map(collected.kinds)), published]).fillna({"close": "", "left_out": ""})
-    return both.assign(outliers=both["kind"].map(_LEARNS_FROM)).drop(columns="kind").sort_values("outliers", kind="stable")
+    both = pd.concat([numbers.assign(kind=numbers["method"].map(collected.kinds)), published])
+    both = both.assign(outliers=both["kind"].map(_LEARNS_FROM)).drop(columns="kind")
+    return both.fillna({"close": "", "left_out": ""}).sort_values("outliers", kind="stable")
 
 
 table_outlier_exposure = Table(
     "table_outlier_exposure",
     "Training with real outliers against outliers synthesized from the training images (ASCOOD) and none. "
     "Best per benchmark in bold, second underlined.",
-    lambda c: training_methods(c, _of_kinds(c, *_LEARNS_FROM)), ["benchmark", "outliers", "method", "detector"], marks=True,
-    beside=_exposed, split=_by_setting, fits=lambda profile: bool({"with outlier data", "ASCOOD"} & {*profile.kinds.values()}))
+    lambda c: training_methods(c, _of_kinds(c, *_LEARNS_FROM)), ["benchmark", "outliers", "method", "detector"],
+    marks=True, beside=_exposed, split=_by_setting,
+    fits=lambda profile: bool({"with outlier data", "ASCOOD"} & {*profile.kinds.values()}))
 
 # %% ../../nbs/study/06_tables.ipynb #707e23a5
 _SYNTHESES = {"gradient": "add (gradient)", "add": "add (gradient)"}
 
 
 def _synthesis_of(profile: Profile) -> dict[str, str]:  # {method: synthesis}
-    return {run.method: run.settings["synthesis"] for run in profile.runs if "synthesis" in run.settings and run.method in profile.methods}
+    own = [run for run in profile.runs if run.method in profile.methods]
+    return {run.method: run.settings["synthesis"] for run in own if "synthesis" in run.settings}
 
 
 def _synthesis_named(profile: Profile) -> dict[str, str]:  # {method: its synthesis as in the paper}
@@ -475,12 +500,15 @@ def _published_iodin() -> pd.DataFrame:
 
 
 def _perturbs(profile: Profile) -> bool:
-    return any(d.partition("@")[0] in ("ODIN", "i-ODIN") for run in profile.runs if run.method == plain_method(profile.kinds) for d in run.detectors)
+    plain = [run for run in profile.runs if run.method == plain_method(profile.kinds)]
+    return any(d.partition("@")[0] in ("ODIN", "i-ODIN") for run in plain for d in run.detectors)
 
 
 def _iodin_caption(collected: Collected, numbers: pd.DataFrame) -> str:
-    return ("ODIN and i-ODIN on the plain model: how many elements of each image move, near and far. Temperature and step are "
-            "chosen on validation for each row that does not name them. Best per benchmark in bold, second underlined." + iodin_against_logits(collected.metrics))
+    return ("ODIN and i-ODIN on the plain model: how many elements of each image move, near and far. Temperature and "
+            "step are chosen on validation for each row that does not name them. Best per benchmark in bold, second "
+            "underlined."
+            + iodin_against_logits(collected.metrics))
 
 
 table_iodin = Table(
@@ -622,11 +650,15 @@ def scoring_costs(collected: Collected) -> pd.DataFrame:  # With `part`
     rows = pd.DataFrame([row for run in timed.itertuples() for row in _parts(run, images[run.run_id])],
                         columns=["benchmark", "setting", "method", "run_id", "seed", "part", "quantity", "value"])
     plain = rows["method"] == collected.plain
-    other = ~plain & (rows["method"].map(collected.kinds) != "ASCOOD") & ~rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
+    shown = rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
+    other = ~plain & (rows["method"].map(collected.kinds) != "ASCOOD") & ~shown
     by = ["benchmark", "setting", "method", "part", "quantity"]
     found = reporting.over_seeds(rows[plain | other], by) if (plain | other).any() else summary_of(rows.iloc[:0])
     shared, parts = tuple(text.split(",")[0] for text in _SHARED.values()), found.reindex(columns=by[:4]).drop_duplicates().to_dict("records")
-    wanted = sorted(parts, key=lambda row: (collected.kinds[row["method"]] != "post-hoc", not row["part"].startswith(shared)))  # what is shared, first
+    def later(row: dict) -> tuple[bool, bool]:  # what is shared comes first
+        return collected.kinds[row["method"]] != "post-hoc", not row["part"].startswith(shared)
+
+    wanted = sorted(parts, key=later)
     return with_gaps(found, wanted, ["per_1000"], len(collected.profile.seeds))
 
 
