@@ -71,22 +71,21 @@ class Collected:
     results: str | Path = "results"
 
     folder = property(lambda self: under_root(self.results) / self.profile.name)
-    # A row for each run, detector and OOD set; this and the next three with the variants of studies.
-    all_metrics = cached_property(lambda self: with_kinds(self.profile, read_table(self, "metrics")))
+    all_metrics = cached_property(lambda self: read_table(self, "metrics"))  # a row for each run, detector and OOD set; these four with the variants of studies
     groups = cached_property(lambda self: read_table(self, "groups"))  # a row for each run, image set and group: accuracy and confidence
     history = cached_property(lambda self: read_table(self, "history"))  # a row for each run and epoch
     runs = cached_property(lambda self: read_table(self, "runs"))  # a row for each run: settings, versions, seconds
     differences = cached_property(lambda self: _read_differences(self))  # see `compare`; no rows if they have not been written
     chosen = cached_property(lambda self: choose_detectors(self.metrics))  # {(benchmark, method): detector that validation chose}
-    kinds = cached_property(lambda self: self.profile.kinds | kinds_of(self.all_metrics))  # {method: one of KINDS}
+    kinds = cached_property(lambda self: self.profile.kinds | kinds_of(with_kinds(self.profile, self.all_metrics)))
     plain = property(lambda self: plain_method(self.profile.kinds))  # the plain model's method
     protocol = property(lambda self: self.folder / "protocol.md")  # if it has one: hypotheses, grid, seeds, and what counts, written before its runs
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        "Metrics of the profile's methods: without variants, and without detectors for a table of their own, such as i-ODIN@k=10."
+        "Metrics of the profile's methods, with their kinds: without variants, and without detectors for a table of their own, such as i-ODIN@k=10."
         own = self.all_metrics["method"].isin(list(self.profile.methods)) & ~self.all_metrics["detector"].str.contains("@")
-        return self.all_metrics[own].reset_index(drop=True)
+        return with_kinds(self.profile, self.all_metrics[own].reset_index(drop=True))
 
 
 # %% ../../nbs/study/03a_collected.ipynb #e66cb866
