@@ -113,6 +113,7 @@ _METHODS: dict[str, type["Method"]] = {}
 class Method(Settings):
     "A training method: what differs from plain training."
     name: ClassVar[str]
+    family: ClassVar[str] = "training"  # in tables: "post-hoc" (not inherited), "training" or "ASCOOD"
     own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
     keep_by: ClassVar[Literal["val_accuracy", "loss"]] = "val_accuracy"  # the best epoch: highest ID validation accuracy, or lowest training loss
@@ -136,6 +137,7 @@ class Method(Settings):
 class CrossEntropy(Method):
     "Plain cross-entropy: the classifier that post-hoc detectors use."
     name: ClassVar[str] = "cross_entropy"
+    family: ClassVar[str] = "post-hoc"
     network: ClassVar[type[Classifier]] = Classifier  # a subclass has the parts that a method adds...
     network_settings: ClassVar[tuple[str, ...]] = ()  # ...and may need these settings of the method
     normalization: Literal[*NORMALIZATIONS] = "none"  # type: ignore[valid-type]
@@ -154,6 +156,7 @@ class CrossEntropy(Method):
 class ASCOOD(CrossEntropy):
     "The paper's method: outliers from training images, standardised features, uniform predictions on outliers."
     name: ClassVar[str] = "ascood"
+    family: ClassVar[str] = "ASCOOD"
     normalization: Literal[*NORMALIZATIONS] = "zscore"  # type: ignore[valid-type]
     synthesis: Literal[*SYNTHESES] = "gradient"  # type: ignore[valid-type]
     fraction: float = Field(0.1, ge=0, le=1)  # p_inv
@@ -170,11 +173,8 @@ class ASCOOD(CrossEntropy):
         return math.nan if self.synthesis == "shuffle" else alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        if self.attribution_mode == "shared" and self.synthesis != "gaussian":
-            logits, outlier_logits = _shared_logits(self, model, x, y, step)
-        else:
-            outliers = self.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
-            logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
+        shared = self.attribution_mode == "shared" and self.synthesis != "gaussian"
+        logits, outlier_logits = (_shared_logits if shared else _logits_of_both)(self, model, x, y, step)
         return _OBJECTIVES[self.uncertainty](logits, y, outlier_logits, self.weight), logits
 
 # %% ../nbs/06_training.ipynb #7bf22d87
@@ -184,6 +184,13 @@ _OBJECTIVES = {  # uncertainty: (logits, y, logits of the outliers, lambda) -> s
 }
 
 # %% ../nbs/06_training.ipynb #25c0c11e
+def _logits_of_both(method: ASCOOD, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    "Logits of x and of x', from one pass over both."
+    outliers = method.synthesizer()(step.bare, x, y, step.epoch, step.epochs)  # x -> G -> x'
+    logits, outlier_logits = model(torch.cat([x, outliers])).chunk(2)
+    return logits, outlier_logits
+
+
 def _shared_logits(method: ASCOOD, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     "Logits of x and of x', with G from the training pass over x. Raises ValueError for a model on several GPUs, which must see one pass a step."
     if model is not step.bare:
@@ -199,6 +206,7 @@ class Pretrained(CrossEntropy):
     "No training: an ImageNet network with its own head of 1,000 classes, see `pretrained_classifier`. For `epochs` 0."
 
     name: ClassVar[str] = "pretrained"
+    family: ClassVar[str] = "post-hoc"
     normalization: Literal["none"] = "none"  # the head reads the features as they are
 
     def create_model(self, config: TrainConfig, num_classes: int) -> Classifier:

@@ -234,7 +234,7 @@ def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     assert "make reproduce PROFILE=studies" in plots.what_lacks(figure), "no model, so an older picture is kept"
     panel = figure.axes[-1]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["MSP", "EBO", "MSP", "EBO"] and "far OOD" in words(figure)
-    assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), no interval"]
+    assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient), not judged"]
     saved(figures._paper_run(studies, "scene-digits"), tmp_path)
     figure = figures.FIGURES["figure_summary"].draw(Collected(studies, tmp_path), studies.name)
     assert not plots.what_lacks(figure) and "scene-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"

@@ -8,11 +8,14 @@ from ascood.study.page import _table_part
 NAN = float("nan")
 
 
+KINDS = {"cross_entropy": "post-hoc", "pretrained": "post-hoc", "oe": "with outlier data", "ascood": "ASCOOD"}
+
+
 def rows(method, detector, group, values, benchmark="b", setting="spurious", hyperparameters="{}", gap=""):
     "A row for each seed; a NaN is a gap."
     return pd.DataFrame([dict(benchmark=benchmark, setting=setting, method=method, detector=detector, seed=seed, ood_group=group, ood_set="o",
                               fpr95=100 - v, auroc=v, aupr_in=v, aupr_out=v, accuracy=90.0, hyperparameters=hyperparameters,
-                              gap=gap if np.isnan(v) else "") for seed, v in enumerate(values)])
+                              gap=gap if np.isnan(v) else "", kind=KINDS.get(method, "training")) for seed, v in enumerate(values)])
 
 
 def test_a_gap_is_a_dash_and_fewer_seeds_are_said():
@@ -110,11 +113,12 @@ def test_published_numbers_are_labelled_and_not_ranked():
 
 def test_the_plain_model_is_found_in_a_profile_in_rows_and_in_names():
     metrics = pd.concat([rows("pretrained", "MSP", "near", (1,)), rows("vos", "MSP", "near", (1,))])
-    assert reporting.plain_method(metrics) == reporting.plain_method(metrics["method"]) == "pretrained"
+    assert reporting.plain_method(reporting.kinds_of(metrics)) == "pretrained" and reporting.plain_methods(metrics) == {"b": "pretrained"}
     both = pd.concat([metrics, rows("cross_entropy", "MSP", "near", (1,)), rows("pretrained", "MSP", "val", (1,)), rows("vos", "MSP", "val", (1,))])
-    assert reporting.plain_method(both) == "cross_entropy"
+    assert reporting.plain_method(reporting.kinds_of(both)) == "pretrained", "the first of them"
     kinds = reporting.compared(both).drop_duplicates("method")
-    assert dict(zip(kinds["method"], kinds["kind"])) == {"MSP": "post-hoc", "pretrained": "post-hoc", "vos": "training"}
+    assert dict(zip(kinds["method"], kinds["kind"])) == {"MSP": "post-hoc", "vos": "training"}, "the other has no validation rows, so no detector"
+    assert reporting.plain_method({}) == "cross_entropy" and reporting.plain_method({"mine": "training", "base": "post-hoc"}) == "base"
 
 
 def test_three_points_of_accuracy_decide():

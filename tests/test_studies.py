@@ -1,6 +1,7 @@
 """Studies: which runs they add, what these runs differ in, and where they are shown."""
 
 import pandas as pd
+import pytest
 import yaml
 
 from ascood.study.profiles import find_run, load_profile
@@ -62,7 +63,7 @@ def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against
     "Invented scores in the files that an evaluation leaves; which pairs, and their differences."
     import numpy as np
 
-    profile = load_profile(written(tmp_path, detectors=["MSP"], benchmarks={"scene-digits-all": {}}, more_detectors={}, methods={"cross_entropy": {}, "ascood": {}},
+    profile = load_profile(written(tmp_path, seeds=[0, 1, 2], detectors=["MSP"], benchmarks={"scene-digits-all": {}}, more_detectors={}, methods={"cross_entropy": {}, "ascood": {}},
                                    studies={"sigma": {"vary": {"sigma": [0.5, 2]}}}))
     shift, rows = {"cross_entropy": 1.0, "ascood": 2.0, "ascood@sigma=2": 1.5}, []
     for run in profile.runs:
@@ -79,6 +80,7 @@ def test_compared_rows_and_points_are_paired_with_what_they_are_measured_against
     assert ("", "near", "auroc", "ascood", "cross_entropy") in pairs and ("sigma", "near", "fpr95", "ascood", "ascood@sigma=2") in pairs
     assert not {p for p in pairs if p[0] == "" and "@" in p[3] + p[4]}, "variants stay out of the main comparison"
     main_row = table.query("study == '' and metric == 'auroc' and a_method == 'ascood'").iloc[0]
-    assert main_row.survives and 0 < main_row.low < main_row.difference < main_row.high and (main_row.n_id, main_row.n_ood, main_row.seeds) == (300, 400, 2)
+    assert 0 < main_row.half_width < main_row.difference and (main_row.n_id, main_row.n_ood, main_row.seeds) == (300, 400, 3)
+    assert np.mean([float(value) for value in main_row.by_seed.split()]) == pytest.approx(main_row.difference, abs=0.06)
     assert set(Collected(profile, tmp_path).metrics.method) == {"cross_entropy", "ascood"}
     assert set(Collected(profile, tmp_path).all_metrics.method) == set(shift)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,13 @@ import pytest
 from ascood.study import reporting, tables
 from ascood.study.claims import report_table_claims
 from ascood.study.page import profile_readme, remove_stale_tables, report_page
-from ascood.study.profiles import Profile, load_profile
-from ascood.study.collected import DIFFERENCE, Collected, describe_runs
+from ascood.study.profiles import Profile, kind_of, load_profile
+from ascood.study.collected import DIFFERENCE, Collected, describe_runs, with_kinds
 from ascood.study.differences import compare
 from ascood.study.runs import packed_scores
 from ascood.study.trace import trace
-from ascood.training import checked
+from ascood import training
+from ascood.training import ASCOOD, CrossEntropy, checked
 
 STUDY = {"methods": ["ascood"], "benchmarks": ["scene-digits-all"], "vary": {"sigma": [0.5, 2]}, "detectors": ["MSP"]}
 SPACE = STUDY | {"vary": {"normalization": ["l2", "zscore"], "uncertainty": ["kl", "energy"]}}
@@ -80,37 +82,41 @@ def test_main_table_by_hand_and_its_gaps(tmp_path):
     assert lines["Cross-entropy"] == ["KNN", "29.00 ± 1.00", "71.00 ± 1.00", "24.00 ± 1.00", "76.00 ± 1.00", "90.00 ± 0.00"]
     assert lines["ASCOOD (gradient)"][1] == "8.00 (1 of 2 seeds)", "a mean of fewer seeds is not ranked"
     assert lines["VOS"] == ["–"] * 6
-    assert "vos on scene-digits-all" in text and "make reproduce PROFILE=t" in text and "collect t" in text
+    assert "vos on scene-digits-all" in text and "make reproduce PROFILE=t" in text
+    assert "Nothing is marked ≈. With two seeds the noise of training is not known" in text
 
 
-def difference(a, b, metric, survives, group="near"):
+def difference(a, b, metric, decided, group="near"):
     values = dict(study="", benchmark="scene-digits-all", setting="conventional", group=group, metric=metric, a_method=a[0], a_detector=a[1], b_method=b[0],
-                  b_detector=b[1], difference=1.0, low=0.0, high=2.0, seeds=2, n_id=10, n_ood=10, survives=survives)
+                  b_detector=b[1], difference=1.0, half_width=0.5 if decided else 1.5, by_seed="+1.0 +0.9 +1.1", seeds=3, n_id=10, n_ood=10)
     return values
 
 
 def test_an_entry_that_is_not_told_from_the_best_is_marked(tmp_path):
-    profile = a_profile()
+    profile = a_profile(seeds=[0, 1, 2])
     written(profile, tmp_path, by_seed)
+    assert "nothing is marked ≈; `python -m ascood collect t`" in tables.TABLES["table_main"](profile, tmp_path)
     pairs = [difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", False), difference(("cross_entropy", "KNN"), ("ascood", "KNN"), "fpr95", True),
              difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", False, "far") | {"study": "sigma"}]
     pd.DataFrame(pairs).to_csv(tmp_path / "t" / "differences.csv", index=False)
     text = tables.TABLES["table_main"](profile, tmp_path)
     plain = next(line for line in text.splitlines() if "Cross-entropy" in line).split("|")
-    assert plain[5].strip() == "<u>71.00 ± 1.00</u> ≈" and plain[4].strip() == "<u>29.00 ± 1.00</u>"
+    assert plain[5].strip() == "<u>72.00 ± 1.63</u> ≈" and plain[4].strip() == "<u>28.00 ± 1.63</u>"
     assert "≈" not in next(line for line in text.splitlines() if "ASCOOD (gradient)" in line)
     assert "For 2 of 4 entries there is no comparison" in text  # the far ones: a pair of a study is none of this table
-    assert r"$\pm$ 1.00} $\approx$" in (tmp_path / "t" / "table_main.tex").read_text()
+    assert "Student's t over the seeds" in text
+    assert r"$\pm$ 1.63} $\approx$" in (tmp_path / "t" / "table_main.tex").read_text()
 
 
 def test_the_best_is_never_marked_and_studies_pairs_do_not_count():
     summary = pd.DataFrame([dict(benchmark="b", setting="conventional", method=m, detector="MSP", quantity="far_auroc", mean=v, std=0.0, seeds=1, gaps=0)
                             for m, v in (("ascood", 90), ("oe", 95), ("vos", np.nan))])
-    none = pd.DataFrame(columns=DIFFERENCE)
-    assert reporting.mark_close(summary, none)["close"].tolist() == ["unknown", "", ""]
+    none, plain = pd.DataFrame(columns=DIFFERENCE), {"b": "cross_entropy"}
+    assert reporting.mark_close(summary, none, plain)["close"].tolist() == ["unknown", "", ""]
     pair = pd.DataFrame([difference(("oe", "MSP"), ("ascood", "MSP"), "auroc", False, "far") | {"benchmark": "b"}])
-    assert reporting.mark_close(summary, pair)["close"].tolist() == ["yes", "", ""]
-    assert reporting.mark_close(summary, pair.assign(study="alpha"))["close"].tolist() == ["unknown", "", ""]
+    assert reporting.mark_close(summary, pair, plain)["close"].tolist() == ["yes", "", ""]
+    assert reporting.mark_close(summary, pair.assign(half_width=np.nan), plain)["close"].tolist() == ["", "", ""], "one seed"
+    assert reporting.mark_close(summary, pair.assign(study="alpha"), plain)["close"].tolist() == ["unknown", "", ""]
 
 
 def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
@@ -125,14 +131,15 @@ def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
 
 
 def test_of_a_nearly_equal_benchmark_the_label_says_so_and_others_have_none():
-    both = tables.published_main(["cifar10-jpeg", "cifar10-jpeg-holdout", "scene-digits-all"])
+    both = tables.published_main(a_profile(), ["cifar10-jpeg", "cifar10-jpeg-holdout", "scene-digits-all"])
     assert set(both["benchmark"]) == {"cifar10-jpeg"} and set(both["published_on"]) == {"original CIFAR-10"}
     assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["scene-digits-all"]).empty
 
 
 def test_accuracy_is_compared_seed_by_seed():
     runs = [("cross_entropy", 0, 90), ("cross_entropy", 1, 94), ("ascood", 0, 89), ("ascood", 1, 91), ("ascood", 2, 50)]
-    metrics = pd.DataFrame([dict(benchmark="b", setting="s", method=m, seed=s, accuracy=a, run_id=f"{m}{s}") for m, s, a in runs])
+    kinds = {"cross_entropy": "post-hoc", "ascood": "ASCOOD"}
+    metrics = pd.DataFrame([dict(benchmark="b", setting="s", method=m, seed=s, accuracy=a, run_id=f"{m}{s}", kind=kinds[m]) for m, s, a in runs])
     found = tables.accuracy_rows(metrics).set_index(["method", "quantity"])
     assert found.loc[("ascood", "difference"), ["mean", "std", "seeds"]].tolist() == [-2, 1, 2]  # -1 and -3; seed 2 has no partner
     assert found.loc[("ascood", "difference"), "runs"] == "ascood0 cross_entropy0 ascood1 cross_entropy1"
@@ -258,9 +265,9 @@ def test_trace_says_what_there_is(tmp_path):
         trace(profile, "table_mian", {}, tmp_path)
 
 
-def same(metric, group, difference, low, high, agree=True, method="ascood_shuffle", detector="MSP"):
+def same(metric, group, difference, half, method="ascood_shuffle", detector="MSP"):
     return dict(study="", benchmark="scene-digits-all", setting="conventional", group=group, metric=metric, a_method=method, a_detector=detector, b_method="cross_entropy",
-                b_detector=detector, difference=difference, low=low, high=high, seeds=2, n_id=10, n_ood=10, survives=low > 0 or high < 0, seeds_agree=agree)
+                b_detector=detector, difference=difference, half_width=half, by_seed="+9.0 +11.0 +10.0", seeds=3, n_id=10, n_ood=10)
 
 
 SHUFFLE = {"cross_entropy": {}, "ascood": {}, "ascood_shuffle": {"kind": "ascood", "synthesis": "shuffle"}}
@@ -268,21 +275,21 @@ THIRD = (("val", "v"), ("near", "n"), ("far", "f"), ("animals", "a"))
 
 
 def test_the_same_detector_on_both_models_by_hand(tmp_path):
-    profile = a_profile(methods=SHUFFLE)
+    profile = a_profile(methods=SHUFFLE, seeds=[0, 1, 2])
     written(profile, tmp_path, by_seed)
-    pd.DataFrame([same("auroc", "near", 10, 8, 12), same("fpr95", "near", -10, -12, -8, agree=False), same("auroc", "far", 10, -1, 12),
-                  same("auroc", "far", 5, 4, 6, method="ascood")]).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    pd.DataFrame([same("auroc", "near", 10, 2), same("fpr95", "near", -10, 2), same("auroc", "far", 10, 11),
+                  same("auroc", "far", 5, 1, method="ascood")]).to_csv(tmp_path / "t" / "differences.csv", index=False)
     text = tables.TABLES["table_paired"](profile, tmp_path)
     lines = [[c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if "ASCOOD (shuffle)" in line]
     assert [line[:3] for line in lines] == [["near", "MSP", "ASCOOD (shuffle)"], ["far", "MSP", "ASCOOD (shuffle)"]], "the paper shuffles; EBO and SCALE were not asked for"
-    assert lines[0][3:6] == ["61.00 ± 1.00", "71.00 ± 1.00", "**+10.00 [+8.00, +12.00]**"]
-    assert lines[0][8] == "-10.00 [-12.00, -8.00]" and lines[1][5] == "+10.00 [-1.00, +12.00]", "seeds that disagree, or zero in the interval, decide nothing"
-    assert lines[1][8] == "-10.00 ± 0.00" and "1 differences show the standard deviation" in text
+    assert lines[0][3:6] == ["62.00 ± 1.63", "72.00 ± 1.63", "**+10.00 [+8.00, +12.00]**; +9.0 +11.0 +10.0"]
+    assert lines[0][8] == "**-10.00 [-12.00, -8.00]**; +9.0 +11.0 +10.0" and lines[1][5] == "+10.00 [-1.00, +21.00] (needs 11.00); +9.0 +11.0 +10.0"
+    assert lines[1][8] == "-10.00 ± 0.00" and "1 differences have no interval" in text
     assert r"\textbf{+10.00 [+8.00, +12.00]}" in (tmp_path / "t" / "table_paired.tex").read_text()
     change, = cell(tmp_path, "table_paired", model="difference", quantity="auroc", ood_group="near")
-    assert float(change["mean"]) == 10 and len(change["runs"].split()) == 4
+    assert float(change["mean"]) == 10 and len(change["runs"].split()) == 6 and float(change["half_width"]) == 2
     traced = trace(profile, "table_paired", {"model": "plain", "quantity": "auroc", "ood_group": "near"}, tmp_path)
-    assert [float(line.split("auroc ")[1]) for line in traced.splitlines() if " auroc " in line] == [60, 62]
+    assert [float(line.split("auroc ")[1]) for line in traced.splitlines() if " auroc " in line] == [60, 62, 64]
 
 
 def test_pairs_where_runs_are_missing_are_gaps(tmp_path):
@@ -293,11 +300,11 @@ def test_pairs_where_runs_are_missing_are_gaps(tmp_path):
     assert line.count("(1 of 2 seeds)") == 4
 
 
-def write_scores(profile, folder, groups=("near", "far", "animals")):
-    "Scores of 40 ID and 30 OOD images; ASCOOD's separate better."
+def write_scores(profile, folder, groups=("near", "far", "animals"), ours={"ascood", "ascood_shuffle"}):
+    "Scores of 40 ID and 30 OOD images; those of `ours` separate better."
     for run in profile.runs:
         rng = np.random.default_rng(run.config.seed)
-        shift = 2.0 if run.method.startswith("ascood") else 1.0
+        shift = 2.0 if run.method in ours else 1.0
         scores = {d: {("id", "test"): rng.normal(size=40)} | {(g, "o"): rng.normal(size=30) + shift for g in groups} for d in run.detectors}
         run.folder(folder).mkdir(parents=True)
         (run.folder(folder) / "scores.npz").write_bytes(packed_scores(scores, np.ones(40, bool)))
@@ -420,3 +427,179 @@ def test_a_synthesis_is_named_with_its_method_only_where_methods_share_it():
     assert tables._synthesis_named(load_profile("embedded"))["ascood"] == "add (gradient)"
     names = tables._synthesis_named(load_profile("precision"))
     assert len(names) == len({*names.values()}) == 3 and all(name.startswith("add (gradient), ") for name in names.values())
+
+
+# what a method is comes from what it declares
+
+
+@pytest.fixture
+def declared():
+    "Two methods of somebody's own, with names that say nothing; forgotten afterwards."
+
+    class Exposed(CrossEntropy):
+        name: ClassVar[str] = "first"
+        needs_outliers: ClassVar[bool] = True
+
+    class Changed(ASCOOD):
+        name: ClassVar[str] = "ours"
+
+    class Smoothed(CrossEntropy):
+        name: ClassVar[str] = "ascood_like"
+
+    yield
+    for method in (Exposed, Changed, Smoothed):
+        del training._METHODS[method.name]
+
+
+OWN = {
+    "base": {"kind": "cross_entropy"},
+    "mine": {"kind": "ascood"},
+    "first": {},
+    "ours": {"synthesis": "subtract"},
+    "ascood_like": {},
+}
+
+
+def own_profile(**more):
+    return a_profile(seeds=[0, 1, 2], methods=OWN, benchmarks={"scene-digits-holdout": {}}, **more)
+
+
+def test_kinds_are_declared_and_not_guessed_from_names(declared, tmp_path):
+    profile = own_profile()
+    assert profile.kinds == {
+        "base": "post-hoc",
+        "mine": "ASCOOD",
+        "first": "with outlier data",
+        "ours": "ASCOOD",
+        "ascood_like": "training",
+    }
+    assert profile.syntheses == {
+        ("scene-digits-holdout", "gradient"): "mine",
+        ("scene-digits-holdout", "subtract"): "ours",
+    }
+    written(profile, tmp_path, by_seed)
+    pd.read_csv(tmp_path / "t" / "metrics.csv").assign(setting="fine-grained").to_csv(
+        tmp_path / "t" / "metrics.csv", index=False
+    )
+    write_scores(profile, tmp_path, groups=("near", "far"), ours={"mine", "ours"})
+    compare(Collected(profile, tmp_path), draws=20).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    for name in ("table_compared", "table_outlier_exposure", "table_paired", "table_synthesis"):
+        tables.TABLES[name](profile, tmp_path)
+    assert {(row["method"], row["kind"]) for row in cell(tmp_path, "table_compared", source="here")} == {
+        ("MSP", "post-hoc"),
+        ("KNN", "post-hoc"),
+        ("mine", "ASCOOD"),
+        ("ours", "ASCOOD"),
+        ("first", "with outlier data"),
+        ("ascood_like", "training"),
+    }
+    learns = {(row["method"], row["outliers"]) for row in cell(tmp_path, "table_outlier_exposure", source="here")}
+    assert learns == {("base", "none"), ("mine", "synthesized"), ("ours", "synthesized"), ("first", "real")}
+    assert {row["method"] for row in cell(tmp_path, "table_paired")} == {"mine"}, "its synthesis is the paper's"
+    report_table_claims(profile, tmp_path)
+    rows = {
+        (row["claim"].partition(":")[0], row["a_method"], row["b_method"]) for row in cell(tmp_path, "table_claims")
+    }
+    assert ("Fine-grained OOD, near sets", "mine", "base") in rows and (
+        "Adding the gradient makes better outliers than subtracting it",
+        "mine",
+        "ours",
+    ) in rows
+    real = "Fine-grained OOD: ASCOOD is better than methods that train on real outliers (each method with its best detector by validation)"
+    assert {(row["a_method"], row["b_method"]) for row in cell(tmp_path, "table_claims", claim=real)} == {
+        ("mine", "first")
+    }
+
+
+def test_rows_without_a_kind_get_what_the_profile_or_the_name_declares(tmp_path):
+    profile = a_profile(methods={"base": {"kind": "cross_entropy"}, "mine": {"kind": "ascood"}})
+    older = pd.DataFrame(
+        {
+            "method": ["base", "mine", "mine@sigma=2", "oe", "ascood_old", "mine"],
+            "kind": [None] * 5 + ["training"],
+            "needs_outliers": [None] * 5 + [False],
+        }
+    )
+    for rows in (older, older.iloc[:5][["method"]]):
+        found = with_kinds(profile, rows)
+        assert [*found["kind"]][:5] == ["post-hoc", "ASCOOD", "ASCOOD", "with outlier data", "training"] and [
+            *found["needs_outliers"]
+        ][:5] == [False] * 3 + [True, False]
+    assert with_kinds(profile, older)["kind"].iloc[5] == "training", "what a row says counts"
+
+
+def test_a_family_that_does_not_exist_is_refused():
+    class Odd(CrossEntropy):
+        family: ClassVar[str] = "posthoc"
+
+    with pytest.raises(ValueError, match="declares the family 'posthoc'; choose one of post-hoc, training, ASCOOD"):
+        kind_of(Odd())
+
+
+# what is judged
+
+
+def test_differences_of_an_older_rule_judge_nothing(tmp_path):
+    profile = a_profile(seeds=[0, 1, 2])
+    written(profile, tmp_path, by_seed)
+    older = pd.DataFrame(
+        [
+            difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "auroc", True)
+            | dict(low=0.5, high=1.5, survives=True, seeds_agree=True)
+        ]
+    )
+    older.drop(columns=["by_seed", "half_width"]).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    assert Collected(profile, tmp_path).differences.empty
+    text = tables.TABLES["table_main"](profile, tmp_path)
+    assert (
+        "Differences have not been computed, so nothing is marked" in text
+        and "≈" not in text.partition("| ")[2].partition("Differences")[0]
+    )
+    judged = pd.DataFrame(cell(tmp_path, "table_claims") if report_table_claims(profile, tmp_path) else [])
+    assert (
+        set(judged["verdict"]) == {"incomplete", "not tested"}
+        and "differences have not been computed" in judged["evidence"].str.cat()
+    )
+    both = pd.concat(
+        [
+            older.drop(columns=["by_seed", "half_width"]),
+            pd.DataFrame([difference(("ascood", "KNN"), ("cross_entropy", "KNN"), "fpr95", True)]),
+        ]
+    )
+    both.to_csv(tmp_path / "t" / "differences.csv", index=False)
+    assert [*Collected(profile, tmp_path).differences["metric"]] == ["fpr95"]
+
+
+def test_one_seed_judges_nothing_from_scores_to_claims(tmp_path):
+    profile = a_profile(methods=SHUFFLE, seeds=[0])
+    written(profile, tmp_path, by_seed)
+    write_scores(profile, tmp_path, groups=("near", "far"))
+    found = compare(Collected(profile, tmp_path), draws=20)
+    found.to_csv(tmp_path / "t" / "differences.csv", index=False)
+    assert (
+        found["half_width"].isna().all()
+        and set(found["seeds"]) == {1}
+        and len(Collected(profile, tmp_path).differences) == len(found)
+    )
+    for name in ("table_main", "table_paired", "table_compared"):
+        text = tables.TABLES[name](profile, tmp_path)
+        assert "With one seed the noise of training is not known, so no difference is judged." in text
+        assert (
+            "needs" not in text
+            and "no comparison" not in text
+            and not {row.get("close", "") for row in cell(tmp_path, name)} - {""}
+        )
+    assert "one seed" in report_table_claims(profile, tmp_path)
+    assert {row["verdict"] for row in cell(tmp_path, "table_claims")} == {"one seed", "not tested"}
+
+
+def test_how_far_iodin_is_from_the_logits_is_computed_from_the_rows(tmp_path):
+    profile = a_profile(detectors=["MSP", "MLS", "ODIN", "i-ODIN"])
+    written(profile, tmp_path, by_seed)
+    metrics = pd.read_csv(tmp_path / "t" / "metrics.csv")
+    metrics.loc[(metrics["detector"] == "i-ODIN") & (metrics["ood_group"] == "near"), "auroc"] += 3.0
+    metrics.loc[metrics["detector"] == "MLS", "auroc"] += 1.0
+    metrics.to_csv(tmp_path / "t" / "metrics.csv", index=False)
+    pd.DataFrame(columns=DIFFERENCE).to_csv(tmp_path / "t" / "differences.csv", index=False)
+    said = "(k = 1) on the plain model, over seeds and OOD groups, in points: scene-digits-all 1.50 from MLS and 1.50 from MSP."  # 2 and 1; 3 and 0
+    assert said in tables.TABLES["table_iodin"](profile, tmp_path) and said in report_table_claims(profile, tmp_path)

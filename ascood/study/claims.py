@@ -14,48 +14,62 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..files import read_listed
+from ..synthesis import SYNTHESES
 from . import reporting
 from ..data import list_benchmarks
+from .bootstrap import INTERVAL, not_judged, shown_by_seed, too_few
 from .collected import Collected, describe_runs
 from .differences import one_element
 from .profiles import Profile
-from .reporting import SETTING_GROUP, did_not_learn, method_kind, method_label, paired_detectors, paper_choice, say_left_out
+from .reporting import (SETTING_GROUP, did_not_learn, iodin_against_logits, method_label, paired_detectors,
+                        paper_choice, say_left_out)
 
 # %% ../../nbs/study/08_claims.ipynb #86456d33
+_EVIDENCE = ["evidence", "difference", "half_width", "by_seed", "says"]
+
+
 class Evidence(NamedTuple):
     "One difference that should be positive if the claim holds, in points."
     where: str
     difference: float
-    low: float  # of the 95 % interval
-    high: float
+    half_width: float  # of its 95 % interval; NaN if nothing is judged
+    by_seed: str = ""  # the seeds' own differences
     pair: dict = {}  # the row of differences.csv behind it
-    seeds_agree: bool = True  # whether the difference has the same sign for every seed
-    margin: float = 0.0  # points by which it may be negative; with a margin the seeds need not agree in sign
+    margin: float = 0.0  # points by which it may be negative
 
     @property
-    def says(self) -> str:
-        if not (self.seeds_agree or self.margin):
-            return "undecided"
-        return "for" if self.low > -self.margin else "against" if self.high < -self.margin else "undecided"
+    def says(self) -> str:  # "for", "against", "undecided", "one seed", "two seeds"
+        if few := too_few(self.pair.get("seeds", 3)):
+            return few
+        away = self.difference + self.margin
+        return "for" if away > self.half_width else "against" if away < -self.half_width else "undecided"
+
+    def row(self) -> dict:  # _EVIDENCE
+        return dict(zip(_EVIDENCE, (self.where, self.difference, self.half_width, self.by_seed, self.says)))
 
 
+# %% ../../nbs/study/08_claims.ipynb #d1ff0081
 def verdict(evidence: list[Evidence], lacking: bool = False) -> str:
-    "'incomplete' if planned runs are missing, 'not tested' without evidence, 'undecided' if none is decided; else what all decided evidence says, or 'mixed'."
-    said = {e.says for e in evidence} - {"undecided"}
+    """'incomplete' if planned runs are missing, 'not tested' without evidence, 'one seed' or 'two seeds' if that is all
+    of it, 'undecided' if none is decided; else what all decided evidence says, or 'mixed'."""
+    said = {e.says for e in evidence}
+    decided = frozenset(said & {"for", "against"})
     if lacking or not evidence:
         return "incomplete" if lacking else "not tested"
-    return {frozenset(): "undecided", frozenset({"for"}): "supported", frozenset({"against"}): "contradicted"}.get(frozenset(said), "mixed")
+    if not decided:
+        return said.pop() if len(said) == 1 else "undecided"
+    return {frozenset({"for"}): "supported", frozenset({"against"}): "contradicted"}.get(decided, "mixed")
 
 
 # %% ../../nbs/study/08_claims.ipynb #f6cb0ae9
 def _evidence(rows: pd.DataFrame, label: Callable = lambda row: "", margin: float = 0.0) -> Iterator[Evidence]:
     "Rows of differences.csv as evidence that `a` is better than `b`, or worse by less than `margin`."
     for row in rows.itertuples():
-        low, high, sign = row.low, row.high, -1 if row.metric == "fpr95" else 1
-        low, high = (low, high) if sign > 0 else (-high, -low)
+        sign = -1 if row.metric == "fpr95" else 1
+        by_seed = shown_by_seed(sign * float(value) for value in str(row.by_seed).split())
         heading = {"auroc": "AUROC", "fpr95": "FPR@95", "accuracy": "accuracy"}[row.metric]
         where = ", ".join(filter(None, [row.benchmark, f"{row.group} {heading}" if row.group != "id" else heading, label(row)]))
-        yield Evidence(where, sign * row.difference, low, high, row._asdict(), row.seeds_agree, margin)
+        yield Evidence(where, sign * row.difference, row.half_width, by_seed, row._asdict(), margin)
 
 
 def _against(row) -> str:
@@ -68,18 +82,22 @@ def _against(row) -> str:
 def described(
     table: pd.DataFrame,  # Rows of differences.csv
     chosen: dict[tuple[str, str], str],  # {(benchmark, method): detector that validation chose}
-) -> pd.DataFrame:  # With own, choice, kind, a_chosen, b_chosen, paired, one, b_one and point
+    kinds: dict[str, str],  # {method: one of `reporting.KINDS`}
+    syntheses: dict[tuple[str, str], str],  # A profile's, {(benchmark, synthesis): method}
+) -> pd.DataFrame:  # With own, choice, kind, a_synthesis, b_synthesis, a_chosen, b_chosen, paired, one, b_one and point
     "Differences, and what claims ask of them."
     detectors, benchmarks = table["a_detector"], table["benchmark"]
+    synthesis = {(benchmark, method): name for (benchmark, name), method in syntheses.items()}
+    made = {f"{s}_synthesis": [synthesis.get(pair, "") for pair in zip(benchmarks, table[f"{s}_method"])] for s in "ab"}
     best = {f"{s}_chosen": [chosen.get((b, m)) == d for b, m, d in zip(benchmarks, table[f"{s}_method"], table[f"{s}_detector"])] for s in "ab"}
     return table.assign(
         own=table["group"] == table["setting"].map(SETTING_GROUP),  # the OOD group that the setting is about
-        choice=[paper_choice(*pair) for pair in zip(benchmarks, table["setting"])],  # the method with the paper's synthesis
-        kind=table["b_method"].map(method_kind),
+        choice=[paper_choice(syntheses, *pair) for pair in zip(benchmarks, table["setting"])],
+        kind=table["b_method"].map(kinds),
         paired=[d in paired_detectors(b, s) for b, s, d in zip(benchmarks, table["setting"], detectors)],  # one of those by which both models are compared
         one=detectors.map(one_element), b_one=table["b_detector"].map(one_element),  # the same i-ODIN with k = 1
         point=table["b_method"].map(lambda method: method.partition("@")[2]),  # of a study
-        **best)
+        **made, **best)
 
 
 def _best_rival(rows: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +110,7 @@ class Claim(NamedTuple):
     "A claim of the paper: differences whose `a` should be better than `b`."
     paper: str  # where the paper has it
     rows: str  # which rows of `described`, as a query
-    rests_on: str  # which planned rows (study, benchmark, setting, method, kind, choice), as a query: if one of them is missing, the verdict is incomplete
+    rests_on: str  # which planned rows, as a query of `_lacking`: if one of them is missing, the verdict is incomplete
     label: Callable = _against  # what a row is called
     best_rival: bool = False  # does only the best `b` of each benchmark and metric count?
     margin: float = 0.0  # points by which `a` may be worse
@@ -103,22 +121,25 @@ class Claim(NamedTuple):
         return list(_evidence(_best_rival(rows) if self.best_rival else rows, self.label, self.margin))
 
 # %% ../../nbs/study/08_claims.ipynb #e92782f0
-TESTED = {"Spurious OOD": ("spurious", ""), "Spurious OOD, noise as on CelebA": ("spurious", "ascood_gaussian"),  # {name: (setting, synthesis if not the paper's)}
+TESTED = {  # {name: (setting, synthesis if not the paper's)}
+          "Spurious OOD": ("spurious", ""), "Spurious OOD, noise as on CelebA": ("spurious", "gaussian"),
           "Fine-grained OOD": ("fine-grained", ""), "Conventional OOD": ("conventional", "")}
 _GROUPS = {setting: ["near", "far"] if setting == "fine-grained" else [group] for setting, group in SETTING_GROUP.items()}
-PAIRED = {f"{name}, {group} sets": (setting, method, group)  # {name: (setting, synthesis, group)}
-          for name, (setting, method) in TESTED.items() for group in _GROUPS[setting]}
+PAIRED = {f"{name}, {group} sets": (setting, synthesis, group)  # {name: (setting, synthesis, group)}
+          for name, (setting, synthesis) in TESTED.items() for group in _GROUPS[setting]}
 NO_OUTLIERS, OUTLIERS = ["post-hoc", "training"], ["with outlier data"]
 
 
-def _ours(setting: str, method: str) -> str:
-    "Rows whose `a` is the paper's choice in a setting, or the given method."
-    return f"study == '' and setting == '{setting}' and a_method == " + (f"'{method}'" if method else "choice")
+def _ours(setting: str, synthesis: str) -> str:
+    "Rows whose `a` has the paper's synthesis in a setting, or the given one."
+    ours = f"a_synthesis == '{synthesis}'" if synthesis else "a_method == choice"
+    return f"study == '' and setting == '{setting}' and {ours}"
 
 
-def _needs(setting: str, method: str, kinds: list[str]) -> str:
-    "Planned rows: the paper's choice in a setting, or the given method, and those of these kinds."
-    return f"study == '' and setting == '{setting}' and (kind in {kinds} or method == " + (f"'{method}')" if method else "choice)")
+def _needs(setting: str, synthesis: str, kinds: list[str]) -> str:
+    "Planned rows: those with the paper's synthesis in a setting, or with the given one, and those of these kinds."
+    ours = f"synthesis == '{synthesis}'" if synthesis else "method == choice"
+    return f"study == '' and setting == '{setting}' and (kind in {kinds} or {ours})"
 
 # %% ../../nbs/study/08_claims.ipynb #bc7493cd
 _PLAIN, _CHOSEN = "kind == 'post-hoc'", "own and a_chosen"
@@ -136,14 +157,16 @@ CLAIMS = {
 }
 
 # %% ../../nbs/study/08_claims.ipynb #37aa924b
-_FINE, _SPACE = "study == '' and setting == 'fine-grained'", "study == 'feature_space'"
+_SPACE = "study == 'feature_space'"
 _NONE, _L2, _ENERGY = "normalization=none,uncertainty=kl", "normalization=l2,uncertainty=kl", "normalization=zscore,uncertainty=energy"
 _IODIN = "a_method == b_method and one.str.startswith('i-ODIN')"
 _MANY = f"study == '' and setting != 'spurious' and {_PLAIN}"  # spurious benchmarks have two classes
 
 
 def _synthesis(other: str) -> Claim:
-    return Claim("Table 5", f"{_FINE} and own and a_method == 'ascood' and b_method == '{other}'", f"{_FINE} and method in ['ascood', '{other}']")
+    "On every benchmark for which both are planned."
+    return Claim("Table 5", f"study == '' and own and a_synthesis == 'gradient' and b_synthesis == '{other}'",
+                 f"study == '' and synthesis in ['gradient', '{other}'] and with_gradient and with_{other}")
 
 
 def _feature_space(group: str, *points: str) -> Claim:
@@ -155,8 +178,8 @@ def _iodin(rows: str) -> Claim:
 
 # %% ../../nbs/study/08_claims.ipynb #0ccd9a1b
 CLAIMS |= {
-    "Adding the gradient makes better outliers than subtracting it (fine-grained)": _synthesis("ascood_subtract"),
-    "Adding the gradient makes better outliers than shuffling pixels (fine-grained)": _synthesis("ascood_shuffle"),
+    "Adding the gradient makes better outliers than subtracting it": _synthesis("subtract"),
+    "Adding the gradient makes better outliers than shuffling pixels": _synthesis("shuffle"),
     "z-score standardisation is better than none (near OOD, KL)": _feature_space("near", _NONE),
     "z-score standardisation is better than L2 (near OOD, KL)": _feature_space("near", _L2),
     "KL to uniform is better than the energy loss (near OOD, z-score)": _feature_space("near", _ENERGY),
@@ -175,39 +198,52 @@ def _judged(collected: Collected) -> pd.DataFrame:
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood collect {collected.profile.name}")
     runs = collected.all_metrics.groupby(["benchmark", "method"])["run_id"].agg(lambda ids: " ".join(ids.unique())).to_dict()
     gone, table, rows = _left_out(collected), collected.differences, []
-    planned, table = _lacking(collected), described(table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]], collected.chosen)
+    table = table.loc[[pair not in gone for pair in zip(table["benchmark"], table["b_method"])]]
+    table = described(table, collected.chosen, collected.kinds, collected.profile.syntheses)
+    planned = _lacking(collected)
     for name, claim in CLAIMS.items():
         evidence, lacking = claim.evidence(table), planned.query(claim.rests_on, engine="python") if len(planned) else planned
         names = ", ".join(dict.fromkeys(f"{method_label(row.method)} on {row.benchmark}" for row in lacking.itertuples()))
         said = {"claim": name, "paper": claim.paper, "verdict": verdict(evidence, len(lacking) > 0)}
-        rows += [said | {"evidence": e.where, "difference": e.difference, "low": e.low, "high": e.high, "says": e.says} | _origin(e.pair, runs) for e in evidence]
+        rows += [said | e.row() | _origin(e.pair, runs) for e in evidence]
         if names or not evidence:
-            rows.append(said | {"evidence": f"runs or their scores are missing: {names}" if names else "no such runs"})
-    return pd.DataFrame(rows, columns=["claim", "paper", "verdict", "evidence", "difference", "low", "high", "says", *_ORIGIN])
+            why = "runs or their scores are missing" if len(table) else "differences have not been computed"
+            rows.append(said | {"evidence": f"{why}: {names}" if names else "no such runs"})
+    return pd.DataFrame(rows, columns=["claim", "paper", "verdict", *_EVIDENCE, *_ORIGIN])
 
 
 # %% ../../nbs/study/08_claims.ipynb #ebfad4b3
-def judge(profile: Profile, results: str | Path = "results") -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, low, high, says, and whose runs
+def judge(
+    profile: Profile,
+    results: str | Path = "results",
+) -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, half_width, by_seed, says, and whose runs
     "A row for each piece of evidence; a claim without any has one row that says so. Raises FileNotFoundError without differences.csv."
     return _judged(Collected(profile, results))
 
 
 def _left_out(collected: Collected) -> set[tuple[str, str]]:  # (benchmark, method)
     "Compared methods that did not learn the task; a weak ASCOOD model stays, for the claims are about it."
-    return {(benchmark, method) for benchmark, method in did_not_learn(collected.metrics) if method_kind(method) != "ASCOOD"}
+    return {pair for pair in did_not_learn(collected.metrics) if collected.kinds[pair[1]] != "ASCOOD"}
 
 
 # %% ../../nbs/study/08_claims.ipynb #af451fe8
-def _lacking(collected: Collected) -> pd.DataFrame:  # study, benchmark, setting, method, kind, choice
+_PLANNED = ["study", "benchmark", "setting", "method", "kind", "choice", "synthesis",
+            *(f"with_{name}" for name in SYNTHESES)]
+
+
+def _lacking(collected: Collected) -> pd.DataFrame:  # _PLANNED; with_gradient, ...: is that synthesis planned there?
     "Planned rows that no difference has, because a seed's run or its scores are not there."
     profile = collected.profile
     there = {(row.study, row.benchmark, method) for row in collected.differences.itertuples() for method in (row.a_method, row.b_method)}
     plain = [("", run.benchmark, run.method) for run in profile.runs if run.method in profile.methods]
     points = [(p.study, p.benchmark, p.variant) for p in profile.points]
     settings = {name: setting for setting in SETTING_GROUP for name in list_benchmarks(setting)}
-    lacking = [(study, benchmark, settings[benchmark], method, method_kind(method), paper_choice(benchmark, settings[benchmark]))
+    synthesis = {(benchmark, method): name for (benchmark, name), method in profile.syntheses.items()}
+    lacking = [(study, benchmark, settings[benchmark], method, profile.kinds[method],
+                paper_choice(profile.syntheses, benchmark, settings[benchmark]),
+                synthesis.get((benchmark, method), ""), *((benchmark, name) in profile.syntheses for name in SYNTHESES))
                for study, benchmark, method in dict.fromkeys(plain + points) if benchmark in profile.chosen and (study, benchmark, method) not in there]
-    return pd.DataFrame(lacking, columns=["study", "benchmark", "setting", "method", "kind", "choice"])
+    return pd.DataFrame(lacking, columns=_PLANNED)
 
 # %% ../../nbs/study/08_claims.ipynb #433975cd
 _ORIGIN = ["benchmark", "quantity", "a_method", "a_detector", "a_runs", "b_method", "b_detector", "b_runs"]
@@ -222,32 +258,46 @@ def _origin(pair: dict, runs: dict[tuple[str, str], str]) -> dict:
         "quantity": pair["metric"] if pair["group"] == "id" else f"{pair['group']}_{pair['metric']}"}
 
 # %% ../../nbs/study/08_claims.ipynb #99943cfc
-def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper, verdict, evidence, difference
-    "A claim's evidence as strings; of more than `most` pieces the largest on either side, and how many others there are."
+def _shown(row, digits: int, says: str) -> str:
+    "Such as '+2.00 [-1.00, +5.00] undecided (needs 3.00)' of a row of table_claims."
+    difference, half = row.difference, row.half_width
+    interval = f"[{difference - half:+.{digits}f}, {difference + half:+.{digits}f}]" if half == half else ""
+    needs = f"(needs {half:.{digits}f})" if row.says == "undecided" else ""
+    return " ".join(filter(None, [f"{difference:+.{digits}f}", interval, says, needs]))
+
+
+def _printed(rows: pd.DataFrame, most: int = 4) -> pd.DataFrame:  # claim, paper, verdict, evidence, difference, by seed
+    "A claim's evidence as strings; of more than `most` pieces the largest of each verdict, and how many others."
     shown = rows
     if len(rows) > most:
-        strongest = rows[rows["says"] != "undecided"].assign(size=lambda t: t["difference"].abs()).sort_values("size", ascending=False)
-        shown = pd.concat([strongest.dropna(subset="says").drop_duplicates("says"), rows[rows["says"].isna()]]).sort_index()
-    number = [f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] {row.says}" if row.difference == row.difference else "" for row in shown.itertuples()]
-    texts = pd.DataFrame({"evidence": shown["evidence"], "difference": number})
+        by_size = rows.dropna(subset="says").sort_values("difference", key=lambda points: -points.abs(), kind="stable")
+        shown = pd.concat([by_size.drop_duplicates("says"), rows[rows["says"].isna()]]).sort_index()
+    number = [_shown(row, 2, row.says) if row.difference == row.difference else "" for row in shown.itertuples()]
+    by_seed = shown["by_seed"].astype(object).fillna("")
+    texts = pd.DataFrame({"evidence": shown["evidence"], "difference": number, "by seed": by_seed})
     if len(others := rows.drop(shown.index)):
         counts = ", ".join(f"{n} {says}" for says, n in others["says"].value_counts().items())
-        texts.loc[len(rows) + rows.index[0]] = [f"{len(others)} more, in table_claims.csv", counts]
+        texts.loc[len(rows) + rows.index[0]] = [f"{len(others)} more, in table_claims.csv", counts, ""]
     first = [*rows.loc[rows.index[0], ["claim", "paper", "verdict"]]]
     return pd.DataFrame([first] + [["", "", ""]] * (len(texts) - 1), columns=["claim", "paper", "verdict"]).join(texts.reset_index(drop=True))
 
 # %% ../../nbs/study/08_claims.ipynb #0175d66f
+_DECIDED = ("A difference is decided if its interval excludes zero; needs: the smallest difference that could have "
+            "been decided. For ID accuracy both count from -1. A claim is supported or contradicted if all its decided "
+            "differences say so, and mixed if they disagree.")
+
+
 def report_table_claims(profile: Profile, results: str | Path = "results") -> str:  # Markdown
     "The verdict on every claim with its numbers: table_claims.{csv,md,tex}."
     collected = Collected(profile, results)
     table = _judged(collected)
     counts = table.drop_duplicates("claim")["verdict"].value_counts()
     caption = (f"What profile `{profile.name}` says of the paper's claims: " + ", ".join(f"{n} {name}" for name, n in counts.items()) + ". A positive difference "
-               "is evidence for the claim (the sign of FPR@95 is changed); in points, with its paired bootstrap 95 % interval over test images, at "
-               "the mean over seeds. A difference is decided if that interval excludes zero and all seeds agree in sign; that of ID accuracy, if the interval excludes -1. A claim is "
-               "supported or contradicted if all its decided differences say so, and mixed if they disagree. AUROC and FPR@95 of one pair are two differences. The best rival is the "
-               "best on the test images. Nothing is corrected for the number of comparisons. Of more than four differences, the largest one for and the largest one against are printed."
-               + say_left_out(_left_out(collected)))
+               "is evidence for the claim (the sign of FPR@95 is changed); in points, at the mean over seeds and by "
+               "seed. " + (not_judged(len(profile.seeds)) or f"{INTERVAL} {_DECIDED}") + " AUROC and FPR@95 of one "
+               "pair are two differences. The best rival is the best on the test images. Nothing is corrected for the "
+               "number of comparisons. Of more than four differences, the largest of each verdict is printed."
+               + iodin_against_logits(collected.metrics) + say_left_out(_left_out(collected)))
     printed = pd.concat([_printed(rows) for _, rows in table.groupby("claim", sort=False)], ignore_index=True)
     return reporting.write_printed(collected.folder / "table_claims", table, printed.to_markdown(index=False, disable_numparse=True),
                             reporting.to_latex(printed.set_index("claim"), caption), caption, describe_runs(collected))
@@ -258,16 +308,19 @@ def verdicts(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     path = Collected(profile, results).folder / "table_claims.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood report {profile.name} table_claims")
-    rows = pd.read_csv(read_listed(path, f"ascood report {profile.name} table_claims"))
-    return pd.DataFrame([_in_short(of) for _, of in rows[rows["verdict"] != "not tested"].groupby("claim", sort=False)])
+    rows = pd.read_csv(read_listed(path, f"ascood report {profile.name} table_claims"), dtype={"by_seed": str})
+    rows = rows if "by_seed" in rows else rows.iloc[:0]  # verdicts of an older rule, which are not repeated
+    lines = [_in_short(of) for _, of in rows[rows["verdict"] != "not tested"].groupby("claim", sort=False)]
+    names = ["claim", "paper", "verdict", "for", "against", "undecided", "largest difference"]
+    return pd.DataFrame(lines, columns=names)
 
 
 def _in_short(rows: pd.DataFrame) -> dict:
     "One claim of table_claims.csv as one line."
     found = rows.dropna(subset="difference")
-    decided = found[found["says"] != "undecided"]
+    decided = found[found["says"].isin(["for", "against"])]
     shown = decided if len(decided) else found
     shown = shown.loc[[shown["difference"].abs().idxmax()]] if len(shown) else shown
-    largest = [f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in shown.itertuples()]
+    largest = [_shown(row, 1, row.says if "seed" in row.says else "") for row in shown.itertuples()]
     counts = {says: int((found["says"] == says).sum()) for says in ("for", "against", "undecided")}
     return {**rows.iloc[0][["claim", "paper", "verdict"]], **counts, "largest difference": "".join(largest)}

@@ -9,7 +9,7 @@ __all__ = ['Draw', 'FIGURES', 'one_setting_studies', 'study_points', 'summary_ro
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +29,7 @@ from .runs import load_scores
 from ..models import Classifier, load_classifier
 from .premises import draw_premises, files_by_epoch
 from ..synthesis import OutlierSynthesizer
-from ..training import ASCOOD
+from ..training import ASCOOD, create_method
 from .tables import paired_rows
 
 # %% ../../nbs/study/07_figures.ipynb #586d7b12
@@ -121,7 +121,7 @@ def _draw_gallery(collected: Collected, name: str) -> Figure:
 
 
 def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
-    return ASCOOD(**run.settings).synthesizer()
+    return cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer()
 
 
 def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]:
@@ -157,7 +157,7 @@ def _feature_runs(profile: Profile, benchmark: str) -> dict[str, RunSpec]:
     "{what it is called: run} for cross-entropy, ASCOOD without standardisation if a study has it, and ASCOOD."
     base = next(run for run in _ours(profile, benchmark) if run.settings.get("normalization", "zscore") == "zscore")
     without = _not_standardised(profile, benchmark, base)
-    name = reporting.plain_method(profile)
+    name = reporting.plain_method(profile.kinds)
     plain = {reporting.method_label(name): _show_run(profile, benchmark, name)} if _has(profile, benchmark, name) else {}
     return plain | ({"ASCOOD, not\nstandardised": without} if without else {}) | {"ASCOOD": base}
 
@@ -359,10 +359,12 @@ def _best_to_look_at(profile: Profile) -> list[str]:
 def _paper_run(profile: Profile, benchmark: str) -> RunSpec | None:
     "The first seed's run with the paper's synthesis, or with the first that the profile has."
     ours = _ours(profile, benchmark)
-    choice = reporting.paper_choice(benchmark, next((s for s in reporting.SETTING_GROUP if benchmark in list_benchmarks(s)), ""))
+    setting = next((s for s in reporting.SETTING_GROUP if benchmark in list_benchmarks(s)), "")
+    choice = reporting.paper_choice(profile.syntheses, benchmark, setting)
     return next((run for run in ours if run.method == choice), ours[0] if ours else None)
 
 
+# %% ../../nbs/study/07_figures.ipynb #d1ff0070
 def _synthesis_of(run: RunSpec, model: Classifier, done: int, benchmark: Benchmark, images: int) -> dict[str, Tensor]:
     "Image, attribution, G_inv where that is what is added, and outlier, by a model that was trained `done` epochs."
     kind = run.settings["synthesis"]

@@ -32,7 +32,7 @@ from ..data import Benchmark
 from ..evaluation import Scores
 from ..files import whole
 from ..models import Classifier
-from .reporting import GROUP_COLORS, KINDS, QUANTITIES, method_color, method_label, PLAIN
+from .reporting import GROUP_COLORS, KINDS, QUANTITIES, method_color, method_label
 from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
 # %% ../../nbs/study/04_plots.ipynb #c5753559
@@ -507,7 +507,7 @@ def plot_correlation(
     return figure
 
 # %% ../../nbs/study/04_plots.ipynb #fecc6e71
-_DECIDED = {"yes": "decided", "no": "not decided", "": "no interval"}
+_DECIDED = {"yes": "decided", "no": "not decided", "": "not judged"}
 
 
 def _draw_pairs(axis: Axes, rows: pd.DataFrame):
@@ -520,8 +520,9 @@ def _draw_pairs(axis: Axes, rows: pd.DataFrame):
         for row in part.itertuples():
             y -= 1
             axis.plot([row.plain, row.mean], [y, y], color="0.82", lw=3.5, zorder=1, solid_capstyle="butt")
-            for mean, std, name, filled in ((row.plain, row.plain_std, PLAIN[0], True), (row.mean, row.std, row.method, row.decided == "yes")):
-                color = method_color(name)
+            dots = ((row.plain, row.plain_std, KINDS["post-hoc"], True),
+                    (row.mean, row.std, method_color(row.method), row.decided == "yes"))
+            for mean, std, color, filled in dots:
                 axis.errorbar(mean, y, xerr=std, fmt="o", ms=5, color=color, mfc=color if filled else "white", lw=1, zorder=3)
             places, names = [*places, y], [*names, row.detector]
         y -= 1.2
@@ -534,11 +535,11 @@ def _draw_pairs(axis: Axes, rows: pd.DataFrame):
 # %% ../../nbs/study/04_plots.ipynb #d4019d47
 def _pairs_legend(rows: pd.DataFrame, plain: str) -> list:
     "The plain model, and each synthesis with what a filled or an open dot means."
-    found = [(plain, "yes", method_label(plain))] + [
-        (method, decided, f"{method_label(method)}, {meaning}") for decided, meaning in _DECIDED.items()
+    found = [(KINDS["post-hoc"], "yes", method_label(plain))] + [
+        (method_color(method), decided, f"{method_label(method)}, {meaning}") for decided, meaning in _DECIDED.items()
         for method in rows.loc[rows["decided"] == decided, "method"].unique()]
-    return [plt.Line2D([], [], color=method_color(name), marker="o", ms=5, lw=0, mfc=method_color(name) if decided == "yes" else "white", label=label)
-            for name, decided, label in found]
+    return [plt.Line2D([], [], color=color, marker="o", ms=5, lw=0, mfc=color if decided == "yes" else "white",
+                       label=label) for color, decided, label in found]
 
 # %% ../../nbs/study/04_plots.ipynb #c9576dc9
 def _draw_all_pairs(figure: Figure, rows: pd.DataFrame, columns: int, left: float, below: float):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MethodPlan', 'project_root', 'under_root', 'shipped', 'bring_results', 'BenchmarkPlan', 'Study', 'StudyPoint',
-           'ProfileFile', 'Profile', 'RunSettings', 'RunSpec', 'check_names', 'profiles_dir', 'list_profiles',
-           'load_profile', 'find_run']
+           'ProfileFile', 'Profile', 'RunSettings', 'RunSpec', 'kind_of', 'check_names', 'profiles_dir',
+           'list_profiles', 'load_profile', 'find_run']
 
 # %% ../../nbs/study/00_profiles.ipynb #417cffa0
 import hashlib
@@ -31,7 +31,7 @@ from ..data import Benchmark, check_options, default_options, list_benchmarks, l
 from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_detectors, recipe
 from ..files import whole
 from ..models import Classifier, brief, create_backbone, did_you_mean
-from ..training import Settings, TrainConfig, checked, create_method, list_methods
+from ..training import Method, Settings, TrainConfig, checked, create_method, list_methods
 
 # %% ../../nbs/study/00_profiles.ipynb #b9fdb51a
 def _is_ours(settings: Path) -> bool:  # every nbdev project has a settings.ini
@@ -135,8 +135,8 @@ class ProfileFile(Settings):
     only: list[str] = []  # benchmarks that are run now; all if empty
 
 # %% ../../nbs/study/00_profiles.ipynb #1a720f2c
-class Profile(ProfileFile):
-    "A profile file, and the runs that follow from it."
+class _Chosen(ProfileFile):
+    "A profile file, and which of its benchmarks are run now."
 
     @field_validator("seeds")
     def _each_once(cls, seeds: list[int]) -> list[int]:
@@ -152,6 +152,10 @@ class Profile(ProfileFile):
     def remedy(self) -> str:  # The command that makes what is missing
         return f"make reproduce PROFILE={self.name}"
 
+# %% ../../nbs/study/00_profiles.ipynb #d1ff0023
+class Profile(_Chosen):
+    "A profile file, and the runs that follow from it."
+
     @cached_property
     def runs(self) -> list["RunSpec"]:
         "All runs, in the order of the file, those of studies last."
@@ -160,6 +164,15 @@ class Profile(ProfileFile):
     @cached_property
     def points(self) -> list[StudyPoint]:  # Of all studies
         return _points(self)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:  # {method or variant: see `kind_of`}, in the order of the runs
+        return {run.method: run.declared["kind"] for run in self.runs}
+
+    @cached_property
+    def syntheses(self) -> dict[tuple[str, str], str]:  # {(benchmark, synthesis): the first ASCOOD method with it}
+        ours = [run for run in self.runs if run.method in self.methods and run.declared["kind"] == "ASCOOD"]
+        return {(run.benchmark, run.settings.get("synthesis", "")): run.method for run in reversed(ours)}
 
 # %% ../../nbs/study/00_profiles.ipynb #2f523e68
 class RunSettings(Settings):
@@ -188,11 +201,34 @@ class RunSpec(RunSettings):
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.benchmark}-{self.method}-seed{self.config.seed}-{digest}"
 
+    @property
+    def declared(self) -> dict:  # {"kind": see `kind_of`, "needs_outliers": bool}
+        "What a run's rows say of its method."
+        method = create_method(self.kind, **self.settings)
+        return {"kind": kind_of(method), "needs_outliers": method.needs_outliers}
+
     def folder(self, results: str | Path = "results") -> Path:
         return under_root(results) / self.profile / "runs" / self.run_id
 
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
+
+# %% ../../nbs/study/00_profiles.ipynb #d1ff0020
+_FAMILIES = "post-hoc", "training", "ASCOOD"
+
+
+def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier data" or "ASCOOD"
+    """To which part of a comparison a method's rows belong, by what its class declares: `needs_outliers` or `family`.
+
+    A subclass of cross-entropy is a method of its own, so "post-hoc" counts only for the class that says it. Raises
+    ValueError for a family that does not exist.
+    """
+    if method.family not in _FAMILIES:
+        raise ValueError(f"method {method.name} declares the family {brief(method.family)}; "
+                         f"choose one of {', '.join(_FAMILIES)}")
+    if method.needs_outliers:
+        return "with outlier data"
+    return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
 # %% ../../nbs/study/00_profiles.ipynb #8739212d
 def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: StudyPoint | None = None) -> RunSpec:

@@ -156,7 +156,7 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     found = score_benchmark(model, benchmark, run.detectors, run.validation_only, int(run.memory * 2**30), progress, both_readings=True)
     names = dict(zip(NAMES, (run.run_id, run.benchmark, benchmark.setting, run.method, run.config.seed)))
     known = found.activations["id", "val" if run.validation_only else "test"]
-    metrics = metrics_table(found, accuracy_of(known)).assign(**names)
+    metrics = metrics_table(found, accuracy_of(known)).assign(**names, **run.declared)
     groups, used = group_table(benchmark, found.activations).assign(**names), provenance()
     record = {"detectors": run.detectors, "evaluation_code": used["code"], "evaluation_device": used["device"],
               "sources": benchmark.sources, "evaluation_peak_mib": _peak_mib(), "evaluation_seconds": {part: round(seconds, 3) for part, seconds in found.seconds.items()}}

@@ -30,8 +30,11 @@ from . import reporting
 from .collected import Collected, describe_runs
 from .differences import one_element, study_metrics
 from .premises import PREMISES_CAPTION, has_synthesis, premises_rows, premises_with_gain, say_correlations
-from .profiles import Profile, shipped
-from .reporting import METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, method_kind, method_label, paired_detectors, paper_choice, plain_method
+from ..training import create_method
+from .bootstrap import INTERVAL, not_judged, too_few
+from .profiles import Profile, kind_of, shipped
+from .reporting import (METHOD_STYLE, SETTING_GROUP, Block, choose_detectors, iodin_against_logits, method_label,
+                        paired_detectors, paper_choice, plain_method, plain_methods)
 
 # %% ../../nbs/study/06_tables.ipynb #5eef9638
 _SUMMARY = ["benchmark", "setting", "method", "detector", "quantity", "mean", "std", "seeds", "gaps", "runs"]
@@ -67,14 +70,20 @@ def ours(summary: pd.DataFrame) -> pd.DataFrame:
 _KEYS = {label: key for key, (label, _) in METHOD_STYLE.items()}
 
 
-def published_main(benchmarks: list[str]) -> pd.DataFrame:  # As `reporting.compared`, with `source`, `published_on`, `file`
+def published_main(
+    profile: Profile,  # ASCOOD is called as the profile calls its method with that synthesis
+    benchmarks: list[str],
+) -> pd.DataFrame:  # As `reporting.compared`, with `source`, `published_on`, `file`
     "The paper's Table 1 with the ODIN rows of Table 2, for those of our benchmarks that it has."
     rows = same_images(pd.concat([read_published("table1_main.csv"), read_published("table2_odin_rows.csv")]), benchmarks)
-    theirs = [_PUBLISHED_AS.get(name, (name,))[0] for name in rows["benchmark"]]
-    keys = [paper_choice(b, _SETTINGS[b]) if m == "ASCOOD" else _KEYS.get(m, m) for m, b in zip(rows["method"], theirs)]
+    ours = {name: paper_choice(profile.syntheses, name, _SETTINGS[name]) for name in rows["benchmark"].unique()}
+    keys = [ours[b] or m if m == "ASCOOD" else _KEYS.get(m, m) for m, b in zip(rows["method"], rows["benchmark"])]
     post_hoc = rows["kind"].fillna("post-hoc") == "post-hoc"
-    kinds = ["post-hoc" if plain else method_kind(key) for plain, key in zip(post_hoc, keys)]
-    return rows.assign(method=keys, kind=kinds, setting=rows["benchmark"].map(_SETTINGS), detector=rows["method"].where(post_hoc, "–"))
+    trained = [label for label in rows.loc[~post_hoc, "method"].unique() if label != "ASCOOD"]
+    kinds = {label: kind_of(create_method(_KEYS[label])) for label in trained} | {"ASCOOD": "ASCOOD"}
+    rows = rows.assign(kind=rows["method"].map(kinds).where(~post_hoc, "post-hoc"))
+    detectors_used = rows["method"].where(post_hoc, "–")
+    return rows.assign(method=keys, setting=rows["benchmark"].map(_SETTINGS), detector=detectors_used)
 
 # %% ../../nbs/study/06_tables.ipynb #11bf1fe5
 def planned(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:  # benchmark, setting, method
@@ -179,11 +188,15 @@ def write_table(table: Table, collected: Collected) -> str:  # Markdown
     return reporting.write_blocks(blocks, stem, caption, note)
 
 
+# %% ../../nbs/study/06_tables.ipynb #d1ff0061
 def _caption(table: Table, collected: Collected, numbers: pd.DataFrame) -> str:
     "The declared caption, and what follows from the numbers: marks, detectors to be careful with, published numbers beside ours."
     said = table.caption(collected, numbers) if callable(table.caption) else table.caption.replace("{plain}", method_label(collected.plain))
     here = numbers[numbers["source"] == "here"] if "source" in numbers else numbers
-    said += _marks_said(here) if table.marks else not_as_openood(here["detector"]) if table.careful else ""
+    if table.marks:
+        said += _marks_said(collected.profile, here)
+    elif table.careful:
+        said += not_as_openood(here["detector"])
     return said + (" Published: the paper's printed numbers, not ranked with ours." if len(here) < len(numbers) and "source" not in table.rows else "")
 
 
@@ -195,19 +208,23 @@ def _by_setting(table: Table, numbers: pd.DataFrame) -> list[Block]:
     return [table.block(part, f"Setting: {setting}") for setting, part in numbers.groupby("setting", sort=False)]
 
 # %% ../../nbs/study/06_tables.ipynb #81f9dc6f
-_CLOSE = " ≈, in columns of AUROC and FPR@95: not distinguishable from the best of its column by a paired bootstrap over test images, 95 %."
+_CLOSE = f" ≈, in columns of AUROC and FPR@95: not distinguishable from the best of its column. {INTERVAL}"
 
 
-def _marks_said(table: pd.DataFrame) -> str:
+def _marks_said(profile: Profile, table: pd.DataFrame) -> str:
     "What the marks of `marked` mean, and the detectors to be careful with, for a caption."
-    gone = table[table["left_out"] == "yes"]
-    return _CLOSE + reporting.say_left_out({*zip(gone["benchmark"], gone["method"])}) + not_as_openood(table["detector"])
+    gone, unjudged = table[table["left_out"] == "yes"], not_judged(len(profile.seeds))
+    marks = f" Nothing is marked ≈. {unjudged}" if unjudged else _CLOSE
+    return marks + reporting.say_left_out({*zip(gone["benchmark"], gone["method"])}) + not_as_openood(table["detector"])
 
 
 def marked(collected: Collected, summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     "A summary with its marks (not told from the best; did not learn the task), and a note where the former are lacking."
-    table = reporting.mark_close(reporting.mark_left_out(summary, collected.metrics), collected.differences)
+    table = reporting.mark_left_out(summary, collected.metrics)
+    table = reporting.mark_close(table, collected.differences, plain_methods(collected.metrics))
     unknown, asked = (table["close"] == "unknown").sum(), table["close"].isin(["yes", "no", "unknown"]).sum()
+    if too_few(len(collected.profile.seeds)):
+        return table.assign(close=""), ""
     if collected.differences.empty:
         return table, f"Differences have not been computed, so nothing is marked ≈; `python -m ascood collect {collected.profile.name}` does that."
     note = (f"For {unknown} of {asked} entries there is no comparison with the best of the column, because runs or their scores are missing; "
@@ -225,8 +242,9 @@ def _paired(profile: Profile, measured: Iterable[str] = ()) -> list[dict]:
     methods = {(row["benchmark"], row["setting"]): [r["method"] for r in rows if r["benchmark"] == row["benchmark"]] for row in rows}
     pairs = []
     for (name, setting), here in sorted(methods.items(), key=lambda item: [*_SETTINGS].index(item[0][0])):
-        plain, choice = plain_method(here), paper_choice(name, setting)
-        ours_here = [choice] if choice in here else [method for method in here if method_kind(method) == "ASCOOD"][:1]
+        plain = plain_method({method: profile.kinds[method] for method in here})
+        choice = paper_choice(profile.syntheses, name, setting)
+        ours_here = [choice] if choice in here else [method for method in here if profile.kinds[method] == "ASCOOD"][:1]
         pairs += [dict(benchmark=name, setting=setting, method=method, detector=detector) for method in ours_here if plain in here
                   for detector in paired_detectors(name, setting) if {detector} <= scored[name, method].keys() & scored[name, plain].keys()]
     return pairs
@@ -237,28 +255,34 @@ def _paired_seeds(metrics: pd.DataFrame) -> pd.DataFrame:  # benchmark, method, 
     "Each seed's AUROC and FPR@95 of the plain model and of every ASCOOD model, and their difference; `method` is ASCOOD's."
     names = ["benchmark", "detector", "ood_group", "seed"]
     groups = reporting.group_means(metrics)
-    plain = groups[groups["method"] == groups["benchmark"].map(metrics.groupby("benchmark")["method"].agg(plain_method))]
-    both = groups[groups["method"].map(method_kind) == "ASCOOD"].merge(plain, on=names, how="left", suffixes=("", "_plain"))
+    plain = groups[groups["method"] == groups["benchmark"].map(plain_methods(metrics))]
+    ours = groups[groups["method"].map(reporting.kinds_of(metrics)) == "ASCOOD"]
+    both = ours.merge(plain, on=names, how="left", suffixes=("", "_plain"))
     parts = [both.assign(quantity=q, model=model, value=value, run_id=run) for q in _PAIRED for model, value, run in (
         ("plain", both[f"{q}_plain"], both["run_id_plain"]), ("ASCOOD", both[q], both["run_id"]),
         ("difference", both[q] - both[f"{q}_plain"], both["run_id"] + " " + both["run_id_plain"]))]
     return pd.concat(parts)[[*names, "method", "quantity", "model", "value", "run_id"]].dropna(subset="value")
 
 
-def _intervals(differences: pd.DataFrame) -> pd.DataFrame:
-    "low, high and decided of the pairs that have the same detector on both sides."
+def _intervals(collected: Collected) -> pd.DataFrame:
+    "The intervals of the pairs that have the same detector on both sides; `decided` is empty where nothing is judged."
+    differences = collected.differences
     same = differences[(differences["study"] == "") & (differences["a_detector"] == differences["b_detector"])]
-    same = same[same["b_method"].map(method_kind) == "post-hoc"]
-    decided = [("yes" if survives and agree else "no") for survives, agree in zip(same["survives"], same["seeds_agree"])]
+    same = same[same["b_method"].map(collected.kinds) == "post-hoc"]
+    excludes_zero = same["difference"].abs() > same["half_width"]
+    decided = excludes_zero.map({True: "yes", False: "no"}).where(same["half_width"].notna(), "")
     named = same.rename(columns={"group": "ood_group", "metric": "quantity", "a_method": "method", "a_detector": "detector"})
-    return named.assign(model="difference", decided=decided)[["benchmark", "method", "detector", "ood_group", "quantity", "model", "low", "high", "decided"]]
+    named = named.assign(model="difference", decided=decided, by_seed=same["by_seed"].where(same["seeds"] != 1, ""),
+                         low=same["difference"] - same["half_width"], high=same["difference"] + same["half_width"])
+    names = ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
+    return named[[*names, "low", "high", "half_width", "by_seed", "decided"]]
 
 # %% ../../nbs/study/06_tables.ipynb #79b0f93c
-def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, low, high, decided
+def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with ood_group, model, and as `_intervals`
     "The plain model, the ASCOOD model of the paper's synthesis, and their difference, by the same detectors."
     profile, metrics, by = collected.profile, collected.metrics, ["benchmark", "method", "detector", "ood_group", "quantity", "model"]
     found = reporting.over_seeds(_paired_seeds(metrics), by) if len(metrics) else pd.DataFrame(columns=by)
-    found = found.merge(_intervals(collected.differences), how="left", on=by)
+    found = found.merge(_intervals(collected), how="left", on=by)
     groups = metrics[metrics["ood_group"] != "val"].groupby("benchmark")["ood_group"].unique()
     wanted = [pair | {"ood_group": group, "model": model} for pair in _paired(profile, metrics["benchmark"])
               for group in groups.get(pair["benchmark"], ["near", "far"]) for model in ("plain", "ASCOOD", "difference")]
@@ -267,24 +291,32 @@ def paired_rows(collected: Collected) -> pd.DataFrame:  # As `with_gaps`, with o
 
 # %% ../../nbs/study/06_tables.ipynb #63526ba7
 def _without_interval(collected: Collected, numbers: pd.DataFrame) -> list[str]:
-    lacking = sum((numbers["model"] == "difference") & numbers["mean"].notna() & numbers["low"].isna())
-    return [f"{lacking} differences show the standard deviation over seeds in place of an interval, because the scores of their runs are missing; "
-            f"`{collected.profile.remedy}` makes them."] if lacking else []
+    lacking = sum((numbers["model"] == "difference") & numbers["mean"].notna() & numbers["by_seed"].isna())
+    return [f"{lacking} differences have no interval, because they have not been computed, or because scores of their "
+            f"runs are missing; `{collected.profile.remedy}` makes both."] if lacking else []
 
 
 def _equal_scores(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     "Why two rows of an ASCOOD model are equal."
-    by_ascood = numbers[numbers["method"].map(method_kind) == "ASCOOD"]["detector"]
+    by_ascood = numbers[numbers["method"].map(collected.kinds) == "ASCOOD"]["detector"]
     return ["On ASCOOD models SCALE and EBO agree: SCALE multiplies the features by a factor, and standardisation removes it."] if {"SCALE", "EBO"} <= {*by_ascood} else []
 
 
+# %% ../../nbs/study/06_tables.ipynb #d1ff0062
+def _paired_caption(collected: Collected, numbers: pd.DataFrame) -> str:
+    judged = ("Behind it its 95 % interval and, after the semicolon, the differences of the seeds. Bold: decided, "
+              "which means that the interval excludes zero; needs: the smallest difference that could have been "
+              "decided. ")
+    return (f"The same detector on the plain model ({method_label(collected.plain)}) and on the ASCOOD model, which "
+            "was trained with the paper's synthesis for the setting. Mean ± standard deviation over seeds, for each "
+            "OOD group the mean over its sets; difference: ASCOOD minus plain, in points. "
+            + (not_judged(len(collected.profile.seeds)) or judged + INTERVAL)
+            + " For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one.")
+
+
 table_paired = Table(
-    "table_paired",
-    "The same detector on the plain model ({plain}) and on the ASCOOD model, which was trained with the paper's synthesis for the setting. "
-    "Mean ± standard deviation over seeds, for each OOD group the mean over its sets; difference: ASCOOD minus plain, in points, with its "
-    "paired bootstrap 95 % interval over test images. Bold: decided, which means that the interval leaves out zero and all seeds agree in sign. "
-    "For AUROC a positive difference is in favour of ASCOOD, for FPR@95 a negative one.",
-    paired_rows, ["benchmark", "ood_group", "detector", "method"], ["quantity", "model"], rank_by=None, careful=True,
+    "table_paired", _paired_caption, paired_rows, ["benchmark", "ood_group", "detector", "method"],
+    ["quantity", "model"], rank_by=None, careful=True,
     notes=lambda c, numbers: _without_interval(c, numbers) + _equal_scores(c, numbers), fits=lambda profile: bool(_paired(profile)))
 
 # %% ../../nbs/study/06_tables.ipynb #eb6f434e
@@ -292,7 +324,7 @@ def _compared(collected: Collected) -> pd.DataFrame:
     "`reporting.compared` with the rows that the profile plans and does not have."
     profile, plain = collected.profile, collected.plain
     post_hoc = {run.benchmark: [d for d in run.detectors if "@" not in d] for run in profile.runs if run.method == plain}
-    wanted = [row | {"method": name, "kind": method_kind(row["method"])} for row in planned_here(collected)
+    wanted = [row | {"method": name, "kind": collected.kinds[row["method"]]} for row in planned_here(collected)
               for name in (post_hoc[row["benchmark"]] if row["method"] == plain else [row["method"]])]
     found = with_gaps(reporting.compared(collected.metrics), wanted, ["fpr95", "auroc", "accuracy"], len(profile.seeds))
     return found.assign(detector=found["detector"].where(found["kind"] != "post-hoc", found["method"]))
@@ -301,7 +333,7 @@ def _compared(collected: Collected) -> pd.DataFrame:
 def _compared_notes(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     gaps = reporting.gap_notes(collected.metrics)
     names = [f"{method_label(method)} on {name} by {detector}" for (name, method), detector in collected.chosen.items()
-             if method_kind(method) in ("post-hoc", "ASCOOD")]
+             if collected.kinds[method] in ("post-hoc", "ASCOOD")]
     return (["Gaps:\n\n" + "\n".join(gaps)] if gaps else []) + (["Detectors chosen on validation: " + "; ".join(names) + "."] if names else [])
 
 # %% ../../nbs/study/06_tables.ipynb #134779bc
@@ -315,7 +347,7 @@ def _compared_caption(collected: Collected, numbers: pd.DataFrame) -> str:
 
 def _with_published(collected: Collected, numbers: pd.DataFrame) -> pd.DataFrame:
     "Rows of `reporting.compared` with those of Tables 1 and 2 on the same benchmarks."
-    both = pd.concat([numbers, published_main(list(numbers["benchmark"].unique()))])
+    both = pd.concat([numbers, published_main(collected.profile, list(numbers["benchmark"].unique()))])
     return reporting.in_order(both.fillna({"close": "", "left_out": ""}))
 
 
@@ -363,13 +395,15 @@ table_scores = Table(
 _DREAM_SETS = ["inaturalist", "textures", "openimage_o", "mean", "ssb_hard"]
 
 
-def _plain_or_ours(method: str) -> bool:
-    return method_kind(method) in ("post-hoc", "ASCOOD")
+def _of_kinds(collected: Collected, *kinds: str) -> Callable[[str], bool]:
+    return lambda method: collected.kinds[method] in kinds
 
 
 def _energy_rows(collected: Collected) -> pd.DataFrame:
     "The plain model and ASCOOD on ImageNet-100 by EBO, each OOD set and the mean over the far ones."
-    wanted = [row | {"detector": "EBO", "ood": name} for row in planned_here(collected, _plain_or_ours) for name in _DREAM_SETS if row["benchmark"] == "imagenet100"]
+    rows = planned_here(collected, _of_kinds(collected, "post-hoc", "ASCOOD"))
+    wanted = [row | {"detector": "EBO", "ood": name} for row in rows if row["benchmark"] == "imagenet100"
+              for name in _DREAM_SETS]
     there = collected.metrics.query("benchmark == 'imagenet100'")
     found = reporting.summarize_sets(there, {("imagenet100", row["method"]): "EBO" for row in wanted}) if len(there) else summary_of(there)
     if "ood_set" in found:
@@ -395,27 +429,31 @@ _LEARNS_FROM = {"post-hoc": "none", "with outlier data": "real", "ASCOOD": "synt
 
 def _exposed(collected: Collected, numbers: pd.DataFrame) -> pd.DataFrame:
     "Our rows and the published ones on the same benchmarks, by what they learn from."
-    published = published_main(list(numbers["benchmark"].unique())).query("kind in ('with outlier data', 'ASCOOD')")
+    published = published_main(collected.profile, list(numbers["benchmark"].unique()))
+    published = published[published["kind"].isin(["with outlier data", "ASCOOD"])]
     ours_by = {(row.benchmark, row.method): row.detector for row in numbers.itertuples()}
     published = published.assign(quantity=published["setting"].map(SETTING_GROUP) + "_" + published["quantity"],
                                  detector=[ours_by.get(pair, "–") for pair in zip(published["benchmark"], published["method"])])
-    both = pd.concat([numbers, published]).fillna({"close": "", "left_out": ""})
-    return both.assign(outliers=both["method"].map(method_kind).map(_LEARNS_FROM)).sort_values("outliers", kind="stable")
+    both = pd.concat([numbers.assign(kind=numbers["method"].map(collected.kinds)), published])
+    both = both.assign(outliers=both["kind"].map(_LEARNS_FROM)).drop(columns="kind")
+    return both.fillna({"close": "", "left_out": ""}).sort_values("outliers", kind="stable")
 
 
 table_outlier_exposure = Table(
     "table_outlier_exposure",
-    "Training with real outliers (OE, MixOE) against outliers synthesized from the training images (ASCOOD) and none. "
+    "Training with real outliers against outliers synthesized from the training images (ASCOOD) and none. "
     "Best per benchmark in bold, second underlined.",
-    lambda c: training_methods(c, lambda method: method_kind(method) in _LEARNS_FROM), ["benchmark", "outliers", "method", "detector"], marks=True,
-    beside=_exposed, split=_by_setting, fits=lambda profile: any(method_kind(m) in ("with outlier data", "ASCOOD") for m in profile.methods))
+    lambda c: training_methods(c, _of_kinds(c, *_LEARNS_FROM)), ["benchmark", "outliers", "method", "detector"],
+    marks=True, beside=_exposed, split=_by_setting,
+    fits=lambda profile: bool({"with outlier data", "ASCOOD"} & {*profile.kinds.values()}))
 
 # %% ../../nbs/study/06_tables.ipynb #707e23a5
 _SYNTHESES = {"gradient": "add (gradient)", "add": "add (gradient)"}
 
 
 def _synthesis_of(profile: Profile) -> dict[str, str]:  # {method: synthesis}
-    return {run.method: run.settings["synthesis"] for run in profile.runs if run.kind == "ascood" and run.method in profile.methods}
+    own = [run for run in profile.runs if run.method in profile.methods]
+    return {run.method: run.settings["synthesis"] for run in own if "synthesis" in run.settings}
 
 
 def _synthesis_named(profile: Profile) -> dict[str, str]:  # {method: its synthesis as in the paper}
@@ -461,14 +499,19 @@ def _published_iodin() -> pd.DataFrame:
 
 
 def _perturbs(profile: Profile) -> bool:
-    return any(d.partition("@")[0] in ("ODIN", "i-ODIN") for run in profile.runs if run.method == plain_method(profile) for d in run.detectors)
+    plain = [run for run in profile.runs if run.method == plain_method(profile.kinds)]
+    return any(d.partition("@")[0] in ("ODIN", "i-ODIN") for run in plain for d in run.detectors)
+
+
+def _iodin_caption(collected: Collected, numbers: pd.DataFrame) -> str:
+    return ("ODIN and i-ODIN on the plain model: how many elements of each image move, near and far. Temperature and "
+            "step are chosen on validation for each row that does not name them. Best per benchmark in bold, second "
+            "underlined."
+            + iodin_against_logits(collected.metrics))
 
 
 table_iodin = Table(
-    "table_iodin",
-    "ODIN and i-ODIN on the plain model: how many elements of each image move, near and far. Temperature and step are "
-    "chosen on validation for each row that does not name them. Best per benchmark in bold, second underlined.",
-    iodin_rows, ["benchmark", "name", "elements"], fits=_perturbs,
+    "table_iodin", _iodin_caption, iodin_rows, ["benchmark", "name", "elements"], fits=_perturbs,
     published=Published(_published_iodin, ["id", "name"], "Published, on the paper's ID data (i-ODIN with k = 1):"))
 
 # %% ../../nbs/study/06_tables.ipynb #f1dd0a32
@@ -523,8 +566,9 @@ def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_
     "ID accuracy, and seed by seed what a method gains or loses against the plain model (points)."
     names = ["benchmark", "setting", "method", "seed"]
     runs = metrics.drop_duplicates(names)[[*names, "accuracy", "run_id"]]
-    plain = runs.loc[runs["method"] == plain_method(runs), ["benchmark", "seed", "accuracy", "run_id"]]
-    both = runs[runs["method"] != plain_method(runs)].merge(plain, on=["benchmark", "seed"], suffixes=("", "_plain"))
+    is_plain = runs["method"] == plain_method(reporting.kinds_of(metrics))
+    plain = runs.loc[is_plain, ["benchmark", "seed", "accuracy", "run_id"]]
+    both = runs[~is_plain].merge(plain, on=["benchmark", "seed"], suffixes=("", "_plain"))
     lost = both.assign(quantity="difference", value=both["accuracy"] - both["accuracy_plain"], run_id=both["run_id"] + " " + both["run_id_plain"])
     long = pd.concat([runs.assign(quantity="accuracy", value=runs["accuracy"]), lost])
     return reporting.over_seeds(long, ["benchmark", "setting", "method", "quantity"])
@@ -533,7 +577,7 @@ def accuracy_rows(metrics: pd.DataFrame) -> pd.DataFrame:  # As `reporting.over_
 # %% ../../nbs/study/06_tables.ipynb #8c7b883a
 def _accuracy_wanted(collected: Collected) -> pd.DataFrame:
     "The plain model's accuracy, and that of every ASCOOD method with its difference."
-    wanted = planned_here(collected, _plain_or_ours)
+    wanted = planned_here(collected, _of_kinds(collected, "post-hoc", "ASCOOD"))
     table = with_gaps(accuracy_rows(collected.metrics), wanted, ["accuracy", "difference"], len(collected.profile.seeds))
     return table[(table["quantity"] == "accuracy") | (table["method"] != collected.plain)]
 
@@ -605,11 +649,15 @@ def scoring_costs(collected: Collected) -> pd.DataFrame:  # With `part`
     rows = pd.DataFrame([row for run in timed.itertuples() for row in _parts(run, images[run.run_id])],
                         columns=["benchmark", "setting", "method", "run_id", "seed", "part", "quantity", "value"])
     plain = rows["method"] == collected.plain
-    other = ~plain & (rows["method"].map(method_kind) != "ASCOOD") & ~rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
+    shown = rows["part"].isin([*rows.loc[plain, "part"], _SHARED["forward pass"]])
+    other = ~plain & (rows["method"].map(collected.kinds) != "ASCOOD") & ~shown
     by = ["benchmark", "setting", "method", "part", "quantity"]
     found = reporting.over_seeds(rows[plain | other], by) if (plain | other).any() else summary_of(rows.iloc[:0])
     shared, parts = tuple(text.split(",")[0] for text in _SHARED.values()), found.reindex(columns=by[:4]).drop_duplicates().to_dict("records")
-    wanted = sorted(parts, key=lambda row: (method_kind(row["method"]) != "post-hoc", not row["part"].startswith(shared)))  # what is shared, first
+    def later(row: dict) -> tuple[bool, bool]:  # what is shared comes first
+        return collected.kinds[row["method"]] != "post-hoc", not row["part"].startswith(shared)
+
+    wanted = sorted(parts, key=later)
     return with_gaps(found, wanted, ["per_1000"], len(collected.profile.seeds))
 
 
