@@ -36,7 +36,7 @@ def read_table(collected: "Collected", table: str) -> pd.DataFrame:
     parts = [pd.read_csv(read_listed(path, command)) for path in paths if path.is_file()]
     return in_use(pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True), collected.profile)
 
-
+# %% ../../nbs/study/03a_collected.ipynb #e1f7a402
 def in_use(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     "Rows of planned runs; for a planned (benchmark, method) without any, those of its runs with earlier settings, if each seed has one."
     there = rows["run_id"].isin([run.run_id for run in profile.runs])
@@ -46,12 +46,11 @@ def in_use(rows: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     lacking = {(run.benchmark, run.method) for run in profile.runs} - {*pairs[there]} - {*pairs[twice.index]}
     return rows[there | pairs.isin(lacking)].reset_index(drop=True)
 
-
+# %% ../../nbs/study/03a_collected.ipynb #a94c3f76
 def _read_differences(collected: "Collected") -> pd.DataFrame:  # `study` is "" outside studies
     path, numbers = collected.folder / "differences.csv", dict.fromkeys(["difference", "low", "high"], "")
     return (pd.read_csv(read_listed(path, f"ascood collect {collected.profile.name}"), keep_default_na=False, na_values=numbers) if path.is_file()
             else pd.DataFrame(columns=DIFFERENCE))
-
 
 # %% ../../nbs/study/03a_collected.ipynb #c359f9e9
 @dataclass
