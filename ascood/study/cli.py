@@ -153,10 +153,10 @@ def _collect(ctx: typer.Context, profile: _PROFILE,
     if not prune_them:
         collect(plan, results)
         return
-    for path, rows in prune(plan, results).items():
-        print(f"removed: {len(rows)} rows of {path}" + (f", of {', '.join(rows['run_id'].unique())}" if "run_id" in rows else ""))
-    for path in remove_stale_tables(plan, results):
-        print(f"removed: {path}")
+    said = [f"{len(rows)} rows of {path}" + (f": {', '.join(rows['run_id'].unique())}" if "run_id" in rows else "")
+            for path, rows in prune(plan, results).items()]
+    said += map(str, remove_stale_tables(plan, results))
+    print("\n".join(f"removed: {what}" for what in said) or f"nothing in {under_root(results) / plan.name} is unplanned")
 
 # %% ../../nbs/study/11_cli.ipynb #983a00a3
 @app.command("premises")

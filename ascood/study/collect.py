@@ -55,10 +55,9 @@ def _as_text(rows: pd.DataFrame, numbers: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(rows.to_csv(index=False, float_format=numbers)), dtype=str, keep_default_na=False)
 
 
-def _written(path: Path, profile: Profile) -> pd.DataFrame | None:
-    "The rows of a collected file, each value as it was written; None if there is no file. Raises ValueError."
-    listed = read_listed(path, f"ascood collect {profile.name}") if path.is_file() else None
-    return pd.read_csv(listed, dtype=str, keep_default_na=False) if listed else None
+def _written(path: Path, profile: Profile) -> pd.DataFrame:
+    "The rows of a collected file, each value as it was written. Raises ValueError if it is damaged."
+    return pd.read_csv(read_listed(path, f"ascood collect {profile.name}"), dtype=str, keep_default_na=False)
 
 # %% ../../nbs/study/03c_collect.ipynb #5b1f0c31
 def _with_earlier(profile: Profile, finished: list[RunSpec], results: str | Path) -> dict[Path, pd.DataFrame]:
@@ -70,8 +69,8 @@ def _with_earlier(profile: Profile, finished: list[RunSpec], results: str | Path
         own = new["method"].isin(list(profile.methods))
         parts = [new[own], new[~own]] if profile.studies else [new]
         for path, rows in zip(collected_paths(profile, table, results), parts):
-            if (earlier := _written(path, profile)) is not None:
-                rows = pd.concat([rows, earlier[~earlier["run_id"].isin(here)]]).fillna("")
+            if path.is_file():
+                rows = pd.concat([rows, _written(path, profile).query("run_id not in @here")]).fillna("")
             both[path] = rows.sort_values("run_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
     return both
 
@@ -80,18 +79,27 @@ _PAIR = ["study", "benchmark", "group", "metric", "a_method", "a_detector", "b_m
 
 
 def _differences(now: Collected, finished: list[RunSpec]) -> pd.DataFrame:
-    "Differences computed now, and earlier ones that cannot be computed here, because runs of a side are not here."
-    earlier, found = _written(now.folder / "differences.csv", now.profile), _as_text(compare(now), "%.5g")
-    if earlier is not None:
-        here = {run.run_id for run in finished}
-        elsewhere = {(run.benchmark, run.method) for run in now.profile.runs if run.run_id not in here}
-        complete = {(run.benchmark, run.method) for run in finished} - elsewhere
-        anew = {*found[_PAIR].itertuples(index=False, name=None)}
-        pairs = [*earlier[_PAIR].itertuples(index=False)]
-        lost = [not {(pair.benchmark, pair.a_method), (pair.benchmark, pair.b_method)} <= complete for pair in pairs]
-        found = pd.concat([found, earlier[[gone and pair not in anew for gone, pair in zip(lost, pairs)]]]).fillna("")
+    "Differences computed now, and earlier ones of the same runs that cannot be computed, because runs are not here."
+    path, here = now.folder / "differences.csv", {run.run_id for run in finished}
+    earlier = _written(path, now.profile) if path.is_file() else pd.DataFrame(columns=_PAIR)
+    found, before = _as_text(compare(now), "%.5g"), _used(Collected(now.profile, now.results))
+    elsewhere = {(run.benchmark, run.method) for run in now.profile.runs if run.run_id not in here}
+    complete = {(run.benchmark, run.method) for run in finished} - elsewhere
+    changed = {name for name, runs in _used(now).items() if runs != before.get(name)}
+    anew, pairs = {*found[_PAIR].itertuples(index=False, name=None)}, [*earlier[_PAIR].itertuples(index=False)]
+    sides = [{(pair.benchmark, pair.a_method), (pair.benchmark, pair.b_method)} for pair in pairs]
+    lost = [i for i, pair in enumerate(pairs) if pair not in anew and not sides[i] <= complete]
+    kept = [i for i in lost if not sides[i] & changed]
+    if gone := len(lost) - len(kept):
+        print(f"gone: {gone} differences of runs that are others now; `{now.profile.remedy}` makes them", file=sys.stderr)
+    found = pd.concat([found, earlier.iloc[kept]]).fillna("")
     order = {name: i for i, name in enumerate(now.profile.benchmarks)}
     return found.sort_values("benchmark", key=lambda names: names.map(order), kind="stable")
+
+
+def _used(collected: Collected) -> dict[tuple[str, str], set[str]]:  # {(benchmark, method): ids of its runs in use}
+    there = (collected.folder / "runs.csv").is_file()
+    return collected.runs.groupby(["benchmark", "method"])["run_id"].agg(set).to_dict() if there else {}
 
 # %% ../../nbs/study/03c_collect.ipynb #7a20be15
 def _say_kept(profile: Profile, finished: list[RunSpec], runs: pd.DataFrame):
