@@ -91,7 +91,7 @@ def _differences(now: Collected, finished: list[RunSpec]) -> pd.DataFrame:
     lost = [i for i, pair in enumerate(pairs) if pair not in anew and not sides[i] <= complete]
     kept = [i for i in lost if not sides[i] & changed]
     if gone := len(lost) - len(kept):
-        print(f"gone: {gone} differences of runs that are others now; `{now.profile.remedy}` makes them", file=sys.stderr)
+        print(f"gone: {gone} differences, as their runs are others now; {now.profile.remedy} makes them", file=sys.stderr)
     found = pd.concat([found, earlier.iloc[kept]]).fillna("")
     order = {name: i for i, name in enumerate(now.profile.benchmarks)}
     return found.sort_values("benchmark", key=lambda names: names.map(order), kind="stable")
