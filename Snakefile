@@ -35,14 +35,27 @@ for path in (path for folder in (OUT, f"{FIGURE_DIR}/{PROFILE.name}") for path i
 # Named as targets too: a deleted checkpoint is then made again, although everything after it is there.
 RUN_FILES = expand(f"{OUT}/runs/{{run}}/{{file}}", run=RUNS,
                    file=["model.safetensors", "history.csv", "run.json", "evaluation.json", "metrics.csv", "groups.csv", "scores.npz"])
+
+
+def done(name):
+    "Made when a job has succeeded. Files that are updated stay when a job fails, and would be taken for its work."
+    return f"{OUT}/notebooks/{name}.done"
+
+
+def updated(files):
+    "Files that a job writes anew from what is here and what they hold already, so Snakemake must not delete them before; the last is that of `done`."
+    return [*map(update, files[:-1]), touch(files[-1])]
+
+
 COLLECTED = [f"{OUT}/{name}{part}.csv" for name in ("metrics", "groups", "history", "runs") for part in ("", "_studies")[:1 + bool(PROFILE.studies)]]
-COLLECTED += [] if PROFILE.validation_only else [f"{OUT}/differences.csv"]
-TABLE_FILES = expand(f"{OUT}/{{table}}.{{kind}}", table=all_tables_of(PROFILE), kind=["csv", "md", "tex"])
-PREMISES = [f"{OUT}/premises.csv"] if has_synthesis(PROFILE) and not PROFILE.validation_only else []
-PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html", f"{OUT}/README.md"]
+COLLECTED += [done("collect")] if PROFILE.validation_only else [f"{OUT}/differences.csv", done("collect")]
+TABLE = [f"{OUT}/{{table}}.csv", f"{OUT}/{{table}}.md", f"{OUT}/{{table}}.tex", done("{table}")]
+TABLE_FILES = expand(TABLE, table=all_tables_of(PROFILE))
+PREMISES = [f"{OUT}/premises.csv", done("premises")] if has_synthesis(PROFILE) and not PROFILE.validation_only else []
+PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html", f"{OUT}/README.md", done("page")]
 FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
                 for name in FIGURES}
-FIGURE_FILES = {name: files for name, files in FIGURE_FILES.items() if files}
+FIGURE_FILES = {name: [*files, done(name)] for name, files in FIGURE_FILES.items() if files}
 
 PROTOCOL = [path for path in [f"{OUT}/protocol.md"] if os.path.exists(path)]
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
@@ -148,7 +161,7 @@ rule collect:
         RUN_FILES,
         code("study/profiles", "study/reporting", "study/bootstrap", "study/runs", "study/collected", "study/differences", "study/collect"),
     output:
-        COLLECTED,
+        updated(COLLECTED),
     shell:
         PYTHON + " {ASCOOD:q} collect {PROFILE_NAME:q}"
 
@@ -160,7 +173,7 @@ rule premises:
         code("study/premises"),
         notebook=ancient("nbs/experiments/premises.ipynb"),
     output:
-        PREMISES or [f"{OUT}/no-premises"],
+        updated(PREMISES or ["no-premises"]),
     log:
         notebook=f"{OUT}/notebooks/premises.ipynb",
     threads: int(config.get("threads", 1))
@@ -183,7 +196,7 @@ rule table:
         lambda wildcards: premises_for(wildcards.table),
         notebook=ancient("nbs/experiments/{table}.ipynb"),
     output:
-        multiext(f"{OUT}/{{table}}", ".csv", ".md", ".tex"),
+        updated(TABLE),
     log:
         notebook=f"{OUT}/notebooks/{{table}}.ipynb",
     shell:
@@ -200,7 +213,7 @@ for name in FIGURE_FILES:
             premises_for(name),
             notebook=ancient(f"nbs/experiments/{name}.ipynb"),
         output:
-            FIGURE_FILES[name],
+            updated(FIGURE_FILES[name]),
         log:
             notebook=f"{OUT}/notebooks/{name}.ipynb",
         shell:
@@ -215,6 +228,6 @@ rule page:
         code("study/profiles", "study/collected", "study/claims", "study/page"),
         "ascood/study/page.html",
     output:
-        PAGE or [f"{OUT}/no-page"],
+        updated(PAGE or ["no-page"]),
     shell:
         PYTHON + " {ASCOOD:q} page {PROFILE_NAME:q}"

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,41 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
     assert capsys.readouterr().err.count("stays as it is") == 2 and drawn == [path.read_bytes() for path in pictures]
     assert main([*where, "status", str(tmp_path / "tiny.yaml")]) == 0
     assert "not begun" in (said := capsys.readouterr().out) and "collected in" in said and said.strip().endswith("2 of 2")
+
+    # what the profile no longer plans stays until somebody asks for it to go
+    fewer = profile_file(tmp_path, methods={"cross_entropy": {}}, detectors=["EBO"])
+    assert main([*where, "collect", fewer]) == 0
+    assert "kept: 1 run no longer planned by tiny (collect --prune removes them): ascood on scene-digits" in capsys.readouterr().err
+    assert all({*table.columns} == {*pd.read_csv(path).columns} and len(table) == len(pd.read_csv(path)) for path, table in zip(tables, before))
+    assert main([*where, "report", fewer, "table_main", "table_synthesis"]) == 0 and (out / "table_synthesis.md").is_file()
+    assert "ascood" not in set(pd.read_csv(out / "table_main.csv").method), "tables have planned rows"
+    assert main([*where, "collect", fewer, "--prune"]) == 0
+    assert f"rows of {out}/metrics.csv: scene-digits-ascood-seed0-" in (said := capsys.readouterr().out) and "table_synthesis.csv" in said
+    assert {*pd.read_csv(out / "metrics.csv").method} == {"cross_entropy"} and pd.read_csv(out / "differences.csv").empty
+    assert not (out / "table_synthesis.md").exists() and (out / "table_main.md").is_file()
+    assert main([*where, "collect", fewer, "--prune"]) == 0 and "nothing in" in capsys.readouterr().out
+
+
+def test_differences_of_runs_that_are_not_here_stay_until_the_other_side_is_another_run(tmp_path, capsys):
+    where = ["--results", str(tmp_path)]
+    small = {"train": {"epochs": 0}, "detectors": ["MSP"], "benchmarks": {"scene-digits": {"options": {"n_train": 20, "n_ood": 20}}}}
+
+    def made(*methods, **changes):
+        profile = profile_file(tmp_path, **small | changes)
+        for method in methods:
+            assert main([*where, "train", profile, "scene-digits", method, "0"]) == main([*where, "evaluate", profile, "scene-digits", method, "0"]) == 0
+        assert main([*where, "collect", profile]) == 0
+        return pd.read_csv(tmp_path / "tiny" / "differences.csv", keep_default_na=False), capsys.readouterr().err
+
+    before, said = made("cross_entropy", "ascood")
+    assert len(before) and "kept" not in said
+    shutil.rmtree(next((tmp_path / "tiny" / "runs").glob("*-ascood-*")))
+    found, said = made()
+    pd.testing.assert_frame_equal(found, before)
+    assert "kept: 1 run not on this machine: ascood on scene-digits" in said and "gone" not in said
+    found, said = made("cross_entropy", train={"epochs": 0}, methods={"cross_entropy": {"train": {"lr": 0.2}}, "ascood": TINY["methods"]["ascood"]})
+    assert found.empty and f"gone: {len(before)} differences" in said
+    assert len(pd.read_csv(tmp_path / "tiny" / "runs.csv")) == 3
 
 
 def test_methods_are_read_out_by_their_own_score_unless_the_profile_says_otherwise(tmp_path):

@@ -13,6 +13,7 @@ from ascood.models import Classifier, create_backbone, save_classifier
 from ascood.study import figures, plots, reporting
 from ascood.study.collected import Collected
 from ascood.study.profiles import list_profiles, load_profile
+from ascood.study.runs import packed_scores
 from ascood.synthesis import OutlierSynthesizer
 
 STUDIES = """
@@ -306,3 +307,23 @@ def test_a_png_of_many_images_is_small(tmp_path):
     figure = plots.plot_problem({"a": {"ID": {"noise": torch.rand(12, 3, 64, 64)}}})
     png = plots.save_figure(figure, tmp_path / "a")
     assert Image.open(png).width == 1400 and png.stat().st_size < 300_000 and (tmp_path / "a.pdf").is_file()
+
+
+def test_a_picture_stays_where_a_score_file_is_missing_and_a_chosen_part_does_not_narrow_one_of_the_whole(studies, tmp_path, capsys):
+    collected(studies, tmp_path)
+    runs = [run for run in studies.runs if run.benchmark == "scene-digits" and run.method in studies.methods and run.config.seed == 0]
+    rng = np.random.default_rng(0)
+    scores = {"MSP": {part: rng.random(9) for part in (("id", "test"), ("near", "o"), ("far", "o"))}}
+    for run in runs:
+        run.folder(tmp_path).mkdir(parents=True)
+        (run.folder(tmp_path) / "scores.npz").write_bytes(packed_scores(scores, np.ones(9, bool)))
+    part = studies.model_copy(update={"only": ["scene-digits"]})
+    (picture,) = figures.report_figure("figure_roc", part, tmp_path, tmp_path / "f")
+    (whole,) = figures.report_figure("figure_problem", studies, tmp_path, tmp_path / "f")
+    before, drawn = picture.read_bytes(), whole.read_bytes()
+    (runs[1].folder(tmp_path) / "scores.npz").unlink()
+    assert figures.report_figure("figure_roc", part, tmp_path, tmp_path / "f") == [picture] and picture.read_bytes() == before
+    assert f"{picture} stays as it is: 1 of 3 runs are missing: make reproduce PROFILE=studies" in capsys.readouterr().err
+    assert figures.report_figure("figure_problem", part, tmp_path, tmp_path / "f") == [whole] and whole.read_bytes() == drawn
+    picture.unlink()
+    assert figures.report_figure("figure_roc", part, tmp_path, tmp_path / "f") == [picture] and picture.is_file(), "drawn with a note"

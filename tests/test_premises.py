@@ -231,7 +231,7 @@ def finished(profile, folder, leave_out=()):
                                  detector=detector, ood_group=group, ood_set="o", fpr95=1, auroc=auroc, aupr_in=1, aupr_out=1, accuracy=90,
                                  hyperparameters="{}", gap=""))
     pd.DataFrame(rows).to_csv(folder / profile.name / "metrics.csv", index=False)
-    run = dict(run_id="r", method="cross_entropy", training_seconds=1, code="c", libraries=json.dumps({"torch": "9", "pytorch-ood": "9"}), device="d")
+    run = dict(run_id=profile.runs[0].run_id, benchmark="scene-digits-holdout", method="cross_entropy", training_seconds=1, code="c", libraries=json.dumps({"torch": "9", "pytorch-ood": "9"}), device="d")
     pd.DataFrame([run]).to_csv(folder / profile.name / "runs.csv", index=False)
 
 
@@ -283,7 +283,9 @@ def test_another_synthesis_or_a_new_snapshot_is_measured_anew(profile, tmp_path)
     other = loaded(tmp_path, methods=PROFILE["methods"] | {"ascood": {"alpha_max": 60.0, "alpha_min": 3.0}})
     found = premises.measure_premises(other, tmp_path)
     assert set(found.loc[found["method"] == "cross_entropy", "synthesizer"]) == {"gradient, p_inv 0.1, alpha 60 to 3, eval"}
-    assert "ascood" not in set(found["method"]), "its runs have other settings now, and are not here"
+    earlier = found[found["method"] == "ascood"]
+    assert {*earlier["synthesizer"]} == {"gradient, p_inv 0.1, alpha 30 to 3, eval"}, "its runs have other settings now, and are not here"
+    assert not {*earlier["run_id"]} & {run.run_id for run in other.runs}, "what was measured before stays"
 
 
 # gains, table, figure

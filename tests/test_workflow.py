@@ -1,6 +1,8 @@
 """The Snakefile, run for real on a tiny profile."""
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ascood.study.cli import main
 from ascood.study.page import all_tables_of
 from ascood.study.profiles import load_profile
 from ascood.study.warm import DOOR
@@ -58,6 +61,15 @@ def test_runs_once_then_only_what_hangs_on_a_deleted_checkpoint(workflow):
 
     output, status = workflow(*some)
     assert status == 0 and "Nothing to be done" in output
+
+    table, metrics = out / "table_main.md", out / "metrics.csv"
+    before, content = table.read_bytes(), metrics.read_bytes()
+    metrics.write_bytes(content[:-9])  # damaged, so that the job fails
+    output, status = workflow(failed := "results/tiny/notebooks/table_main.done")
+    assert status != 0 and "differs from its SHA-256" in output and table.read_bytes() == before
+    metrics.write_bytes(content)
+    output, status = workflow(failed)
+    assert status == 0 and jobs(output) == {"table": 1} and table.read_bytes() == before, "a failed job is not taken for done"
 
     deleted = next(out.glob("runs/*ascood*/model.safetensors"))
     weights = deleted.read_bytes()
@@ -141,3 +153,56 @@ def test_the_workflow_refuses_a_profile_in_one_line_and_quotes_its_values(workfl
     done = subprocess.run([*command, "profile=a b.yaml"], cwd=workflow.folder, env=env, capture_output=True, text=True)
     assert done.returncode != 0 and "profile a b.yaml: name: '$(touch pwned)' is no name" in done.stdout + done.stderr
     assert not (workflow.folder / "pwned").exists()
+
+
+def csv_lines(folder, besides=()):
+    "{CSV file: its lines}, without lines that have one of these texts in them."
+    return {path.name: [line for line in path.read_text().splitlines() if not any(text in line for text in besides)] for path in folder.glob("*.csv")}
+
+
+def reproduce(folder, copied, profile, *more):
+    "`make reproduce` in a clone, its output and status; the environment of the running interpreter stands in for .venv."
+    bin_ = folder / "venv" / "bin"
+    if not bin_.exists():
+        bin_.mkdir(parents=True)
+        ready = subprocess.run("cksum < requirements.lock | cut -d' ' -f1", shell=True, cwd=folder, capture_output=True, text=True).stdout.strip()
+        (folder / "venv" / f".ready-{ready}").touch()
+        (bin_ / "snakemake").write_text(f"#!/bin/sh\nexec {shlex.join([*copied, 'snakemake'])} \"$@\"\n")
+        (bin_ / "snakemake").chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(["make", "reproduce", "VENV=venv", "CORES=2", f"PROFILE={profile}", *more], cwd=folder, env=env, capture_output=True, text=True)
+    return done.stdout + done.stderr, done.returncode
+
+
+def test_reproducing_a_part_keeps_the_rows_and_pictures_of_all_other_runs(tmp_path, copied, monkeypatch):
+    "A clone without the folders of its runs; the profile has other settings for one method of one benchmark, and only that benchmark is made."
+    few = {"options": {"n_train": 40, "n_ood": 40}}
+    plan = PROFILE | {"benchmarks": {"scene-digits": few, "scene-digits-holdout": few}, "detectors": ["MSP", "EBO"]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan))
+    for name in ("ascood", "nbs", "Snakefile", "settings.ini", "Makefile", "requirements.lock"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "published").symlink_to(ROOT / "results" / "published")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "tiny.yaml"]) == 0
+    out, figures = tmp_path / "results" / "tiny", tmp_path / "figures" / "tiny"
+    old = next(run.run_id for run in load_profile("tiny.yaml").runs if (run.benchmark, run.method) == ("scene-digits", "ascood"))
+    shutil.rmtree(out / "runs")  # as in a fresh clone
+    made_anew = [f"{old.split('-ascood')[0]}-{method}-seed0" for method in ("cross_entropy", "ascood")]
+    rows, tables = csv_lines(out), csv_lines(out, [*made_anew, "scene-digits,"])
+    pictures = {path: path.read_bytes() for path in figures.glob("*scene-digits-holdout*")}
+    before = {path.name for path in [*out.glob("*.*"), *figures.glob("*")]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan | {"benchmarks": {"scene-digits": few | {"methods": {"ascood": {"weight": 0.2}}}, "scene-digits-holdout": few}}))
+
+    output, status = reproduce(tmp_path, copied, "tiny.yaml:scene-digits")
+    assert status == 0, output[-3000:]
+    assert "kept: 2 runs not on this machine: ascood on scene-digits-holdout, cross_entropy on scene-digits-holdout" in output
+    assert "kept: 1 run no longer planned by tiny (collect --prune removes them): ascood on scene-digits" in output
+    assert before <= {path.name for path in [*out.glob("*.*"), *figures.glob("*")]}
+    assert len(pictures) > 10 and all(path.read_bytes() == content for path, content in pictures.items())
+    now = csv_lines(out)
+    for name, lines in tables.items():
+        assert {*lines} <= {*now[name]} and len(rows[name]) <= len(now[name]), name
+    for name in ("metrics", "groups", "history", "runs"):  # the earlier settings too
+        assert [line for line in now[f"{name}.csv"] if old in line] == [line for line in rows[f"{name}.csv"] if old in line] != [], name
+    assert "scene-digits-holdout" in (out / "table_main.md").read_text() and "gallery_scene-digits-holdout.png" in (out / "README.md").read_text()

@@ -17,7 +17,7 @@ import typer
 from ..benchmarks import disk
 from ..benchmarks.builders import command as builders
 from ..command import check_folder, create_app, run_app
-from .collect import collect
+from .collect import collect, prune
 from .collected import Collected
 from .figures import FIGURES, report_figure
 from .page import ALL_TABLES, all_tables_of, profile_readme, remove_stale_tables, report_page
@@ -85,8 +85,7 @@ def write_reports(profile: Profile, results: str | Path = "results", figures: st
 
 # %% ../../nbs/study/11_cli.ipynb #fee21cda
 def write_pages(profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> tuple[Path, Path]:
-    "The HTML page and the README of a profile, from the tables and figures that are there; tables for which it plans no rows are removed."
-    remove_stale_tables(profile, results)
+    "The HTML page and the README of a profile, from the tables and figures that are there."
     return report_page(profile, results, figures), profile_readme(profile, results, figures)
 
 # %% ../../nbs/study/11_cli.ipynb #a3400109
@@ -147,9 +146,17 @@ def _evaluate(ctx: typer.Context, profile: _PROFILE, benchmark: str, method: str
 
 
 @app.command("collect")
-def _collect(ctx: typer.Context, profile: _PROFILE):
-    "Gather finished runs into CSV files."
-    collect(load_profile(profile), ctx.obj.results)
+def _collect(ctx: typer.Context, profile: _PROFILE,
+             prune_them: Annotated[bool, typer.Option("--prune", help="Only remove what the profile does not plan: rows of runs, and tables")] = False):
+    "Gather finished runs into CSV files. Rows of other runs stay."
+    plan, results = load_profile(profile), ctx.obj.results
+    if not prune_them:
+        collect(plan, results)
+        return
+    said = [f"{len(rows)} rows of {path}" + (f": {', '.join(rows['run_id'].unique())}" if "run_id" in rows else "")
+            for path, rows in prune(plan, results).items()]
+    said += map(str, remove_stale_tables(plan, results))
+    print("\n".join(f"removed: {what}" for what in said) or f"nothing in {under_root(results) / plan.name} is unplanned")
 
 # %% ../../nbs/study/11_cli.ipynb #983a00a3
 @app.command("premises")
@@ -168,8 +175,6 @@ def _report(ctx: typer.Context, profile: _PROFILE, only: Annotated[list[str] | N
     for name in only or [*all_tables_of(plan), *FIGURES]:
         print(ALL_TABLES[name](plan, ctx.obj.results) if name in ALL_TABLES
               else "\n".join(map(str, report_figure(name, plan, *ctx.obj))))
-    if not only:
-        remove_stale_tables(plan, ctx.obj.results)
 
 # %% ../../nbs/study/11_cli.ipynb #9c72caae
 @app.command("trace")

@@ -91,8 +91,9 @@ def execute_notebook(
     source, output = _found(source), Path(output)
     _check_run(**(_known(source, parameters) | parameters))
     output.parent.mkdir(parents=True, exist_ok=True)
+    reports = "profile" in parameters and "seed" not in parameters  # says on stderr what it keeps; a run shows its progress there
     papermill.execute_notebook(str(source), str(output), parameters, kernel_name="python3", progress_bar=False,
-                               kernel_manager_class=ThisInterpreter)
+                               kernel_manager_class=ThisInterpreter, stderr_file=sys.stderr if reports else None)
     return output
 
 # %% ../../nbs/study/10_notebooks.ipynb #ecd354b1

@@ -22,7 +22,7 @@ from PIL import Image
 from ..files import read_listed, write_file
 from .claims import report_table_claims, verdicts
 from .collected import Collected, describe_runs
-from .figures import FIGURES, figure_stems
+from .figures import FIGURES, figure_stems, with_collected
 from .profiles import Profile, shipped, under_root
 from .tables import TABLES, tables_of
 
@@ -116,13 +116,13 @@ _FIRST = ("table_paired", "table_claims")
 
 def report_page(profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> Path:
     "Write results/<profile>/report.html from the tables and figures that are there."
-    folder = under_root(results) / profile.name
+    folder, collected = under_root(results) / profile.name, Collected(profile, results)
     tables = [_table_part(name, folder) for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
-    pictures = [_figure_part(name, stems) for name in FIGURES if (stems := figure_stems(profile, name, figures))]
+    pictures = [_figure_part(name, stems) for name in FIGURES if (stems := figure_stems(with_collected(collected), name, figures))]
     tables, pictures = ([part._replace(notebook=(folder / "notebooks" / f"{part.name}.ipynb").is_file()) for part in parts] for parts in (tables, pictures))
     first = [part for name in _FIRST for part in tables if part.name == name]
     sections = [("Results", first), ("Protocol", _protocol_part(profile, results)), ("Tables", [part for part in tables if part not in first]), ("Figures", pictures)]
-    page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(Collected(profile, results)).replace("`", ""), sections=[s for s in sections if s[1]])
+    page = _PAGE.render(profile=profile, description=mistune.html(escape(profile.description)), about=describe_runs(collected).replace("`", ""), sections=[s for s in sections if s[1]])
     path = folder / "report.html"
     write_file(path, page)
     return path
@@ -151,11 +151,11 @@ def _picture_lines(profile: Profile, figures: str | Path, folder: Path) -> tuple
 # %% ../../nbs/study/09_page.ipynb #188a63e0
 def profile_readme(profile: Profile, results: str | Path = "results", figures: str | Path = "figures") -> Path:
     "Write results/<profile>/README.md from the tables and figures that are there."
-    folder = under_root(results) / profile.name
-    shown, linked = _picture_lines(profile, figures, folder)
+    folder, collected = under_root(results) / profile.name, Collected(profile, results)
+    shown, linked = _picture_lines(with_collected(collected), figures, folder)
     tables = [f"- [{_title(name)}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex))" for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     parts = [f"# Profile `{profile.name}`", profile.description.strip()]
-    if Collected(profile, results).protocol.is_file():
+    if collected.protocol.is_file():
         parts.append("[protocol.md](protocol.md) was written before the runs: what is tested, with which settings, and what counts as an answer.")
     if (folder / "table_claims.csv").is_file() and len(lines := verdicts(profile, results)):
         parts += ["## What these runs say of the paper's claims", _VERDICTS, lines.to_markdown(index=False, disable_numparse=True)]
@@ -164,7 +164,7 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     parts += ["## Pictures", *shown, "\n".join(linked)] if shown or linked else []
     parts += ["## All tables", "\n".join(tables)] if tables else []
     path = folder / "README.md"
-    write_file(path, "\n\n".join([*parts, "## Where the numbers come from", describe_runs(Collected(profile, results))]) + "\n")
+    write_file(path, "\n\n".join([*parts, "## Where the numbers come from", describe_runs(collected)]) + "\n")
     return path
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..attribution import submodule_modes, top_fraction_mask, true_class_gradient
 from ..data import Benchmark, ImageSet, LazyImages
 from ..files import read_listed, write_listed
-from .collected import Collected
+from .collected import Collected, in_use
 from .profiles import Profile, RunSpec, under_root
 from ..losses import uniform_kl
 from ..models import Classifier, load_classifier
@@ -161,10 +161,11 @@ def _up_to_date(rows: pd.DataFrame, run: RunSpec, synthesizer: OutlierSynthesize
 
 # %% ../../nbs/study/05_premises.ipynb #5f639c45
 def measure_premises(profile: Profile, results: str | Path = "results", anew: bool = False) -> pd.DataFrame:
-    "Measure the profile's runs of cross-entropy and ASCOOD that are on this machine and not measured yet; writes results/<profile>/premises.csv."
+    "Measure the profile's runs of cross-entropy and ASCOOD that are on this machine and not measured yet; writes results/<profile>/premises.csv, where other rows stay."
     path, benchmarks = under_root(results) / profile.name / "premises.csv", {}
     before = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else pd.DataFrame(columns=["run_id", "epoch", "synthesizer"])
-    parts = {run.run_id: before[before["run_id"] == run.run_id] for run in profile.runs}
+    parts = {run_id: before[before["run_id"] == run_id] for run_id in dict.fromkeys([*(run.run_id for run in profile.runs), *before["run_id"]])}
+    measured = False
     for run in profile.runs:
         synthesizer = profile_synthesizer(profile, run)
         if run.kind not in ("cross_entropy", "ascood") or run.method not in profile.methods or synthesizer is None:
@@ -173,10 +174,11 @@ def measure_premises(profile: Profile, results: str | Path = "results", anew: bo
             continue
         if run.benchmark not in benchmarks:
             benchmarks = {run.benchmark: run.load_benchmark()}
-        parts[run.run_id] = premises_of_run(run, synthesizer, results, benchmarks[run.benchmark])
-        found = pd.concat([rows for rows in parts.values() if len(rows)], ignore_index=True)
+        parts[run.run_id], measured = premises_of_run(run, synthesizer, results, benchmarks[run.benchmark]), True
+    found = pd.concat([rows for rows in parts.values() if len(rows)] or [before.iloc[:0]], ignore_index=True)
+    if measured:  # once, and last: a workflow puts the file of a failed job back
         write_listed({path: found.to_csv(index=False, float_format="%.6g")})
-    return pd.concat([rows for rows in parts.values() if len(rows)] or [before.iloc[:0]], ignore_index=True)
+    return found
 
 # %% ../../nbs/study/05_premises.ipynb #878a4d5a
 def auroc_gains(
@@ -207,7 +209,7 @@ def premises_with_gain(collected: Collected) -> pd.DataFrame:
     rows = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else measure_premises(profile, collected.results)
     if rows.empty:
         return pd.DataFrame(columns=["run_id", "benchmark", "setting", "method", "seed", "epoch", *QUANTITIES, "last", "detector", "gain"])
-    rows = rows[rows["method"].isin(list(profile.methods)) & rows["run_id"].isin([run.run_id for run in profile.runs])]
+    rows = in_use(rows[rows["method"].isin(list(profile.methods))], profile)
     ours = [run.method for run in profile.runs if "synthesis" in run.settings]
     gains = auroc_gains(collected.metrics, ours)[["benchmark", "method", "seed", "detector", "gain"]]
     rows = rows.merge(gains, "left", ["benchmark", "method", "seed"])
