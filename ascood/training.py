@@ -116,7 +116,7 @@ class Method(Settings):
     family: ClassVar[str] = "training"  # in tables: "post-hoc" (not inherited), "training" or "ASCOOD"
     own_score: ClassVar[str | None] = None  # the detector with which the method's paper evaluates it; None: any
     needs_outliers: ClassVar[bool] = False  # whether `loss` reads `step.outliers`
-    keep_by: ClassVar[Literal["val_accuracy", "loss"]] = "val_accuracy"  # the best epoch: highest ID validation accuracy, or lowest training loss
+    keep_by: ClassVar[str] = "val_accuracy"  # the best epoch: highest ID validation accuracy, or lowest training loss
     views: ClassVar[int] = 1  # augmented views of each image in a batch: `loss` gets [views*B,3,H,W], first views first
     create_model: ClassVar[Callable[..., Classifier]]  # of a TrainConfig and the number of classes
     loss: ClassVar[Callable[..., tuple[Tensor, Tensor]]]  # of the model, x, y and a Step: scalar loss, logits
