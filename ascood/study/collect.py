@@ -70,7 +70,8 @@ def _with_earlier(profile: Profile, finished: list[RunSpec], results: str | Path
         parts = [new[own], new[~own]] if profile.studies else [new]
         for path, rows in zip(collected_paths(profile, table, results), parts):
             if path.is_file():
-                rows = pd.concat([rows, _written(path, profile).query("run_id not in @here")]).fillna("")
+                earlier = _written(path, profile)
+                rows = pd.concat([rows, earlier[~earlier["run_id"].isin(here)]]).fillna("")
             both[path] = rows.sort_values("run_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
     return both
 
