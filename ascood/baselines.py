@@ -372,8 +372,7 @@ class CIDER(CrossEntropy):
         with torch.autocast(z.device.type, enabled=False):  # 8 bits of a cosine, divided by tau, are too few to train by
             moved = moved_prototypes(head.prototypes, z := z.float(), y, self.gamma)
             head.prototypes.copy_(moved.detach())
-            loss = dispersion(moved, self.tau) + self.weight * compactness(z, y, moved.detach(), self.tau)
-            return loss, (z @ moved.T / self.tau).detach()
+            return dispersion(moved, self.tau) + self.weight * compactness(z, y, moved.detach(), self.tau), (z @ moved.T / self.tau).detach()
 
 # %% ../nbs/07_baselines.ipynb #aef204f0
 @torch.no_grad()

@@ -57,7 +57,7 @@ def _on(x: Tensor, device: torch.device) -> Tensor:
     "Images on a device; on a CPU in the order of memory in which convolutions are faster."
     return x.contiguous(memory_format=torch.channels_last) if device.type == "cpu" else x.to(device)
 
-
+# %% ../nbs/09_evaluation.ipynb #937a859c
 def _observe(model: Classifier, x: Tensor, also: Collection[str], map_scores: Callable | None = None) -> dict[str, Tensor]:
     "One forward pass over a batch: logits, features, and what else is asked for."
     stages = model.backbone.stages() if {*also} & {"stages", "gram"} or map_scores is not None else [model.feature_maps]
@@ -155,7 +155,7 @@ def _both_sides(id_scores, ood_scores) -> tuple[Tensor, Tensor]:  # scores float
             raise ValueError(f"{nan} of {len(scores)} {side} scores are NaN; check the detector on this model")
     return torch.cat([known, unknown]), torch.cat([torch.zeros(len(known)), -torch.ones(len(unknown))])
 
-
+# %% ../nbs/09_evaluation.ipynb #77594fb1
 def ood_metrics(
     id_scores: Tensor | np.ndarray,  # Scores of ID images [N], higher is more OOD
     ood_scores: Tensor | np.ndarray,  # Scores of OOD images [M]
@@ -166,7 +166,7 @@ def ood_metrics(
               "aupr_in": aupr(scores, labels, positive="id"), "aupr_out": aupr(scores, labels, positive="ood")}
     return {name: 100 * float(value) for name, value in values.items()}
 
-
+# %% ../nbs/09_evaluation.ipynb #77594fb0
 def fpr95_id_positive(
     id_scores: Tensor | np.ndarray,  # Scores of ID images [N], higher is more OOD
     ood_scores: Tensor | np.ndarray,  # Scores of OOD images [M]
@@ -359,13 +359,13 @@ def _fitting_set(benchmark: Benchmark) -> ImageSet | LazyImages:
 _AGAIN = "@standardised"  # behind the name of a detector that reads standardised features in a second entry
 
 
-def _wanted(detectors: dict[str, dict] | list[str] | None, both_readings: bool) -> dict[str, dict]:
+def _wanted(detectors: dict[str, dict] | list[str] | None, model: Classifier, both_readings: bool) -> dict[str, dict]:
     "Names with given hyperparameters. Raises ValueError for unknown names."
     names = list_detectors() if detectors is None else detectors
     wanted = dict(names) if isinstance(names, dict) else {name: {} for name in names}
     of_h = [name for name in wanted if recipe(name).reads == "h"]
     again = {f"{name}{_AGAIN}": wanted[name] | {"reads": "standardised"} for name in of_h if "reads" not in wanted[name]}
-    return wanted | (again if both_readings else {})
+    return wanted | (again if both_readings and model.normalization != "none" else {})
 
 
 def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet | LazyImages]:
@@ -556,8 +556,7 @@ def score_benchmark(
     both_readings: bool = False,  # Score detectors of h by the standardised features too, where the model standardises; see `READS`
 ) -> Evaluation:
     "Every set scored by every detector. Raises ValueError for unknown detectors or empty sets, before any work. See also `gaps`."
-    wanted, sets = _wanted(detectors, both_readings and model.normalization != "none"), _sets(benchmark, validation_only)
-    result = Evaluation({}, {}, {}, {}, {})
+    wanted, sets, result = _wanted(detectors, model, both_readings), _sets(benchmark, validation_only), Evaluation({}, {}, {}, {}, {})
     of_images = {name: given for name, given in wanted.items() if recipe(name).reads == "images"}
     rest = {name: given for name, given in wanted.items() if name not in of_images}
     with submodule_modes(model, training=False), _steps(f"scoring {benchmark.name}", len(sets) + 1 + len(rest), progress) as step:

@@ -19,7 +19,7 @@ def test_a_killed_job_and_adverse_surroundings_lose_nothing():
     kills, around = rows_of("([row for job, n in (('training', 1), ('evaluation', 2), ('building a benchmark', 3)) for row in kill_trials(job, n, rng, 1)], brief_surroundings())")
     assert len(kills) == 6 and sum(row["killed"] for row in kills) > 3 and not any(row["status"] or row["wrong"] for row in kills), kills
     assert len(around) == 3 and all(row["faults"] == [] and row["repeated"] == "equal" for row in around), around
-    assert "state-0000 cannot be written" in around[0]["said"] and "there is no data folder" in around[2]["said"]
+    assert "state-0001 cannot be written" in around[0]["said"] and "there is no data folder" in around[2]["said"]
 
 
 def test_the_committed_counts_have_no_losses():

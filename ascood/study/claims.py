@@ -233,7 +233,7 @@ _PLANNED = ["study", "benchmark", "setting", "method", "kind", "choice", "synthe
 
 def _lacking(collected: Collected) -> pd.DataFrame:  # _PLANNED; with_gradient, ...: is that synthesis planned there?
     "Planned rows that no difference has, because a seed's run or its scores are not there."
-    profile = collected.profile
+    profile, shown = collected.profile, {*collected.profile.chosen, *collected.all_metrics["benchmark"]}
     there = {(row.study, row.benchmark, method) for row in collected.differences.itertuples() for method in (row.a_method, row.b_method)}
     plain = [("", run.benchmark, run.method) for run in profile.runs if run.method in profile.methods]
     points = [(p.study, p.benchmark, p.variant) for p in profile.points]
@@ -242,7 +242,7 @@ def _lacking(collected: Collected) -> pd.DataFrame:  # _PLANNED; with_gradient, 
     lacking = [(study, benchmark, settings[benchmark], method, profile.kinds[method],
                 paper_choice(profile.syntheses, benchmark, settings[benchmark]),
                 synthesis.get((benchmark, method), ""), *((benchmark, name) in profile.syntheses for name in SYNTHESES))
-               for study, benchmark, method in dict.fromkeys(plain + points) if benchmark in profile.chosen and (study, benchmark, method) not in there]
+               for study, benchmark, method in dict.fromkeys(plain + points) if benchmark in shown and (study, benchmark, method) not in there]
     return pd.DataFrame(lacking, columns=_PLANNED)
 
 # %% ../../nbs/study/08_claims.ipynb #433975cd

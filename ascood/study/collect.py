@@ -30,7 +30,7 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
         raise FileNotFoundError(f"profile {profile.name} has no finished run in {under_root(results)}; "
                                 f"start with: python -m ascood run {profile.name}")
     written = _with_earlier(profile, finished, results)
-    for table, name in {"metrics": "all_metrics", "groups": "groups", "history": "history", "runs": "runs"}.items():
+    for table, name in {"metrics": "all_readings", "groups": "groups", "history": "history", "runs": "runs"}.items():
         rows = pd.concat([written[path] for path in collected_paths(profile, table, results)])
         setattr(now, name, in_use(pd.read_csv(io.StringIO(rows.to_csv(index=False))), profile))
     if not profile.validation_only:

@@ -78,9 +78,9 @@ EARLIER = (" Rows whose FPR@95 is missing are of an earlier reading of the paper
            "standardised ones, alpha fell one epoch later, and the last epoch was kept.")
 
 
-def _with_reads(metrics: pd.DataFrame) -> pd.DataFrame:
-    "Rows of a version before there were two readings say nothing in `reads`."
-    return metrics if "reads" in metrics else metrics.assign(reads="")
+def _released(metrics: pd.DataFrame) -> pd.DataFrame:
+    "Rows as the paper's code reads features; those of a version before there were two readings say nothing in `reads`."
+    return metrics[metrics["reads"] != "standardised"].reset_index(drop=True) if "reads" in metrics else metrics.assign(reads="")
 
 
 # %% ../../nbs/study/03a_collected.ipynb #c359f9e9
@@ -91,8 +91,8 @@ class Collected:
     results: str | Path = "results"
 
     folder = property(lambda self: under_root(self.results) / self.profile.name)
-    all_readings = cached_property(lambda self: _with_reads(read_table(self, "metrics")))  # a row for each run, detector, reading and OOD set
-    all_metrics = cached_property(lambda self: self.all_readings[self.all_readings["reads"] != "standardised"])  # these four with the variants of studies
+    all_readings = cached_property(lambda self: read_table(self, "metrics"))  # a row for each run, detector, reading and OOD set
+    all_metrics = cached_property(lambda self: _released(self.all_readings))  # these four with the variants of studies
     groups = cached_property(lambda self: read_table(self, "groups"))  # a row for each run, image set and group: accuracy and confidence
     history = cached_property(lambda self: read_table(self, "history"))  # a row for each run and epoch
     runs = cached_property(lambda self: read_table(self, "runs"))  # a row for each run: settings, versions, seconds
@@ -105,9 +105,8 @@ class Collected:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         "Metrics of the profile's methods, with their kinds, as the paper's code reads features: without variants, and without detectors for a table of their own."
-        every = self.all_readings
-        own = every["method"].isin(list(self.profile.methods)) & ~every["detector"].str.contains("@") & (every["reads"] != "standardised")
-        return with_kinds(self.profile, every[own].reset_index(drop=True))
+        own = self.all_metrics["method"].isin(list(self.profile.methods)) & ~self.all_metrics["detector"].str.contains("@")
+        return with_kinds(self.profile, self.all_metrics[own].reset_index(drop=True))
 
 
 # %% ../../nbs/study/03a_collected.ipynb #e66cb866

@@ -168,5 +168,5 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     return path
 
 
-_VERDICTS = ("Columns *for*, *against* and *undecided* count the differences that test a claim. A positive difference is evidence for the claim. It is in points, with its paired "
-             "bootstrap 95 % interval. The largest decided one is shown, or the largest if none is decided. All of them: [table_claims.md](table_claims.md).")
+_VERDICTS = ("Columns *for*, *against* and *undecided* count the differences that test a claim. A positive difference is evidence for the claim. It is in points, with its "
+             "95 % interval. The largest decided one is shown, or the largest if none is decided. All of them: [table_claims.md](table_claims.md).")

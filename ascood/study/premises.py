@@ -30,7 +30,7 @@ from ..models import Classifier, load_classifier
 from .plots import FIGURE_STYLE, TWO_COLUMNS, plot_nothing
 from .reporting import SETTING_GROUP, choose_detectors, group_means, method_color, method_label, to_plain_text
 from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
-from ..training import ASCOOD, create_method
+from ..training import create_method
 
 # %% ../../nbs/study/05_premises.ipynb #aa66a622
 def share_inside(
@@ -107,8 +107,8 @@ def profile_synthesizer(profile: Profile, run: RunSpec) -> OutlierSynthesizer | 
     "The run's own synthesizer if it has one; else that of the profile's ASCOOD on the same benchmark, `gradient` before others; None if there is none."
     there = [r for r in profile.runs if r.benchmark == run.benchmark and r.method in profile.methods and "synthesis" in r.settings]
     there.sort(key=lambda r: r.settings["synthesis"] != "gradient")
-    settings = run.settings if "synthesis" in run.settings else there[0].settings if there else None
-    return ASCOOD(**settings).synthesizer() if settings else None
+    found = [run] if "synthesis" in run.settings else there[:1]
+    return create_method(found[0].kind, **found[0].settings).synthesizer() if found else None
 
 
 def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
@@ -168,7 +168,7 @@ def measure_premises(profile: Profile, results: str | Path = "results", anew: bo
     measured = False
     for run in profile.runs:
         synthesizer = profile_synthesizer(profile, run)
-        if run.kind not in ("cross_entropy", "ascood") or run.method not in profile.methods or synthesizer is None:
+        if run.declared["kind"] not in ("post-hoc", "ASCOOD") or run.method not in profile.methods or synthesizer is None:
             continue
         if _up_to_date(parts[run.run_id], run, synthesizer, results) and not (anew and files_by_epoch(run, results)):
             continue

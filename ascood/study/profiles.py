@@ -247,7 +247,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: S
     detectors = dict(asked) if isinstance(asked, dict) else {name: {} for name in asked}
     detectors |= {} if point else profile.more_detectors.get(method, {})
     check_names("detector", [name.partition("@")[0] for name in detectors], DETECTORS | OWN_SCORES)
-    snapshots = profile.snapshots if kind in ("cross_entropy", "ascood") and seed == profile.seeds[0] and not point else []
+    snapshots = profile.snapshots if kind_of(made) in ("post-hoc", "ASCOOD") and seed == profile.seeds[0] and not point else []
     return RunSpec(profile=profile.name, benchmark=benchmark, options=options, data_seed=profile.data_seed,
                    method=point.variant if point else method, kind=kind, settings=made.model_dump(), config=config, detectors=detectors,
                    validation_only=profile.validation_only, memory=profile.memory, snapshots=snapshots)

@@ -106,7 +106,7 @@ def verify_run(
 ) -> Verification:
     "Repeat a run in a temporary folder with the recorded number of threads, and compare. Raises as `load_benchmark` if its data is not here."
     before = Collected(profile, results)
-    committed, alike = before.runs.set_index("run_id").loc[run.run_id], before.all_metrics.query("benchmark == @run.benchmark and method == @run.method")
+    committed, alike = before.runs.set_index("run_id").loc[run.run_id], before.all_readings.query("benchmark == @run.benchmark and method == @run.method")
     threads = torch.get_num_threads()
     torch.set_num_threads(int(committed["threads"]))
     try:
