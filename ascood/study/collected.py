@@ -74,8 +74,8 @@ def with_kinds(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 # %% ../../nbs/study/03a_collected.ipynb #5b0c7e31
-EARLIER = (" Rows whose FPR@95 is missing are of an earlier reading of the paper: FPR@95 took ID as the positive class (`fpr95_id_positive` in metrics.csv), detectors of features read "
-           "standardised ones, alpha fell one epoch later, and the last epoch was kept.")
+EARLIER = (" Rows without FPR@95 are of an earlier reading of the paper: FPR@95 took ID as the positive class (now `fpr95_id_positive`), detectors of features read standardised ones, "
+           "alpha fell one epoch later, and the last epoch was kept. Their intervals join the seeds' values with the width of a former interval over test images.")
 
 
 def _released(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +130,9 @@ def describe_runs(collected: Collected) -> str:
 def missing_runs(collected: Collected) -> str:
     "A sentence that says how many runs are not there yet and which command makes them; empty if all are there."
     there, planned = {*collected.runs["run_id"]}, collected.profile.runs
-    gone = [f"{run.method} on {run.benchmark}" for run in planned if run.run_id not in there]
+    rows = collected.runs[~collected.runs["run_id"].isin([run.run_id for run in planned])]
+    replaced = {*zip(rows["benchmark"], rows["method"])}  # by runs with earlier settings
+    gone = [f"{run.method} on {run.benchmark}" for run in planned if run.run_id not in there and (run.benchmark, run.method) not in replaced]
     some = ", ".join(dict.fromkeys(gone[:40])) + (", ..." if len(gone) > 40 else "")
     return f" Missing: {len(gone)} of {len(planned)} runs ({some}); `{collected.profile.remedy}` makes them and fills the gaps." if gone else ""
 

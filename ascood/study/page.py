@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..files import read_listed, write_file
 from .claims import report_table_claims, verdicts
-from .collected import Collected, describe_runs
+from .collected import EARLIER, Collected, describe_runs
 from .figures import FIGURES, figure_stems, with_collected
 from .profiles import Profile, shipped, under_root
 from .tables import TABLES, tables_of
@@ -155,6 +155,7 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     shown, linked = _picture_lines(with_collected(collected), figures, folder)
     tables = [f"- [{_title(name)}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex))" for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     parts = [f"# Profile `{profile.name}`", profile.description.strip()]
+    parts += [f"**Of an earlier reading.**{EARLIER} Pictures show it as it was."] if collected.all_metrics["reads"].isna().any() else []
     if collected.protocol.is_file():
         parts.append("[protocol.md](protocol.md) was written before the runs: what is tested, with which settings, and what counts as an answer.")
     if (folder / "table_claims.csv").is_file() and len(lines := verdicts(profile, results)):
