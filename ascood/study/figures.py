@@ -371,7 +371,7 @@ def _synthesis_of(run: RunSpec, model: Classifier, done: int, benchmark: Benchma
     "Image, attribution, G_inv where that is what is added, and outlier, by a model that was trained `done` epochs."
     kind = run.settings["synthesis"]
     x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), images)
-    outliers = _synthesizer(run)(model, x, y, done - 1, run.config.epochs, torch.Generator().manual_seed(0))
+    outliers = _synthesizer(run)(model, x, y, done, run.config.epochs, torch.Generator().manual_seed(0))
     shown = {"image $x$": benchmark.pixels(x)}
     if kind != "gaussian":
         g = true_class_gradient(model, x, y)

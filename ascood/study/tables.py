@@ -378,18 +378,19 @@ def _has_near_sets(profile: Profile) -> bool:
     return any(name not in SPECS or any(group == "near" for group, _ in SPECS[name].sets()) for name in profile.chosen)
 
 
+_STANDARDISED = ", standardised features"
+
+
 def both_readings(collected: Collected) -> pd.DataFrame:
     "As `summarize`, near AUROC: detectors of features twice on models that standardise them, the second time with standardised features."
     every = collected.all_readings
     again = every[every["reads"] == "standardised"] if "reads" in every else every.iloc[:0]
     again = again[again["method"].isin(list(collected.profile.methods))]
     rows = pd.concat([collected.metrics, again.assign(detector=again["detector"] + _STANDARDISED)], ignore_index=True)
-    return reporting.summarize(rows).query("quantity == 'near_auroc'").sort_values(["benchmark", "method"], kind="stable")
+    place = {method: i for i, method in enumerate(collected.profile.methods)}
+    return reporting.summarize(rows).query("quantity == 'near_auroc'").sort_values("method", key=lambda names: names.map(place), kind="stable")
 
-
-_STANDARDISED = ", standardised features"
-
-
+# %% ../../nbs/study/06_tables.ipynb #7e2192e7
 def _cost_of_reading(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     "Where the paper's reading detects worse than the standardised one, as means over seeds."
     mean = numbers.set_index(["benchmark", "method", "detector"])["mean"]
@@ -398,7 +399,7 @@ def _cost_of_reading(collected: Collected, numbers: pd.DataFrame) -> list[str]:
     return [f"With standardised features {len(worse)} of {len(pairs)} have a higher AUROC than as the paper's code reads them, in points, undecided whether by chance: "
             + ", ".join(worse) + "."] if worse else []
 
-
+# %% ../../nbs/study/06_tables.ipynb #7e2192e8
 table_scores = Table(
     "table_scores",
     "Near-OOD AUROC of every method with every detector that it was evaluated with; compared methods with their own. On ASCOOD models, detectors of features are listed twice: as the paper's code "
