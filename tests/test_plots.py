@@ -190,7 +190,7 @@ def test_gallery_of_training_shows_the_models_that_are_there(studies, tmp_path):
     assert "make reproduce PROFILE=studies" in words(draw(Collected(studies, tmp_path), "scene-digits-holdout"))
     saved(run, tmp_path)
     text = words(draw(Collected(studies, tmp_path), "scene-digits-holdout"))
-    assert "trained" in text and "epoch 1" not in text and "1 of 2 models are missing" in text
+    assert "epoch 2 of 2" in text and "epoch 1" not in text and "1 of 2 models are missing" in text
     assert r"$\alpha$ = 2" in text  # of the last epoch
     saved(run, tmp_path, "snapshot-0001.safetensors")
     text = words(draw(Collected(studies, tmp_path), "scene-digits-holdout"))

@@ -75,7 +75,8 @@ def with_kinds(profile: Profile, metrics: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/study/03a_collected.ipynb #5b0c7e31
 EARLIER = (" Rows without FPR@95 are of an earlier reading of the paper: FPR@95 took ID as the positive class (now `fpr95_id_positive`), detectors of features read standardised ones, "
-           "alpha fell one epoch later, and the last epoch was kept. Their intervals join the seeds' values with the width of a former interval over test images.")
+           "alpha fell one epoch later, and the last epoch was kept. Their intervals join the seeds' values with the width of a former interval over test images, a stricter rule than that of "
+           "a protocol written before it.")
 
 
 def _released(metrics: pd.DataFrame) -> pd.DataFrame:

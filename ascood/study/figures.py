@@ -28,7 +28,7 @@ from .differences import study_metrics
 from .profiles import Profile, RunSpec, find_run, under_root
 from .runs import load_scores
 from ..models import Classifier, load_classifier
-from .premises import draw_premises, files_by_epoch
+from .premises import draw_premises, files_by_epoch, kept_epoch
 from ..synthesis import OutlierSynthesizer
 from ..training import ASCOOD, create_method
 from .tables import paired_rows
@@ -127,8 +127,10 @@ def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
 
 
 def _models_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Classifier]:
-    "Snapshots and final model of a run, as far as they are there, by the number of epochs trained."
-    return {epoch: load_classifier(path, "cpu") for epoch, path in files_by_epoch(run, results).items()}
+    "Snapshots and the kept model of a run, as far as they are there, each by the epoch it is of."
+    own = {run.config.epochs: kept_epoch(run, results)}
+    models = {own.get(epoch, epoch): load_classifier(path, "cpu") for epoch, path in files_by_epoch(run, results).items()}
+    return dict(sorted(models.items()))
 
 
 # %% ../../nbs/study/07_figures.ipynb #236f5a6c
@@ -141,8 +143,8 @@ def _draw_gallery_training(collected: Collected, name: str) -> Figure:
         return plots.plot_nothing(f"{name}: no model of ASCOOD is there; {profile.remedy}")
     benchmark = run.load_benchmark()
     x, y = _evenly(benchmark.train.with_transform(benchmark.test.transform), 6)
-    wanted = len({*run.snapshots, run.config.epochs})
-    note = f"{wanted - len(models)} of {wanted} models are missing; delete the run's folder, then {profile.remedy}" if len(models) < wanted else ""
+    wanted, there = len({*run.snapshots, run.config.epochs}), len(files_by_epoch(run, collected.results))
+    note = f"{wanted - there} of {wanted} models are missing; delete the run's folder, then {profile.remedy}" if there < wanted else ""
     return plots.lacking(plots.plot_gallery_training(models, x, y, benchmark, _synthesizer(run), run.config.epochs, note=note), note)
 
 # %% ../../nbs/study/07_figures.ipynb #dc0e5506

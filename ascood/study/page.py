@@ -155,7 +155,7 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
     shown, linked = _picture_lines(with_collected(collected), figures, folder)
     tables = [f"- [{_title(name)}]({name}.md) ([CSV]({name}.csv), [LaTeX]({name}.tex))" for name in ALL_TABLES if (folder / f"{name}.md").is_file()]
     parts = [f"# Profile `{profile.name}`", profile.description.strip()]
-    parts += [f"**Of an earlier reading.**{EARLIER} Pictures show it as it was."] if collected.all_metrics["reads"].isna().any() else []
+    parts += [f"**Of an earlier reading.**{EARLIER} Pictures are of then: what they call decided was decided by test images alone."] if collected.all_metrics["reads"].isna().any() else []
     if collected.protocol.is_file():
         parts.append("[protocol.md](protocol.md) was written before the runs: what is tested, with which settings, and what counts as an answer.")
     if (folder / "table_claims.csv").is_file() and len(lines := verdicts(profile, results)):
@@ -170,4 +170,4 @@ def profile_readme(profile: Profile, results: str | Path = "results", figures: s
 
 
 _VERDICTS = ("Columns *for*, *against* and *undecided* count the differences that test a claim. A positive difference is evidence for the claim. It is in points, with its "
-             "95 % interval. The largest decided one is shown, or the largest if none is decided. All of them: [table_claims.md](table_claims.md).")
+             "95 % interval, if there are three seeds; with fewer, nothing is judged. The largest decided one is shown, or the largest if none is decided. All of them: [table_claims.md](table_claims.md).")

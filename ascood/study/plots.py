@@ -184,8 +184,7 @@ def _epoch_rows(model: nn.Module, x: Tensor, y: Tensor, benchmark: Benchmark, sy
         own = model.eval()(outliers).softmax(1).gather(1, y[:, None]).mean().item()
     alpha = alpha_at(done, epochs, synthesizer.alpha_max, synthesizer.alpha_min)
     step = "" if synthesizer.kind == "shuffle" else rf", $\alpha$ = {alpha:.3g}"
-    when = f"epoch {done} of {epochs}" if done < epochs else "trained"  # the kept model, whichever epoch it is of
-    rows = [(f"{when}\n$x'$ {synthesizer.kind}{step}\n$p_y(x')$ = {own:.2f}", benchmark.pixels(outliers))]
+    rows = [(f"epoch {done} of {epochs}\n$x'$ {synthesizer.kind}{step}\n$p_y(x')$ = {own:.2f}", benchmark.pixels(outliers))]
     if synthesizer.kind == "gaussian":
         return rows
     return [*rows, ("$G_{inv}$", signed_mask(true_class_gradient(model, x, y, synthesizer.mode), synthesizer.fraction))]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUANTITIES', 'LIMITS', 'PREMISES_CAPTION', 'share_inside', 'step_size', 'premises', 'profile_synthesizer',
-           'untrained_model', 'files_by_epoch', 'premises_of_run', 'has_synthesis', 'measure_premises', 'auroc_gains',
-           'premises_with_gain', 'broken_premises', 'premises_rows', 'gain_correlations', 'say_correlations',
-           'plot_premises', 'draw_premises']
+           'untrained_model', 'files_by_epoch', 'kept_epoch', 'premises_of_run', 'has_synthesis', 'measure_premises',
+           'auroc_gains', 'premises_with_gain', 'broken_premises', 'premises_rows', 'gain_correlations',
+           'say_correlations', 'plot_premises', 'draw_premises']
 
 # %% ../../nbs/study/05_premises.ipynb #9c22e03f
 from pathlib import Path
@@ -125,6 +125,13 @@ def files_by_epoch(run: RunSpec, results: str | Path) -> dict[int, Path]:
     files = {epoch: f"snapshot-{epoch:04d}.safetensors" for epoch in run.snapshots} | {run.config.epochs: "model.safetensors"}
     return {epoch: path for epoch, file in sorted(files.items()) if (path := run.folder(results) / file).is_file()}
 
+
+def kept_epoch(run: RunSpec, results: str | Path) -> int:
+    "The epoch whose weights a run kept, from its history; the last one if that does not say."
+    path = run.folder(results) / "history.csv"
+    history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    return int(history.loc[history["kept"], "epoch"].iloc[0]) if "kept" in history and history["kept"].any() else run.config.epochs
+
 # %% ../../nbs/study/05_premises.ipynb #9dcb0356
 def premises_of_run(
     run: RunSpec,
@@ -133,7 +140,7 @@ def premises_of_run(
     benchmark: Benchmark | None = None,  # The run's, if it is loaded already
     limit: int = 256,  # Validation images
 ) -> pd.DataFrame:  # run_id, benchmark, setting, method, seed, epoch (0: before training), synthesizer, and a column a quantity
-    "The premises of a run by the number of epochs trained, with the alpha of the last epoch. No rows if the trained model is not there."
+    "The premises of a run by the number of epochs trained, with the alpha of each model's own epoch. No rows if the trained model is not there."
     files = files_by_epoch(run, results)
     if run.config.epochs not in files:
         return pd.DataFrame()
@@ -142,7 +149,8 @@ def premises_of_run(
     rows = []
     for epoch, path in {0: None, **files}.items():
         model = load_classifier(path, device) if path else untrained_model(run, benchmark).to(device)
-        found = premises(model, benchmark.val, synthesizer, max(epoch, 1), run.config.epochs, limit)
+        own = kept_epoch(run, results) if epoch == run.config.epochs else max(epoch, 1)
+        found = premises(model, benchmark.val, synthesizer, own, run.config.epochs, limit)
         rows.append(names | {"epoch": epoch, "synthesizer": _described(synthesizer)} | found)
     return pd.DataFrame(rows)
 
@@ -259,7 +267,7 @@ def gain_correlations(rows: pd.DataFrame) -> pd.DataFrame:  # quantity, before t
 
 # %% ../../nbs/study/05_premises.ipynb #623265d1
 PREMISES_CAPTION = (
-    "Premises of the method along training, on at most 256 ID validation images without augmentation; means over seeds (epoch 0: before training; the last: the model that was kept; "
+    "Premises of the method along training, on at most 256 ID validation images without augmentation; means over seeds (epoch 0: before training; the last: the model that was kept, with the alpha of the epoch it is of; "
     "snapshots are of the first seed). G inside, G_inv inside: share of the sum of absolute gradients, and of the kept elements, inside the object's mask; "
     "divided by the area of the object, 1 is chance. No number: the benchmark has no masks. step / x: norm of alpha times G_inv against the image, over the touched "
     "elements and over all, median over images. p: softmax; y: the true class; KL: from uniform, in nats. Cross-entropy is measured with the synthesis that ASCOOD "
