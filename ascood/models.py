@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from .files import whole
+from .files import atomic_write
 from .normalization import NORMALIZATIONS, standardize
 
 # %% ../nbs/04_models.ipynb #34d37639
@@ -357,7 +357,7 @@ def digest_of(tensors: dict[str, Tensor], about: dict) -> str:
 # %% ../nbs/04_models.ipynb #541ddb92
 def write_checked(path: Path, tensors: dict[str, Tensor], key: str, about: dict):
     "A safetensors file, written atomically. Its header holds `about`, with the digest, as JSON under one key: the order of several would be random."
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {key: json.dumps(about | {"sha256": digest_of(tensors, about)})})
 
 
@@ -482,6 +482,6 @@ def save_openood_checkpoint(model: Classifier, path: str | Path) -> Path:
         name = name.replace(".downsample.", ".shortcut.") if kind == "cifar_resnet18" else name
         weights[name if plain else f"backbone.{name}"] = values.detach().cpu().contiguous()
     path = Path(path)
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         torch.save(weights if plain else weights | {"sigma": torch.tensor(model.sigma)}, unfinished)
     return path

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from .attribution import _gradient
 from .data import Benchmark, ImageSet, LazyImages, batches
-from .files import sweep, unfinished_as, write_file
+from .files import remove_stale, unfinished_as, write_file
 from .losses import ascood_loss, energy_uncertainty
 from .models import BACKBONES, Classifier, brief, create_backbone, did_you_mean, load_classifier, pretrained_classifier, save_classifier
 from .normalization import NORMALIZATIONS
@@ -566,5 +566,5 @@ def train(
     if finished := _finished(out_dir):
         return finished  # also from a folder that cannot be written
     with alone(out_dir / "settings.json", progress):
-        sweep(out_dir)
+        remove_stale(out_dir)
         return _finished(out_dir) or _train(method, benchmark, config, out_dir, progress, snapshots)

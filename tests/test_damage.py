@@ -3,26 +3,19 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
 from PIL import Image
 
 from ascood.benchmarks import disk
-from ascood.files import accept, read_list, read_listed
 from ascood.models import load_classifier
-from ascood.study import tables
-from ascood.study.page import report_page
 from ascood.study.profiles import load_profile
 from ascood.study.collect import _gathered, collect
 from ascood.study.collected import Collected
 from ascood.study.runs import evaluate_run, is_evaluated, load_scores, train_run
-from ascood.study.tables import TABLES, read_published
-from ascood.study.trace import trace
 from ascood.training import create_method, train
 
 PROFILE = {"description": "for tests", "seeds": [0], "train": {"epochs": 1}, "methods": {"cross_entropy": {}},
@@ -195,80 +188,14 @@ def test_weights_of_another_run_are_refused(profile, results, tmp_path):
         evaluate_run(run, results)
 
 
-@pytest.fixture(scope="module")
-def collected(profile, whole, tmp_path_factory):
-    results = shutil.copytree(whole, tmp_path_factory.mktemp("collected") / "results")
+def test_a_collected_file_that_cannot_be_read_is_named_and_collecting_again_mends_it_once_deleted(profile, results):
     collect(profile, results)
-    TABLES["table_accuracy"](profile, results)
-    return results
-
-
-READ = {"metrics.csv": lambda profile, results: Collected(profile, results).metrics, "groups.csv": lambda profile, results: Collected(profile, results).groups,
-        "history.csv": lambda profile, results: Collected(profile, results).history, "runs.csv": lambda profile, results: Collected(profile, results).runs,
-        "differences.csv": lambda profile, results: Collected(profile, results).differences, "sha256.json": lambda profile, results: Collected(profile, results).metrics,
-        "table_accuracy.md": lambda profile, results: report_page(profile, results, results),
-        "table_accuracy.csv": lambda profile, results: trace(profile, "table_accuracy", {}, results)}
-
-
-@pytest.mark.parametrize("name, damage", [(name, damage) for name in READ for damage in DAMAGE if name in ("metrics.csv", "sha256.json") or damage in ("half", "bit at 60%")])
-def test_a_damaged_collected_file_is_refused_and_collecting_again_mends_it_once_deleted(profile, collected, tmp_path, name, damage):
-    results = shutil.copytree(collected, tmp_path / "results")
-    file = results / profile.name / name
+    file = results / profile.name / "metrics.csv"
     before = file.read_bytes()
-    file.write_bytes(DAMAGE[damage](before))
-    if name != "sha256.json" or damage != "one byte short":  # the last byte is the end of the line
-        with pytest.raises(ValueError, match=re.escape(name)) as refused:
-            READ[name](profile, results)
-        said = str(refused.value).replace(str(file.parent), "")
-        assert "\n" not in said and len(said) < 200 and "repeat: ascood" in said
-    if not name.startswith("table"):
-        if name != "sha256.json" or damage != "one byte short":
-            with pytest.raises(ValueError, match=re.escape(name)):  # it may hold rows of runs that are not here
-                collect(profile, results)
-        file.unlink()
-        collect(profile, results)
-        READ[name](profile, results)
-        assert name == "sha256.json" or file.read_bytes() == before
-
-
-def test_damaged_differences_of_runs_that_are_not_here_are_refused_before_anything_is_written(collected, tmp_path):
-    "As in a fresh clone: the folder of seed 0 is here, and of seed 1 only the collected rows."
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"seeds": [0, 1]}))
-    wider, results = load_profile(tmp_path / "tiny.yaml"), shutil.copytree(collected, tmp_path / "results")
-    folder = results / wider.name
-    for name in ("metrics", "groups", "history", "runs"):
-        rows = pd.read_csv(folder / f"{name}.csv")
-        pd.concat([rows, rows.assign(run_id=wider.runs[1].run_id)]).to_csv(folder / f"{name}.csv", index=False)
-    accept(folder)
-    collect(wider, results)
-    assert {*Collected(wider, results).runs["run_id"]} == {run.run_id for run in wider.runs}
-    (folder / "differences.csv").write_bytes(flip((folder / "differences.csv").read_bytes(), 0.5))
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.*")}
-    with pytest.raises(ValueError, match=re.escape("differences.csv")):
-        collect(wider, results)
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.*")} == before
-
-
-def test_a_folder_without_digests_is_read_as_it_is(profile, collected, tmp_path):
-    results = shutil.copytree(collected, tmp_path / "results")
-    (results / profile.name / "sha256.json").unlink()
-    (results / profile.name / "runs.csv").write_bytes((results / profile.name / "runs.csv").read_bytes().replace(b"\n", b"\r\n"))
-    assert len(Collected(profile, results).runs) == 1
-
-
-@pytest.mark.parametrize("folder", sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/*.csv") if path.name in ("metrics.csv", "table1_main.csv", "step_cpu.csv")), ids=lambda path: path.name)
-def test_committed_results_are_as_their_lists_say(folder):
-    listed = read_list(folder)
-    assert {path.name for path in folder.glob("*.csv")} <= listed.keys()
-    for name in listed:
-        assert read_listed(folder / name, "git checkout")
-
-
-def test_a_damaged_table_of_printed_numbers_is_refused(tmp_path, monkeypatch):
-    shutil.copytree(Path(__file__).parents[1] / "results" / "published", folder := tmp_path / "published")
-    monkeypatch.setattr(tables, "shipped", lambda path: tmp_path / Path(path).relative_to("results"))
-    assert len(read_published("table1_main.csv"))
-    file = folder / "table1_main.csv"
-    file.write_bytes(flip(file.read_bytes(), 0.5))
-    with pytest.raises(ValueError, match="table1_main.csv differs from its SHA-256"):
-        read_published("table1_main.csv")
+    file.write_bytes(b"")
+    for call in (lambda: Collected(profile, results).metrics, lambda: collect(profile, results)):  # it may have held rows of runs that are not here
+        with pytest.raises(ValueError, match="metrics.csv is damaged .* repeat: ascood collect tiny"):
+            call()
+    file.unlink()
+    collect(profile, results)
+    assert file.read_bytes() == before

@@ -27,7 +27,7 @@ import ascood
 from ..benchmarks import disk, scenes
 from ..data import Benchmark
 from ..evaluation import Scores, accuracy_of, group_table, metrics_table, score_benchmark
-from ..files import sweep, write_file, write_files
+from ..files import remove_stale, write_file
 from ..models import load_classifier
 from .profiles import Profile, RunSpec
 from ..training import TrainedRun, create_method, train
@@ -163,8 +163,10 @@ def evaluate_run(run: RunSpec, results: str | Path = "results", progress: bool =
     files = {"scores.npz": packed_scores(found.scores, (known.logits.argmax(1) == known.labels).numpy())}
     for table, file in ((groups, "groups.csv"), (metrics, "metrics.csv")):
         files[file] = table[[*NAMES, *(c for c in table.columns if c not in NAMES)]].to_csv(index=False).encode()
-    sweep(folder)
-    write_files({folder / file: content for file, content in (files | {"evaluation.json": _seal(record, files).encode()}).items()})
+    remove_stale(folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)  # written last: it never stands beside files that it does not describe
+    for file, content in (files | {"evaluation.json": _seal(record, files).encode()}).items():
+        write_file(folder / file, content)
     return metrics
 
 # %% ../../nbs/study/03_runs.ipynb #7ce51c8d
