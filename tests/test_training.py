@@ -167,6 +167,18 @@ def test_damaged_state_is_named_with_what_to_do(tmp_path, digits, file):
     assert str(state) in str(caught.value) and "\n" not in str(caught.value)
 
 
+class _Harmful:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_a_state_with_more_than_tensors_is_not_unpickled(tmp_path, digits, capsys):
+    torch.save(_Harmful(), interrupted(tmp_path, digits) / "custom_checkpoint_0.pkl")
+    with pytest.raises(ValueError, match="saved state .* is damaged"):
+        train(CrossEntropy(), digits, TrainConfig(epochs=3), tmp_path, progress=False)
+    assert "unpickled" not in capsys.readouterr().out
+
+
 def test_a_half_written_state_is_ignored(tmp_path, digits):
     state = interrupted(tmp_path, digits)
     (tmp_path / "state.unfinished").mkdir()
