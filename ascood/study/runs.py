@@ -13,6 +13,7 @@ import io
 import json
 import platform
 import re
+import sys
 import time
 from datetime import UTC, datetime
 from importlib import metadata
@@ -117,21 +118,21 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
 
 # %% ../../nbs/study/03_runs.ipynb #b36406b6
 def _forget_peak():
-    "Let the peak of memory be counted from here on; on other systems than Linux it counts from the start of the process."
+    "Let the peak of a GPU's memory be counted from here on; that of a process counts from its start."
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
 
 # %% ../../nbs/study/03_runs.ipynb #dae5ac40
-def _peak_mib() -> float:
-    "Peak memory in MiB: of tensors on a GPU, else of the whole process, Python and libraries included."
+def _peak_mib() -> float | None:
+    "Peak memory in MiB: of tensors on a GPU, else of the whole process, Python and libraries included; None on Windows."
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    if Path("/proc/self/status").exists():
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return round(int(status["VmHWM"].split()[0]) / 2**10, 1)
-    return float("nan")
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 # %% ../../nbs/study/03_runs.ipynb #7eec9c41
 EVALUATED = "scores.npz", "groups.csv", "metrics.csv"
