@@ -136,12 +136,3 @@ def test_a_run_is_made_again_and_compared(collected, capsys, change, status, sai
         path.write_text(before)
     printed = capsys.readouterr().out
     assert said in printed and printed.endswith("not reproduced\n" if status else "\nreproduced\n") and ("MSP" in printed) == (change != 0)
-
-
-@pytest.mark.parametrize("options, said", [(["--method", "ascood"], "unknown method in profile tiny: 'ascood'"), (["--benchmark", "cars"], "unknown benchmark in profile tiny: 'cars'"),
-                                           (["--run-seed", "7"], "profile tiny has no seed 7"), (["--tolerance", "-1"], "--tolerance"), (["--tolerance", "x"], "--tolerance")])
-def test_a_run_that_is_not_there_is_not_made_again(collected, capsys, options, said):
-    assert main(["--results", str(collected / "r"), "verify", str(collected / "tiny.yaml"), *options]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and len(error) < 200
-    assert main(["--results", str(collected / "none"), "verify", str(collected / "tiny.yaml")]) == 2 and "start with" in capsys.readouterr().err
