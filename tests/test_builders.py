@@ -301,9 +301,6 @@ def test_celeba(tmp_path):
     assert bytes_of(tmp_path, "celeba") == first
 
 
-ATTR, PARTITION = "celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt"
-
-
 # -- Cars and Aircraft
 
 @pytest.mark.parametrize("name, make, build, num_classes, num_id", [
