@@ -1,8 +1,6 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
-# make faults      bad inputs, kills at random moments, full disks and the like, and damaged files; results/inputs.md and results/faults.md
-# make audit       known vulnerabilities of the locked packages, by pip-audit; needs the network
 # make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, one training
 #                  step against the textbook's (benchmark-step: that one alone), runs beside each other against one by one, and what the profile
 #                  paper would cost; about an hour on an idle machine
@@ -38,7 +36,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark benchmark-step docs faults audit env notebooks export readme lab clean
+.PHONY: reproduce test benchmark benchmark-step docs env notebooks export readme lab clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -79,17 +77,6 @@ benchmark: $(READY)
 benchmark-step: $(READY)
 	@mkdir -p results/benchmarks/notebooks
 	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_step.ipynb results/benchmarks/notebooks/step.ipynb
-
-# Some 250 bad inputs in seconds; a hundred kills at random moments, some forty adverse surroundings and seventy damaged files in about fifteen
-# minutes; a few of them are in make test. Who may not mount a file system does without the full disks.
-faults: $(READY)
-	@$(BIN)/python tests/bad_inputs.py
-	@$(BIN)/python tests/faults.py
-
-# pip-audit has an environment of its own, so that its packages are no part of the lock.
-audit:
-	@[ -x .venv-audit/bin/pip-audit ] || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9,<3"; }
-	@$(PYTHON) tests/audit.py .venv-audit/bin/pip-audit
 
 env: $(READY)
 

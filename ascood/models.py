@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'IMAGENET_SCALING', 'Backbone', 'did_you_mean', 'brief', 'create_backbone',
-           'ThreeSteps', 'Classifier', 'pretrained_classifier', 'digest_of', 'write_checked', 'read_checked',
-           'save_classifier', 'load_classifier', 'load_openood_checkpoint', 'classifier_from_openood',
-           'save_openood_checkpoint']
+           'ThreeSteps', 'Classifier', 'pretrained_classifier', 'save_classifier', 'load_classifier',
+           'load_openood_checkpoint', 'classifier_from_openood', 'save_openood_checkpoint']
 
 # %% ../nbs/04_models.ipynb #55900d8b
 import importlib
-import hashlib
 import json
 import math
 import reprlib
@@ -32,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from .files import whole
+from .files import atomic_write
 from .normalization import NORMALIZATIONS, standardize
 
 # %% ../nbs/04_models.ipynb #34d37639
@@ -345,31 +343,6 @@ def pretrained_classifier(
     model.head.load_state_dict(head)
     return model.eval()
 
-# %% ../nbs/04_models.ipynb #fa01deb
-def digest_of(tensors: dict[str, Tensor], about: dict) -> str:
-    "SHA-256, in hexadecimal digits, of named tensors (any shape and dtype) and of what is said of them."
-    digest = hashlib.sha256(json.dumps(about).encode())
-    for name, values in sorted(tensors.items()):
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-# %% ../nbs/04_models.ipynb #541ddb92
-def write_checked(path: Path, tensors: dict[str, Tensor], key: str, about: dict):
-    "A safetensors file, written atomically. Its header holds `about`, with the digest, as JSON under one key: the order of several would be random."
-    with whole(path) as unfinished:
-        save_file({name: values.contiguous() for name, values in tensors.items()}, unfinished, {key: json.dumps(about | {"sha256": digest_of(tensors, about)})})
-
-
-def read_checked(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict]:
-    "Tensors of a safetensors file, and what its header says under `key`. ValueError if they differ from the SHA-256 kept there, if one is."
-    with safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()[key])
-    tensors, digest = load_file(path), about.pop("sha256", None)
-    if digest not in (None, digest_of(tensors, about)):
-        raise ValueError("its content differs from its SHA-256")
-    return tensors, about
-
 # %% ../nbs/04_models.ipynb #59ff939c
 def save_classifier(
     model: Classifier,
@@ -382,7 +355,9 @@ def save_classifier(
     if not backbone:
         raise ValueError("this backbone was not made by create_backbone; say which of BACKBONES it is")
     architecture = {"kind": type(model).__name__, "backbone": backbone, **model.architecture()}
-    write_checked(path, model.state_dict(), "classifier", architecture)
+    weights = {name: values.contiguous() for name, values in model.state_dict().items()}
+    with atomic_write(path) as unfinished:  # one key: the order of several would be random
+        save_file(weights, unfinished, {"classifier": json.dumps(architecture)})
     return path
 
 # %% ../nbs/04_models.ipynb #85639def
@@ -395,10 +370,13 @@ def load_classifier(
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; train the model first, or correct the path")
     try:
-        weights, architecture = read_checked(path, "classifier")
+        with safe_open(path, framework="pt") as file:
+            architecture = json.loads(file.metadata()["classifier"])
+        weights = load_file(path)
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged or is no ascood checkpoint ({error}); delete it and train again") from None
     kind = architecture.pop("kind", "Classifier")
+    architecture.pop("sha256", None)  # of an older version's file
     if kind not in Classifier.kinds:
         raise ValueError(f"checkpoint {path} holds a {kind}; import the module that defines it first (ascood.baselines, or your own)")
     model = Classifier.kinds[kind](create_backbone(architecture.pop("backbone")), **architecture)
@@ -482,6 +460,6 @@ def save_openood_checkpoint(model: Classifier, path: str | Path) -> Path:
         name = name.replace(".downsample.", ".shortcut.") if kind == "cifar_resnet18" else name
         weights[name if plain else f"backbone.{name}"] = values.detach().cpu().contiguous()
     path = Path(path)
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         torch.save(weights if plain else weights | {"sigma": torch.tensor(model.sigma)}, unfinished)
     return path

@@ -7,7 +7,6 @@ __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'Method', 'CrossEntropy
            'create_method', 'create_optimizer', 'alone', 'TrainedRun', 'train']
 
 # %% ../nbs/06_training.ipynb #5e3a5803
-import hashlib
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from tqdm.auto import tqdm
 
 from .attribution import _gradient
 from .data import Benchmark, ImageSet, LazyImages, batches
-from .files import sweep, unfinished_as, write_file
+from .files import remove_stale, unfinished_as, write_file
 from .losses import ascood_loss, energy_uncertainty
 from .models import BACKBONES, Classifier, brief, create_backbone, did_you_mean, load_classifier, pretrained_classifier, save_classifier
 from .normalization import NORMALIZATIONS
@@ -287,17 +286,12 @@ def _save_state(accelerator: Accelerator, out_dir: Path, epoch: int):
         accelerator.save_state(str(unfinished))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            write_file(unfinished / "sha256.json", json.dumps(_digests(unfinished)))
             unfinished.rename(finished)
     if accelerator.is_main_process:
         for older in _states(out_dir)[:-1]:
             shutil.rmtree(older)
 
 # %% ../nbs/06_training.ipynb #cc8bcbb9
-def _digests(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir()) if not file.name.startswith("sha256.json")}
-
-
 def _states(out_dir: Path) -> list[Path]:
     return sorted(out_dir.glob("state-[0-9]*"))
 
@@ -306,9 +300,6 @@ def _resume(accelerator: Accelerator, out_dir: Path):
     "Load the last complete state, if there is one."
     for state in _states(out_dir)[-1:]:
         try:
-            kept = state / "sha256.json"  # states of older versions have none
-            if kept.is_file() and json.loads(kept.read_text()) != _digests(state):
-                raise ValueError("a file differs from its SHA-256")
             for file in state.glob("custom_checkpoint_*.pkl"):  # Accelerate would unpickle anything that is in them
                 torch.load(file, map_location="cpu", weights_only=True)
             accelerator.load_state(str(state))
@@ -566,5 +557,5 @@ def train(
     if finished := _finished(out_dir):
         return finished  # also from a folder that cannot be written
     with alone(out_dir / "settings.json", progress):
-        sweep(out_dir)
+        remove_stale(out_dir)
         return _finished(out_dir) or _train(method, benchmark, config, out_dir, progress, snapshots)

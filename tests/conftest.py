@@ -14,7 +14,7 @@ from ascood.study import warm
 from ascood.training import CrossEntropy, TrainConfig, train
 
 
-LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_docs", "test_experiments", "test_disk", "test_baselines", "test_faults", "test_premises")
+LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_docs", "test_experiments", "test_disk", "test_baselines", "test_premises")
 
 
 def pytest_collection_modifyitems(items):

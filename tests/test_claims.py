@@ -239,37 +239,6 @@ def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
     ), "three claims"
 
 
-def test_much_evidence_is_printed_by_its_largest_on_either_side():
-    says = ["for", "for", "against", "undecided", "undecided"]
-    rows = pd.DataFrame(
-        {
-            "claim": "c",
-            "paper": "p",
-            "verdict": "mixed",
-            "evidence": list("abcde"),
-            "difference": [1.0, 3.0, -2.0, 9.0, 0.0],
-            "half_width": 0.5,
-            "by_seed": "+1.0 +2.0 +3.0",
-            "says": says,
-        },
-        index=range(10, 15),
-    )
-    printed = claims._printed(rows)
-    assert [*printed["claim"]] == ["c", "", "", ""] and [*printed["evidence"]] == [
-        "b",
-        "c",
-        "d",
-        "2 more, in table_claims.csv",
-    ]
-    assert [*printed["difference"]] == [
-        "+3.00 [+2.50, +3.50] for",
-        "-2.00 [-2.50, -1.50] against",
-        "+9.00 [+8.50, +9.50] undecided (needs 0.50)",
-        "1 for, 1 undecided",
-    ]
-    assert len(claims._printed(rows[:4])) == 4 and [*printed["by seed"]] == ["+1.0 +2.0 +3.0"] * 3 + [""]
-
-
 def test_the_paper_chooses_the_synthesis_by_benchmark():
     chosen = {
         b: reporting.paper_synthesis(b, s)

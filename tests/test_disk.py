@@ -1,8 +1,6 @@
 """Benchmarks on disk: trees that are true to layout, from files to metrics; and every way in which files go wrong."""
 
 import pickle
-import tarfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,54 +166,15 @@ def test_augmentation_does_not_depend_on_the_number_of_workers(tmp_path):
     assert not torch.equal(alone[0][0], alone[1][0]) and not torch.equal(alone[0][0], other[0][0])
 
 
-def test_a_broken_image_in_a_worker_is_one_line(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"no image")
-    lazy = LazyImages(disk._Listed([tmp_path / "a.jpg"], ["list.txt, line 1"]), 0, lambda x: x, workers=1)
-    with pytest.raises(DataError) as error:
-        next(iter(data.batches(lazy, 1)))
-    assert str(error.value).startswith(str(tmp_path / "a.jpg")) and "list.txt, line 1" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_validation_and_test_come_from_one_deal(tmp_path, monkeypatch):
-    torchvision_root(tmp_path, monkeypatch)
-    for file in ("val_tin", "test_tin"):
-        listed(tmp_path, f"images_classic/{file}", f"cifar10/{file}.txt", 3)
-    listed(tmp_path, "images_classic/cifar", "cifar10/val_cifar10.txt", 10, 10)
-    with pytest.raises(DataError, match="share images; have lists for both, or for none"):
-        load_benchmark("cifar10", root=tmp_path, leave_out_missing=True, any_count=True)
-
-
-def test_a_broken_image_of_torchvision_is_named(tmp_path, monkeypatch):
-    torchvision_root(tmp_path, monkeypatch)
-    image = tmp_path / "dtd/dtd/images/banded/val.jpg"
-    image.write_bytes(image.read_bytes()[:300])
-    with pytest.raises(DataError, match="banded/val.jpg of torchvision's DTD is broken"):
-        decode(SPECS["cifar10"].far[3].library.open(tmp_path), 32)
-
-
-def test_workers_decode_the_same_images(tmp_path):
-    for i in range(6):
-        trees.save_image(tmp_path / f"{i}.jpg", (40 * i, 90, 120), (40, 50), RNG)
-    source = disk._Listed([tmp_path / f"{i}.jpg" for i in range(6)])
-    transform = disk._transforms(SPECS["waterbirds"])[False]
-    alone, helped = (LazyImages(source, 0, transform, workers=n) for n in (0, 2))
-    for (x, y), (again, labels) in zip(data.batches(alone, 4), data.batches(helped, 4)):
-        assert torch.equal(x, again) and torch.equal(y, labels)
-
-
 # Lists
 
 
 @pytest.mark.parametrize(("line", "complaint"), [
     ("images_classic/a/0.png", "no label after the path"),
     ("images_classic/a/0.png x", "'x' is no whole number"),
-    ("images_classic/a/0.png 1.5", "'1.5' is no whole number"),
     ("images_classic/a/0.png 3", "label 3 is out of range: classes are numbered 0 to 2"),
-    ("images_classic/a/0.png -1", "label -1 is out of range"),
     ("images_classic/a/9.png 1", "there is no image images_classic/a/9.png"),
     ("../a/0.png 1", "leaves the data root"),
-    ("images_classic/../../a/0.png 1", "leaves the data root"),
-    ("/etc/passwd 1", "leaves the data root"),
 ])
 def test_a_mistake_in_a_list_is_named_by_file_and_line(tmp_path, line, complaint):
     trees.save_image(tmp_path / "images_classic" / "a" / "0.png", (1, 2, 3), (32, 32), RNG)
@@ -245,50 +204,6 @@ def test_no_link_leads_a_list_out_of_the_root(tmp_path):
         (root / "list.txt").write_text(f"{path} 0\n")
         with pytest.raises(DataError, match=f"line 1: the path {path} leaves the data root by a link"):
             read_list(root / "list.txt", root, 1)
-
-
-@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
-@pytest.mark.parametrize("member", ["../escape.txt", "/tmp/ascood-escape.txt", "link"])
-def test_an_archive_never_extracts_outside_its_folder(tmp_path, monkeypatch, kind, member):
-    "What torchvision downloads is unpacked by torchvision; an archive that would leave the folder is one line."
-    folder, archive = tmp_path / "data", tmp_path / f"archive.{kind}"
-    folder.mkdir()
-    if kind == "zip":
-        with zipfile.ZipFile(archive, "w") as made:
-            made.writestr(member, "x")
-    else:
-        with tarfile.open(archive, "w:gz" if kind == "tar.gz" else "w") as made:
-            entry = tarfile.TarInfo(member)
-            if member == "link":
-                entry.type, entry.linkname = tarfile.SYMTYPE, "/etc"
-            made.addfile(entry)
-
-    def dataset(root, download):
-        torchvision.datasets.utils.extract_archive(archive, root)
-        return []
-
-    monkeypatch.setattr(torchvision.datasets, "MNIST", dataset)
-    opened = []
-    try:
-        opened = disk.FromTorchvision("MNIST", ({},)).open(folder, download=True)
-    except DataError as error:
-        assert str(error).startswith("no MNIST of torchvision") and "\n" not in str(error)
-    assert [path.name for path in tmp_path.iterdir() if path != folder] == [archive.name] and not Path("/tmp/ascood-escape.txt").exists()
-    assert all(path.resolve().is_relative_to(folder) for path in folder.rglob("*")) and len(opened) == 0
-    assert "extractall" not in "".join(path.read_text() for path in (Path(__file__).parents[1] / "ascood").rglob("*.py")), "we unpack nothing ourselves"
-
-
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])
-def test_empty_and_unreadable_lists(tmp_path, content):
-    (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(DataError, match="list.txt (is empty|cannot be read)"):
-        read_list(tmp_path / "list.txt", tmp_path, 3)
-
-
-def test_many_mistakes_are_counted(tmp_path):
-    (tmp_path / "list.txt").write_text("x.png 0\n" * 12)
-    with pytest.raises(DataError, match=r"line 5.*\(and 7 more\)"):
-        read_list(tmp_path / "list.txt", tmp_path, 3)
 
 
 @settings(max_examples=60, deadline=None)
@@ -401,11 +316,8 @@ def test_lists_of_ones_own(cifar_root):
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"lists": {"near/tiny": "x"}}, "there is no set near/tiny"), ({"wokers": 1}, "no option 'wokers'; did you mean 'workers'"), ({"std": (1, 1)}, "three numbers"),
-    ({"std": (1, 0, 1)}, "above 0"), ({"pixels": 7}, "pixels of cifar10 must be a whole number from 8 to 1024, not 7"),
-    ({"pixels": 1025}, "from 8 to 1024"), ({"pixels": 96.0}, "not 96.0"), ({"pixels": "96"}, "not '96'"),
-    ({"known_classes": 1}, "from 2 to 10, not 1"), ({"known_classes": 11}, "not 11"), ({"known_classes": True}, "not True"),
-    ({"in_memory": "yes"}, "in_memory must be true or false"), ({"in_memory": 2}, "not 2"),
+    ({"lists": {"near/tiny": "x"}}, "there is no set near/tiny"), ({"wokers": 1}, "no option 'wokers'; did you mean 'workers'"),
+    ({"pixels": 7}, "pixels of cifar10 must be a whole number from 8 to 1024, not 7"), ({"known_classes": 11}, "from 2 to 10, not 11"),
 ])
 def test_impossible_options(cifar_root, monkeypatch, options, complaint):
     monkeypatch.setattr(disk, "_read_image", lambda path: pytest.fail("decoded"))
@@ -521,55 +433,13 @@ def test_training_images_are_cropped_each_in_its_own_way(cars_root):
     assert torch.equal(benchmark.val[[0, 1]][0], benchmark.val[[0, 1]][0])
 
 
-def test_larger_images_are_scored_fewer_at_a_time(cars_root):
-    for pixels, size in ((32, 256), (96, 64), (224, 64), (448, 16)):
-        found = [load_benchmark("cars-small", root=cars_root, pixels=pixels, in_memory=held, known_classes=2).test for held in (True, False)]
-        assert [images.scoring_batch for images in found] == [size, size]
-        assert found[0].to("cpu").scoring_batch == found[0].with_transform(None).scoring_batch == size
-
-
 def test_cars_small_is_normalised_as_its_network_expects(cars_root):
     images = load_benchmark("cars-small", root=cars_root).test
     inner = images.images[:5, :, 7:-7, 7:-7].float()
     assert torch.allclose(images[range(5)][0], (inner - 127) / 128, atol=1e-6)
 
 
-def test_decoded_benchmark_is_kept_and_made_again_when_cut_off(cars_root, tmp_path, monkeypatch):
-    load = disk.functools.partial(load_benchmark, "cars-small", root=cars_root, pixels=24)
-
-    def use(**names):
-        monkeypatch.undo()
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(disk, "_decode_once", disk.functools.partial(plain_decode_once, at_least=0))
-        for name, value in names.items():
-            monkeypatch.setattr(disk, name, value)
-
-    plain_decode_once = disk._decode_once
-    use()
-    first = all_sets(load())
-    kept = sorted((tmp_path / "ascood" / "decoded").iterdir())
-    assert len(kept) == len(first) == 8
-    use(decode=lambda *a: pytest.fail("decoded again"))
-    again = all_sets(load())
-    for file in kept:
-        file.write_bytes(file.read_bytes()[:-100])
-    use()
-    mended = all_sets(load())
-    for key, images in first.items():
-        assert torch.equal(again[key].images, images.images) and torch.equal(mended[key].images, images.images)
-    use(decode=lambda *a: pytest.fail("decoded again"))
-    load()
-    with pytest.raises(pytest.fail.Exception):
-        load(pixels=25)  # other pixels are other files
-
-
-def test_little_is_not_kept(cars_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    benchmark = load_benchmark("cars-small", root=cars_root)
-    assert max(images.images.nbytes for images in all_sets(benchmark).values()) < 15_000_000 and not (tmp_path / "ascood").exists()
-
-
-@pytest.mark.parametrize(("name", "n"), [("cars-small", 20), ("cars-small", 150), ("cars", 7), ("cifar10-jpeg-holdout", 3), ("cifar10", 4)])
+@pytest.mark.parametrize(("name", "n"), [("cars-small", 20), ("cars", 7), ("cifar10-jpeg-holdout", 3)])
 def test_fewer_known_classes(cars_root, cifar_root, name, n):
     root = cifar_root if name.startswith("cifar") else cars_root
     options = {"root": root, "pixels": 16, "in_memory": True, "any_count": True}
@@ -682,22 +552,6 @@ def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, c
     assert "python -m ascood build waterbirds" in printed and "github.com/j-cb/NINCO" in printed
     assert disk.main(["check", "waterbird"]) == 2 and "choose one of waterbirds" in capsys.readouterr().err
     assert disk.main(["check", "--root", str(tmp_path / "none")]) == 2 and "no data folder" in capsys.readouterr().err
-
-
-def test_check_names_broken_images_and_lists(tmp_path):
-    fill_lists(tmp_path, "cifar10-jpeg")
-    image = tmp_path / "images_classic/texture-far/4.jpg"
-    image.write_bytes(image.read_bytes()[:-100])
-    table = check(["cifar10-jpeg"], tmp_path).set_index("set")
-    assert table.loc["far/texture", "state"] == "broken" and "texture-far/4.jpg is a broken image" in table.loc["far/texture", "note"]
-    assert "(benchmark_imglist/cifar10/test_texture.txt, line 5)" in table.loc["far/texture", "note"]
-    with pytest.raises(DataError, match=r"texture-far/4.jpg is a broken image.*test_texture.txt, line 5\)"):
-        load_benchmark("cifar10-jpeg", root=tmp_path, any_count=True)
-    assert check(["cifar10-jpeg"], tmp_path, decode=False).set_index("set").loc["far/texture", "state"] == "complete"
-    file = tmp_path / "benchmark_imglist/cifar10/test_tin.txt"
-    file.write_text(file.read_text()[:-4])  # the last line lost its label
-    row = check(["cifar10-jpeg"], tmp_path, decode=False).set_index("set").loc["near/tin"]
-    assert row["state"] == "broken" and "test_tin.txt, line 10" in row["note"]
 
 
 def test_download_says_what_it_could_not_get(tmp_path, monkeypatch):

@@ -170,13 +170,6 @@ def test_a_failing_detector_is_a_gap_in_the_tables(tmp_path):
     assert "–" in line and "- KNN on scene-digits (Cross-entropy, seed 0): k=1000000 exceeds" in table
 
 
-def test_text_that_is_not_utf8_is_one_line(tmp_path, capsys):
-    path = tmp_path / "broken.yaml"
-    path.write_bytes("description: é".encode("latin-1"))
-    assert main(["status", str(path)]) == 2
-    assert "profile broken.yaml: not UTF-8 text (byte 13); save it as UTF-8" in capsys.readouterr().err
-
-
 def test_run_id_changes_with_what_decides_the_weights_and_only_then(tmp_path):
     def run_id(**changes):
         return find_run(load_profile(profile_file(tmp_path, **changes)), "scene-digits", "ascood", 0).run_id
@@ -204,15 +197,6 @@ def test_the_page_is_opened_only_when_asked(tmp_path, monkeypatch, capsys):
 def test_help_everywhere(capsys):
     for call in ("", "run", "status", "train", "evaluate", "collect", "premises", "report", "trace", "verify", "page", "data", "data check", "build", "build waterbirds"):
         assert main([*call.split(), "--help"]) == 0 and "Usage:" in capsys.readouterr().out, call
-
-
-def test_an_interrupt_is_one_line(monkeypatch, capsys):
-    def stop(name):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "load_profile", stop)
-    assert main(["status", "smoke"]) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
 
 
 def test_collect_takes_only_runs_of_the_profile(tmp_path):
@@ -276,25 +260,6 @@ def test_missing_data_is_told_before_any_run(tmp_path, monkeypatch, capsys, copi
     assert done.returncode != 0 and "near/cifar10" in printed and "Job stats" not in printed
 
 
-def test_methods_that_need_outliers_are_told_before_any_run(tmp_path, monkeypatch, capsys):
-    import test_disk
-
-    root = tmp_path / "data"
-    test_disk.fill_lists(root, "cifar10-jpeg")
-    (root / "benchmark_imglist/cifar10/train_tin.txt").unlink()
-    monkeypatch.setenv("ASCOOD_DATA", str(root))
-    needy = profile_file(tmp_path, benchmarks={"cifar10-jpeg": {"options": {"any_count": True}}}, methods={"cross_entropy": {}, "oe": {}})
-    assert main(["--results", str(tmp_path / "r"), "run", needy]) == 2
-    error = capsys.readouterr().err
-    assert "oe on cifar10-jpeg learn from auxiliary outliers" in error and "`leave_out: [oe]`" in error
-    few = {"options": {"any_count": True}}
-    tiny = profile_file(tmp_path, benchmarks={"cifar10-jpeg": few}, methods={"cross_entropy": {}}, detectors=["MSP"],
-                        train={"epochs": 1, "batch_size": 8})
-    assert main(["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f"), "run", tiny]) == 0
-    record = json.loads(next((tmp_path / "r").glob("tiny/runs/*/run.json")).read_text())
-    assert "train_cifar10.txt: 20 images, sha256" in record["sources"]["id/train"]
-
-
 def test_a_run_belongs_to_its_data(tmp_path, monkeypatch, capsys):
     import test_disk
 
@@ -314,25 +279,6 @@ def test_a_run_belongs_to_its_data(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         assert main([*results, command, tiny, "cifar10-jpeg", "cross_entropy", "0"]) == 2
         assert "id/train" in capsys.readouterr().err and record.read_text() == before
-
-
-def test_waterbirds_from_raw_files_to_tables(tmp_path, monkeypatch):
-    "Environments of birds and of empty backgrounds, through every table."
-    import test_disk
-
-    root = tmp_path / "data"
-    root.mkdir()
-    test_disk.build(root, "waterbirds")
-    test_disk.fill_lists(root, "waterbirds", n=3)
-    monkeypatch.setenv("ASCOOD_DATA", str(root))
-    plan = {"options": {"any_count": True, "workers": 0, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
-    tiny = profile_file(tmp_path, benchmarks={"waterbirds": plan}, methods={"cross_entropy": {}}, detectors=["MSP", "RankFeat"],
-                        train={"epochs": 1, "batch_size": 8})
-    assert main(["--results", str(tmp_path / "r"), "--figures", str(tmp_path / "f"), "run", tiny]) == 0
-    groups = pd.read_csv(tmp_path / "r" / "tiny" / "groups.csv")
-    assert set(groups[groups["set"] == "test"].group) == {"all", "majority", "minority"}
-    assert set(groups[groups["set"] == "spurious"].group) == {"all"}
-    assert (tmp_path / "r" / "tiny" / "table_spurious.md").is_file() and (tmp_path / "f" / "tiny" / "gallery_waterbirds.png").is_file()
 
 
 def test_profiles_and_notebooks_are_found_outside_a_clone(tmp_path):

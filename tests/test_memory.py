@@ -1,13 +1,10 @@
-"""Memory of an evaluation by the number of images. A million: ASCOOD_ROWS=1000000 python -m pytest tests/test_memory.py -s"""
+"""Memory of an evaluation by the number of images."""
 
 import gc
-import os
-import sys
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -17,7 +14,6 @@ from ascood.models import Backbone, Classifier
 from ascood.speed import counted
 
 WIDTH = 1024  # features of the stub network
-ROWS = int(os.environ.get("ASCOOD_ROWS", 24_000))
 
 
 def _anonymous_mib() -> float:
@@ -59,19 +55,6 @@ def _growth(rows: int, holdout, memory: int) -> float:
     measure()
     assert not found.gaps and all(len(scores["far", "many"]) == rows for scores in found.scores.values())
     return largest - before
-
-
-@pytest.mark.skipif(sys.platform != "linux" or "ASCOOD_ROWS" not in os.environ,
-                    reason="what a process keeps depends on its allocator and on the tests before: ASCOOD_ROWS=24000 python -m pytest tests/test_memory.py")
-def test_memory_does_not_grow_with_the_activations(holdout):
-    "Without a budget it does grow, by the features of each image: else this test would measure nothing."
-    _growth(2000, holdout, memory=0)  # first calls pay for libraries
-    few, many = (_growth(rows, holdout, memory=2**20) for rows in (ROWS // 4, ROWS))
-    features = 4 * WIDTH * (ROWS - ROWS // 4) / 2**20
-    print(f"{ROWS // 4} images: {few:.1f} MiB more; {ROWS} images: {many:.1f} MiB more; the features of the difference are {features:.0f} MiB")
-    assert many - few < features / 4
-    if ROWS <= 50_000:
-        assert _growth(ROWS, holdout, memory=2**40) - few > features / 2
 
 
 def test_tensors_made_on_the_way_do_not_grow_with_the_images(holdout):

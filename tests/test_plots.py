@@ -6,15 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from ascood.data import load_benchmark
 from ascood.models import Classifier, create_backbone, save_classifier
-from ascood.study import figures, plots, reporting
+from ascood.study import figures, plots
 from ascood.study.collected import Collected
 from ascood.study.profiles import list_profiles, load_profile
 from ascood.study.runs import packed_scores
-from ascood.synthesis import OutlierSynthesizer
 
 STUDIES = """
 seeds: [0, 1]
@@ -100,17 +98,6 @@ def test_stems_follow_from_the_profile_alone(name):
     assert bool(stems["figure_gallery_training"]) == bool(profile.snapshots)
 
 
-def test_a_profile_without_studies_expects_no_figure_of_one():
-    for figure in ("figure_sensitivity", "figure_correlation"):
-        assert figures.figure_stems(load_profile("quick"), figure) == {} and figures.report_figure(figure, load_profile("quick")) == []
-
-
-def test_a_part_of_a_profile_expects_the_studies_of_its_benchmarks_only():
-    part = load_profile("embedded:scene-digits-all")
-    assert figures.figure_stems(part, "figure_sensitivity") == {} == figures.figure_stems(part, "figure_correlation")
-    assert [*figures.figure_stems(load_profile("embedded:scene-digits"), "figure_correlation")] == ["embedded"]
-
-
 def test_studies_of_one_number_are_found(studies):
     assert figures.one_setting_studies(studies) == {"alpha": "alpha_factor", "sigma": "sigma", "correlation": "correlation"}
     assert figures.one_setting_studies(studies, "scene-digits") == {"correlation": "correlation"}
@@ -146,19 +133,6 @@ def test_sensitivity_draws_the_means_the_spread_and_the_actual_values(studies, t
     assert not figure.get_suptitle()
 
 
-def test_missing_runs_of_a_study_are_counted_once_and_the_command_is_named(studies, tmp_path):
-    collected(studies, tmp_path, leave_out=["ascood", "ascood@sigma=2", "cross_entropy"])
-    figure = figures.FIGURES["figure_sensitivity"].draw(Collected(studies, tmp_path), studies.name)
-    assert figure.get_suptitle() == "4 of 6 runs are missing: make reproduce PROFILE=studies"  # the base is in both studies
-    assert len(figure.axes) == 1
-
-
-def test_a_study_without_any_run_says_so(studies, tmp_path):
-    collected(studies, tmp_path, leave_out=[p.variant for p in studies.points])
-    for figure in ("figure_sensitivity", "figure_correlation"):
-        assert "make reproduce PROFILE=studies" in words(figures.FIGURES[figure].draw(Collected(studies, tmp_path), studies.name))
-
-
 def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
     collected(studies, tmp_path)
     figure = figures.FIGURES["figure_correlation"].draw(Collected(studies, tmp_path), studies.name)
@@ -167,12 +141,6 @@ def test_correlation_draws_near_ood_and_the_minority(studies, tmp_path):
     assert near.get_lines()[0].get_ydata()[1] == pytest.approx(82 + 1.3)  # cross-entropy by MSP: this study restricts nothing
     assert minority.get_lines()[1].get_ydata().tolist() == [71, 71] and band(minority, 1)[1:] == ([70, 70], [72, 72])
     assert legend(figure) == ["Cross-entropy", "ASCOOD (gradient)", "the profile's value"]
-
-
-def test_a_factor_stays_a_factor_where_benchmarks_start_from_different_values(studies):
-    points = pd.DataFrame([("scene-digits-holdout", "ascood", 1.0), ("scene-digits-holdout", "ascood@alpha_factor=0.5", 1.0)], columns=["benchmark", "variant", "value"])
-    x, label = figures._actual(studies, points, "alpha_factor")
-    assert x.tolist() == [1, 1] and "times" in label
 
 
 # models
@@ -208,21 +176,7 @@ def test_features_compare_with_the_same_method_not_standardised(studies, tmp_pat
     assert line.get_xdata()[0] == pytest.approx(0.5 * (create_backbone("tiny_resnet").num_features - 1) ** 0.5)
 
 
-def test_gaussian_outliers_have_no_mask():
-    benchmark = load_benchmark("scene-digits-holdout")
-    model = Classifier(create_backbone("tiny_resnet"), 8).eval()
-    figure = plots.plot_gallery_training({1: model}, *benchmark.test[[0, 300]], benchmark, OutlierSynthesizer("gaussian"), 2)
-    assert "$G_{inv}$" not in words(figure) and len(figure.axes[0].images) == 4
-
-
 # the rest
-
-
-def test_problem_shows_majority_and_minority_where_they_are_known():
-    rows = figures._problem_rows(load_benchmark("scene-digits"))
-    assert [*rows] == ["ID, majority", "ID, minority", "near OOD:\nspurious", "far OOD", "OOD:\nunseen"]
-    assert all(0 <= image.min() and image.max() <= 1 for row in rows.values() for images in row.values() for image in images)
-    assert [*figures._problem_rows(load_benchmark("scene-digits-all"))] == ["in-distribution", "near OOD", "far OOD"]
 
 
 def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
@@ -239,17 +193,6 @@ def test_summary_pairs_the_two_models_by_the_same_detector(studies, tmp_path):
     saved(figures._paper_run(studies, "scene-digits"), tmp_path)
     figure = figures.FIGURES["figure_summary"].draw(Collected(studies, tmp_path), studies.name)
     assert not plots.what_lacks(figure) and "scene-digits: ASCOOD (gradient), epoch 2 of 2" in words(figure), "spurious before digits"
-
-
-def test_summary_says_what_is_missing(studies, tmp_path):
-    collected(studies, tmp_path, leave_out=["cross_entropy"])
-    assert "no benchmark has runs of cross_entropy and of ASCOOD" in plots.what_lacks(figures.FIGURES["figure_summary"].draw(Collected(studies, tmp_path), "studies"))
-
-
-def test_summary_prefers_photographs(tmp_path):
-    names = ["scene-digits-all", "waterbirds", "cars", "scene-digits"]
-    (tmp_path / "p.yaml").write_text(f"{{seeds: [0], description: x, methods: {{ascood: {{}}}}, benchmarks: {dict.fromkeys(names, {})}}}")
-    assert figures._best_to_look_at(load_profile(str(tmp_path / "p.yaml"))) == ["cars", "waterbirds", "scene-digits", "scene-digits-all"]
 
 
 def test_other_groups_are_shown_as_images_and_left_out_of_scores():
@@ -271,11 +214,6 @@ def test_a_method_that_did_not_learn_is_marked_in_the_figure_of_all_methods():
     assert figure.axes[0].collections[-1].get_facecolors()[1].tolist() == [1, 1, 1, 1]
 
 
-def test_legend_of_compared_has_only_kinds_that_have_a_row():
-    wide = pd.DataFrame([("post-hoc", "MSP", "fpr95", 60, 1.0), ("post-hoc", "MSP", "auroc", 80, 1.0)], columns=["kind", "method", "quantity", "mean", "std"])
-    assert legend(plots.plot_compared(wide, "t")) == ["post-hoc"]
-
-
 def test_a_far_outlier_does_not_squeeze_a_histogram():
     groups = {"ID": np.linspace(0, 1, 100), "near OOD": np.linspace(1, 2, 100), "far OOD": np.r_[np.linspace(2, 3, 90), np.full(10, 1e6)]}
     figure, axis = plt.subplots()
@@ -283,30 +221,6 @@ def test_a_far_outlier_does_not_squeeze_a_histogram():
     assert axis.get_xlim()[1] < 5 and axis.texts[0].get_text() == "10 % of far →"
     inside = [stairs for stairs in axis.patches if stairs.get_label() == "ID"][0].get_data().values
     assert inside.sum() == pytest.approx(1, abs=0.02)  # shares
-
-
-def test_scores_without_near_ood_are_drawn_without_it():
-    scores = {"MSP": {("id", "test"): np.linspace(0, 1, 50), ("far", "textures"): np.linspace(0.5, 2, 50)}}
-    assert len(plots.by_group(scores, "MSP")["near OOD"]) == 0
-    assert [axis.get_title() for axis in plots.plot_roc({"cross_entropy": ("MSP", scores)}, "t").axes] == ["far OOD"]
-    assert legend(plots.plot_score_histograms({"cross_entropy": ("MSP", scores)}, "t")) == ["ID", "far OOD"]
-
-
-def test_a_run_without_epochs_has_no_figure_of_training(tmp_path):
-    path = tmp_path / "none.yaml"
-    path.write_text("description: d\nseeds: [0]\ntrain: {epochs: 0}\nmethods: {cross_entropy: {}}\nbenchmarks: {scene-digits-all: {}, scene-digits-holdout: {train: {epochs: 1}}}\n")
-    assert [*figures.figure_stems(load_profile(str(path)), "figure_training")] == ["scene-digits-holdout"]
-
-
-def test_every_method_has_a_name():
-    for name in ("embedded", "paper"):
-        assert {*load_profile(name).methods} <= {*reporting.METHOD_STYLE}
-
-
-def test_a_png_of_many_images_is_small(tmp_path):
-    figure = plots.plot_problem({"a": {"ID": {"noise": torch.rand(12, 3, 64, 64)}}})
-    png = plots.save_figure(figure, tmp_path / "a")
-    assert Image.open(png).width == 1400 and png.stat().st_size < 300_000 and (tmp_path / "a.pdf").is_file()
 
 
 def test_a_picture_stays_where_a_score_file_is_missing_and_a_chosen_part_does_not_narrow_one_of_the_whole(studies, tmp_path, capsys):

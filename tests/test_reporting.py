@@ -2,7 +2,7 @@
 import numpy as np
 import pandas as pd
 
-from ascood.study import plots, reporting
+from ascood.study import reporting
 from ascood.study.page import _table_part
 
 NAN = float("nan")
@@ -67,13 +67,6 @@ def test_columns_of_a_benchmark_stand_together_and_latex_has_a_rule_between_kind
     assert body[1].startswith("post-hoc & MSP") and body[2].startswith("training & G-ODIN") and body[4].startswith("ASCOOD")
 
 
-def test_figure_of_all_methods_leaves_gaps_out():
-    metrics = pd.concat([wide(), rows("cross_entropy", "MDS", "near", (NAN, NAN), gap="x"), rows("cross_entropy", "MDS", "val", (NAN, NAN), gap="x")])
-    figure = plots.plot_compared(reporting.compared(metrics.query("benchmark == 'b'")), "t")
-    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
-    assert "MDS" in labels and len(figure.axes[0].collections[-1].get_offsets()) == len(labels) - 1
-
-
 def test_chosen_hyperparameters_by_seed():
     metrics = pd.concat([rows("cross_entropy", "KNN", "near", (1,), hyperparameters='{"k": 50}'), rows("cross_entropy", "MSP", "near", (1,)),
                          rows("cross_entropy", "KNN", "near", (1,), hyperparameters='{"k": 100}').assign(seed=1),
@@ -99,16 +92,6 @@ def test_blocks_are_printed_in_turn_and_the_csv_has_all_their_rows(tmp_path):
     latex = (tmp_path / "t.tex").read_text()
     assert latex.count(r"\begin{table}") == 2 and latex.count(r"A caption of 100 \%.") == 1
     assert reporting.write_blocks([reporting.Block(summary[:0], [], [], "None of these."), *blocks], tmp_path / "t", "A caption of 100 %.", "A note.") == text
-
-
-def test_published_numbers_are_labelled_and_not_ranked():
-    summary = reporting.summarize(pd.concat([rows("ascood", "MSP", "near", (80,)), rows("oe", "MSP", "near", (70,))])).query("quantity == 'near_auroc'")
-    both = pd.concat([summary.assign(source="here", published_on=""), summary.assign(mean=[99.0, 60.0], source="published", published_on="other images")])
-    table = reporting.cells(both, ["method"], ["quantity"])
-    assert table["near AUROC ↑"].tolist() == ["**80.00**", "<u>70.00</u>"]
-    assert table["near AUROC ↑, published, other images"].tolist() == ["99.00", "60.00"]
-    assert reporting.cells(both, ["source", "method"], ["quantity"]).index.get_level_values("source").unique().tolist() == ["here", "published, other images"]
-    assert "**" not in "".join(reporting.cells(both, ["source", "method"], ["quantity"], rank_by=None)["near AUROC ↑"])
 
 
 def test_the_plain_model_is_found_in_a_profile_in_rows_and_in_names():

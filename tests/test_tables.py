@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +10,9 @@ import pytest
 
 from ascood.study import reporting, tables
 from ascood.study.claims import report_table_claims
-from ascood.study.page import profile_readme, remove_stale_tables, report_page
-from ascood.study.profiles import Profile, kind_of, load_profile
-from ascood.study.collected import DIFFERENCE, Collected, describe_runs, with_kinds
+from ascood.study.page import profile_readme, remove_stale_tables
+from ascood.study.profiles import Profile
+from ascood.study.collected import DIFFERENCE, Collected, with_kinds
 from ascood.study.differences import compare
 from ascood.study.runs import packed_scores
 from ascood.study.trace import trace
@@ -130,12 +128,6 @@ def test_published_numbers_stand_beside_ours_and_are_not_ranked(tmp_path):
     assert [(p["mean"], p["file"]) for p in published] == [(98.32, "results/published/table1_main.csv")]
 
 
-def test_of_a_nearly_equal_benchmark_the_label_says_so_and_others_have_none():
-    both = tables.published_main(a_profile(), ["cifar10-jpeg", "cifar10-jpeg-holdout", "scene-digits-all"])
-    assert set(both["benchmark"]) == {"cifar10-jpeg"} and set(both["published_on"]) == {"original CIFAR-10"}
-    assert len(tables._openood(["cifar10"])) == 7 * 8 * 5 and tables._openood(["scene-digits-all"]).empty
-
-
 def test_accuracy_is_compared_seed_by_seed():
     runs = [("cross_entropy", 0, 90), ("cross_entropy", 1, 94), ("ascood", 0, 89), ("ascood", 1, 91), ("ascood", 2, 50)]
     kinds = {"cross_entropy": "post-hoc", "ascood": "ASCOOD"}
@@ -165,16 +157,6 @@ def test_iodin_by_how_much_it_moves(tmp_path):
     text = tables.TABLES["table_iodin"](profile, tmp_path)
     assert [line.split("|")[3].strip() for line in text.splitlines() if "ODIN  " in line][:3] == ["1", "10", "all (3·H·W)"]
     assert {row["elements"] for row in cell(tmp_path, "table_iodin", detector="i-ODIN@k=10")} == {"10"}
-
-
-def test_iodin_of_fixed_temperature_is_named(tmp_path):
-    more = {"ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1": {"temperature": 1}, "i-ODIN@T=1,k=10": {"temperature": 1, "k": 10}}
-    profile = a_profile(detectors=["MSP", "ODIN", "i-ODIN"], more_detectors={"cross_entropy": more})
-    written(profile, tmp_path, by_seed)
-    tables.TABLES["table_iodin"](profile, tmp_path)
-    rows = {(row["detector"], row["name"], row["elements"]) for row in cell(tmp_path, "table_iodin", source="here")}
-    assert rows == {("ODIN", "ODIN", "all (3·H·W)"), ("i-ODIN", "i-ODIN", "1"), ("ODIN@T=1", "ODIN@T=1", "all (3·H·W)"), ("i-ODIN@T=1", "i-ODIN@T=1", "1"),
-                    ("i-ODIN@T=1,k=10", "i-ODIN@T=1", "10")}
 
 
 def test_cost_by_hand_and_gaps_where_older_runs_say_nothing(tmp_path):
@@ -247,22 +229,6 @@ def test_trace_of_accuracy_cost_and_published(tmp_path):
     assert "training_peak_mib: 1000" in trace(profile, "table_cost", {"method": "ascood", "quantity": "training_peak_mib"}, tmp_path)
     printed = trace(profile, "table_synthesis", {"source": "published", "synthesis": "subtract", "benchmark": "cars"}, tmp_path)
     assert printed.count("results/published/table5_synthesis.csv") == 2
-
-
-def test_trace_says_what_there_is(tmp_path):
-    profile = a_profile()
-    written(profile, tmp_path, by_seed)
-    with pytest.raises(FileNotFoundError, match="report t table_sets"):
-        trace(profile, "table_sets", {}, tmp_path)
-    tables.TABLES["table_sets"](profile, tmp_path)
-    with pytest.raises(ValueError, match="unknown column 'methd'; did you mean 'method'"):
-        trace(profile, "table_sets", {"methd": "ascood"}, tmp_path)
-    with pytest.raises(ValueError, match="unknown value of method 'acood'; did you mean 'ascood'"):
-        trace(profile, "table_sets", {"method": "acood"}, tmp_path)
-    with pytest.raises(ValueError, match="50 rows of table_sets match; narrow"):
-        trace(profile, "table_sets", {}, tmp_path)
-    with pytest.raises(ValueError, match="unknown table"):
-        trace(profile, "table_mian", {}, tmp_path)
 
 
 def same(metric, group, difference, half, method="ascood_shuffle", detector="MSP"):
@@ -387,36 +353,6 @@ def test_a_pretrained_classifier_is_a_plain_model(tmp_path):
     assert "≈" in texts["table_compared"].split("Best per column")[1]
 
 
-def test_detectors_that_rank_otherwise_than_openood_are_named(tmp_path, monkeypatch):
-    profile = a_profile()
-    written(profile, tmp_path, by_seed)
-    assert "OpenOOD's code" not in tables.TABLES["table_scores"](profile, tmp_path)
-    monkeypatch.setattr(tables.detectors, "NOT_AS_OPENOOD", {"KNN": "rank correlation 0.950: other features", "KLM": "x"})
-    for name in ("table_scores", "table_compared", "table_main", "table_sets"):
-        assert "Not shown to rank images as OpenOOD's code does: KNN (rank correlation 0.950: other features)." in tables.TABLES[name](profile, tmp_path)
-
-
-def test_the_protocol_is_named_where_it_is(tmp_path):
-    profile = a_profile()
-    written(profile, tmp_path, by_seed)
-    assert "protocol" not in describe_runs(Collected(profile, tmp_path))
-    (tmp_path / "t" / "protocol.md").write_text("# Hypotheses")
-    assert "`results/t/protocol.md`" in tables.TABLES["table_main"](profile, tmp_path)
-
-
-def test_the_page_begins_with_the_pairs_and_holds_the_protocol(tmp_path):
-    profile = a_profile(methods=SHUFFLE)
-    written(profile, tmp_path, by_seed)
-    for name in ("table_main", "table_paired"):
-        tables.TABLES[name](profile, tmp_path)
-    page = report_page(profile, tmp_path, tmp_path / "figures").read_text()
-    assert page.index('id="table_paired"') < page.index('id="table_main"') and "protocol" not in page
-    (tmp_path / "t" / "protocol.md").write_text("# Hypotheses\n\nThe <same> detector.")
-    page = report_page(profile, tmp_path, tmp_path / "figures").read_text()
-    assert page.index('id="table_paired"') < page.index('id="protocol"') < page.index('id="table_main"')
-    assert '<a href="protocol.md">' in page and "The &lt;same&gt; detector." in page
-
-
 def test_the_readme_of_a_profile_lists_what_is_there_and_every_link_leads_to_a_file(tmp_path):
     profile = a_profile(methods=SHUFFLE)
     written(profile, tmp_path, by_seed)
@@ -437,22 +373,6 @@ def test_the_readme_of_a_profile_lists_what_is_there_and_every_link_leads_to_a_f
     claims = {row["claim"]: row["verdict"] for row in cell(tmp_path, "table_claims")}
     for claim, verdict in claims.items():
         assert (f"| {claim} " in text) == (verdict != "not tested"), claim
-
-
-def test_methods_that_share_a_synthesis_have_rows_of_their_own(tmp_path):
-    profile = load_profile("precision")
-    shutil.copytree(Path(__file__).parents[1] / "results" / "precision", tmp_path / "precision", ignore=shutil.ignore_patterns("runs", "notebooks"))
-    tables.table_synthesis(profile, tmp_path)
-    table = pd.read_csv(tmp_path / "precision" / "table_synthesis.csv").query("source == 'here'")
-    assert table.groupby("synthesis")["method"].nunique().eq(1).all() and table["synthesis"].nunique() == 3
-
-
-def test_a_synthesis_is_named_with_its_method_only_where_methods_share_it():
-    "Variants of a study are no methods of the table."
-    assert any("@" in run.method for run in load_profile("embedded").runs)
-    assert tables._synthesis_named(load_profile("embedded"))["ascood"] == "add (gradient)"
-    names = tables._synthesis_named(load_profile("precision"))
-    assert len(names) == len({*names.values()}) == 3 and all(name.startswith("add (gradient), ") for name in names.values())
 
 
 # what a method is comes from what it declares
@@ -552,14 +472,6 @@ def test_rows_without_a_kind_get_what_the_profile_or_the_name_declares(tmp_path)
             *found["needs_outliers"]
         ][:5] == [False] * 3 + [True, False]
     assert with_kinds(profile, older)["kind"].iloc[5] == "training", "what a row says counts"
-
-
-def test_a_family_that_does_not_exist_is_refused():
-    class Odd(CrossEntropy):
-        family: ClassVar[str] = "posthoc"
-
-    with pytest.raises(ValueError, match="declares the family 'posthoc'; choose one of post-hoc, training, ASCOOD"):
-        kind_of(Odd())
 
 
 # what is judged

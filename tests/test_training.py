@@ -22,7 +22,7 @@ from ascood import training
 from ascood.baselines import CIDER
 from ascood.data import load_benchmark
 from ascood.models import Backbone, Classifier, load_classifier
-from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, alone, checked, create_method, create_optimizer, train
+from ascood.training import ASCOOD, CrossEntropy, Step, TrainConfig, alone, create_method, create_optimizer, train
 
 SETTINGS = dict(alpha_max=3.0, alpha_min=0.3, weight=0.1)
 SCRIPT = """
@@ -167,6 +167,18 @@ def test_damaged_state_is_named_with_what_to_do(tmp_path, digits, file):
     assert str(state) in str(caught.value) and "\n" not in str(caught.value)
 
 
+class _Harmful:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_a_state_with_more_than_tensors_is_not_unpickled(tmp_path, digits, capsys):
+    torch.save(_Harmful(), interrupted(tmp_path, digits) / "custom_checkpoint_0.pkl")
+    with pytest.raises(ValueError, match="saved state .* is damaged"):
+        train(CrossEntropy(), digits, TrainConfig(epochs=3), tmp_path, progress=False)
+    assert "unpickled" not in capsys.readouterr().out
+
+
 def test_a_half_written_state_is_ignored(tmp_path, digits):
     state = interrupted(tmp_path, digits)
     (tmp_path / "state.unfinished").mkdir()
@@ -286,26 +298,6 @@ def test_energy_variant_and_ablations_train(tmp_path, few_digits):
         assert load_classifier(run.checkpoint).normalization == changes.get("normalization", "zscore")
 
 
-@pytest.mark.parametrize(
-    "call, words",
-    [
-        (lambda: create_method("ascod"), "unknown method 'ascod'; did you mean 'ascood'"),
-        (lambda: create_method("ascood", lamda=1), "unknown setting 'lamda'"),
-        (lambda: create_method("ascood", fraction=1.5), "fraction: .* not 1.5"),
-        (lambda: create_method("ascood", synthesis="swap"), "synthesis: .* 'gaussian', not 'swap'"),
-        (lambda: create_method("cross_entropy", normalization="z"), "normalization: .* not 'z'"),
-        (lambda: create_method("pretrained", normalization="zscore"), "normalization: .* not 'zscore'"),
-        (lambda: checked(TrainConfig, "training", epochs=-1), "epochs: .* not -1"),
-        (lambda: checked(TrainConfig, "training", backbone="resnet"), "backbone: .* not 'resnet'"),
-        (lambda: checked(TrainConfig, "training", mixed_precision="half"), "mixed_precision"),
-    ],
-)
-def test_impossible_settings_are_one_line(call, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-
-
 def test_no_epochs_keep_the_model_as_it_was_created(tmp_path, digits):
     config = TrainConfig(epochs=0, seed=3)
     run = train(CrossEntropy(), digits, config, tmp_path / "none", progress=False)
@@ -333,19 +325,6 @@ def test_pretrained_goes_to_a_checkpoint_untrained(tmp_path, digits):
     model, file = load_classifier(run.checkpoint), torch.load(weights, weights_only=True)
     assert torch.equal(model.head.weight, file["fc.weight"]) and torch.equal(model.head.bias, file["fc.bias"])
     assert torch.equal(model.backbone.conv1.weight, file["conv1.weight"]) and model.normalization == "none" and len(run.history) == 0
-
-
-@pytest.mark.parametrize("changes, classes, words", [
-    ({}, 10, "knows ImageNet's 1000 classes, and the benchmark has 10"),
-    ({"epochs": 2}, 1000, "set epochs to 0, not 2"),
-    ({"pretrained": False}, 1000, "takes its head from ImageNet weights"),
-    ({"backbone": "tiny_resnet"}, 1000, "tiny_resnet has no ImageNet weights"),
-])
-def test_pretrained_refuses_what_it_cannot_be(tmp_path, changes, classes, words):
-    config = TrainConfig(**{"epochs": 0, "backbone": "resnet18", "pretrained": imagenet_file(tmp_path)} | changes)
-    with pytest.raises(ValueError, match=words) as caught:
-        create_method("pretrained").create_model(config, classes)
-    assert "\n" not in str(caught.value)
 
 
 def test_two_processes_on_one_folder_take_turns(tmp_path):

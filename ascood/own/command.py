@@ -17,7 +17,7 @@ import pandas as pd
 import typer
 
 from ..command import check_folder, create_app, run_app
-from ..files import sweep, write_file
+from ..files import remove_stale, write_file
 from .detector import OutlierDetector, check_settings, digest, split
 from .export import export_all, print_answers
 from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
@@ -90,7 +90,7 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
     claim(out, settings | {_CLAIMED: digest(images.rest), "ood_val": digest(images.ood_val) if images.ood_val else "stand-ins"})
     say(f"{len(images.rest)} images of {len(images.rest.classes)} classes to train and validate with, {len(images.test)} to test; "
         f"outliers: {len(images.ood_val) if images.ood_val else 'stand-ins'} to validate, {len(images.ood_test or ())} to test")
-    sweep(out)
+    remove_stale(out)
     write_split(images, detector, out / "split.csv")
     detector.fit(images.rest, ood_val=images.ood_val, out_dir=out)
     say("\non validation, in percent:\n" + detector.trials_.round(1).to_string(index=False))

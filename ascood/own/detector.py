@@ -23,7 +23,8 @@ from fastcore.basics import patch
 from PIL import Image
 from pytorch_ood.api import LogitsDetector
 from pytorch_ood.detector import KNN
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ from torch import Tensor, nn
 from ..data import Benchmark, ImageSet, RandomCrops, RandomFlip, _normalize
 from ..detectors import create_detector, perturbed_scores, recipe
 from ..evaluation import accuracy_of, extract, score_benchmark, validation_auroc
-from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, load_classifier, read_checked, write_checked
+from ..files import atomic_write
+from ..models import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Classifier, create_backbone, load_classifier
 from .folder import Pictures, as_image, check_apart, hold_out, images_below, jigsaw, photograph_crops, read_folder, read_memory, read_outliers, square
 from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
@@ -335,6 +337,15 @@ def predict(self: OutlierDetector, X) -> np.ndarray:  # int64 [N], class index, 
     probabilities, scores = self.judge(X)
     return np.where(scores >= self.offset_, probabilities.argmax(1), -1)
 
+# %% ../../nbs/own/01_detector.ipynb #0100002a
+def _checksum(tensors: dict[str, Tensor], about: dict) -> str:
+    "SHA-256, in hexadecimal digits, of named tensors (any shape and dtype) and of what is said of them."
+    found = hashlib.sha256(json.dumps(about).encode())
+    for name, values in sorted(tensors.items()):
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
 # %% ../../nbs/own/01_detector.ipynb #01000030
 @patch
 def save(self: OutlierDetector, path: str | Path) -> Path:
@@ -344,7 +355,9 @@ def save(self: OutlierDetector, path: str | Path) -> Path:
              "backbone": scorer.model.backbone.name, "architecture": scorer.model.architecture()}
     tensors = {f"model.{name}": values for name, values in scorer.model.state_dict().items()} | {"offset": scorer.offset}
     tensors |= dict(zip(("features", "labels"), scorer.bank or ()))
-    write_checked(path, tensors, "outlier_detector", about)
+    tensors = {name: values.contiguous() for name, values in tensors.items()}
+    with atomic_write(path) as unfinished:
+        save_file(tensors, unfinished, {"outlier_detector": json.dumps(about | {"sha256": _checksum(tensors, about)})})
     return path
 
 # %% ../../nbs/own/01_detector.ipynb #01000031
@@ -352,7 +365,11 @@ def save(self: OutlierDetector, path: str | Path) -> Path:
 def load(cls: OutlierDetector, path: str | Path) -> OutlierDetector:
     "A detector from its file. Raises ValueError if there is none, or if it is damaged."
     try:
-        tensors, about = read_checked(path, "outlier_detector")
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["outlier_detector"])
+        tensors, checksum = load_file(path), about.pop("sha256", None)
+        if checksum not in (None, _checksum(tensors, about)):
+            raise ValueError("its content differs from its SHA-256")
     except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError):
         reason = "is damaged, or no detector" if Path(path).is_file() else "is not there"
         raise ValueError(f"{str(path)[-80:]} {reason}; give the detector.safetensors that `ascood own fit` wrote") from None

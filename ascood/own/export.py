@@ -27,7 +27,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..detectors import recipe
 from ..benchmarks.builders.lists import sha256_of
-from ..files import whole, write_file
+from ..files import atomic_write, write_file
 from .detector import OutlierDetector, Scorer
 from .folder import IMAGE_SUFFIXES, LARGEST, SMALLEST, images_below, read_pixels
 from .folder import _MODES, _fault, _upright
@@ -56,7 +56,7 @@ EXTRA = "detector.json"  # its name inside the .pt2 file
 def export_torch(detector: OutlierDetector, path: str | Path) -> Path:
     "Write a .pt2 file, for `torch.export.load`. Raises ValueError for a score that needs a gradient."
     graph, path = trace(detector.forward_scorer_), Path(path)
-    with whole(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         torch.export.save(graph, file, extra_files={EXTRA: json.dumps(about(detector))})
     return path
 
@@ -73,7 +73,7 @@ def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
     finally:
         logging.disable(before)
     program.model.metadata_props["detector"] = json.dumps(about(detector))
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         program.save(unfinished)
     return path
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from ..evaluation import fpr95_id_positive, ood_metrics
-from ..files import whole, write_file
+from ..files import atomic_write, write_file
 from .detector import FAMILIES, OutlierDetector, judge_images
 from .folder import Pictures
 
@@ -220,7 +220,7 @@ def write_report(detector: OutlierDetector, test: Pictures, outliers: Pictures |
     text = recommend(detector, table, found)
     for name, figure in (("scores", plot_scores(detector, found)), ("confusion", plot_confusion(detector, one, labels)),
                          ("ends", plot_ends(detector, one, test, outliers))):
-        with whole(out / f"{name}.png") as unfinished:
+        with atomic_write(out / f"{name}.png") as unfinished:
             figure.savefig(unfinished, format="png", dpi=120)
         plt.close(figure)
     shown = pd.DataFrame({name: table.apply(_with_interval(name), axis=1) for name in ("plain", "ASCOOD", "difference")})

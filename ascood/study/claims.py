@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..files import read_listed
+from ..files import read_csv
 from ..synthesis import SYNTHESES
 from . import reporting
 from ..data import list_benchmarks
@@ -308,7 +308,7 @@ def verdicts(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     path = Collected(profile, results).folder / "table_claims.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m ascood report {profile.name} table_claims")
-    rows = pd.read_csv(read_listed(path, f"ascood report {profile.name} table_claims"), dtype={"by_seed": str})
+    rows = read_csv(path, f"ascood report {profile.name} table_claims", dtype={"by_seed": str})
     rows = rows if "by_seed" in rows else rows.iloc[:0]  # verdicts of an older rule, which are not repeated
     lines = [_in_short(of) for _, of in rows[rows["verdict"] != "not tested"].groupby("claim", sort=False)]
     names = ["claim", "paper", "verdict", "for", "against", "undecided", "largest difference"]

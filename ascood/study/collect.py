@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..files import read_listed, write_listed
+from ..files import read_csv, write_file
 from .collected import Collected, collected_paths, in_use
 from .differences import compare
 from .profiles import Profile, RunSpec, under_root
@@ -36,16 +36,16 @@ def collect(profile: Profile, results: str | Path = "results") -> pd.DataFrame:
     if not profile.validation_only:
         written[now.folder / "differences.csv"] = _differences(now, finished)
     _say_kept(profile, finished, pd.concat([written[path] for path in collected_paths(profile, "runs", results)]))
-    # all at once and last: the workflow puts files of a failed job back as they were, but not sha256.json
-    write_listed({path: rows.to_csv(index=False) for path, rows in written.items()})
+    for path, rows in written.items():  # last: nothing is written if one of them cannot be made
+        write_file(path, rows.to_csv(index=False))
     return now.all_metrics
 
 # %% ../../nbs/study/03c_collect.ipynb #f49b37ba
 def _gathered(finished: list[RunSpec], results: str | Path) -> dict[str, list[pd.DataFrame]]:
     "The files of finished runs, by the table that they go into."
     folders = [run.folder(results) for run in finished]
-    runs = [run_row(folder) for folder in folders]  # checks the digests of the others
-    metrics, groups, history = ([pd.read_csv(folder / f"{name}.csv") for folder in folders] for name in ("metrics", "groups", "history"))
+    runs = [run_row(folder) for folder in folders]
+    metrics, groups, history = ([read_csv(folder / f"{name}.csv", f"ascood run {finished[0].profile}") for folder in folders] for name in ("metrics", "groups", "history"))
     named = [rows.assign(**of.iloc[0][NAMES])[[*NAMES, *rows]] for rows, of in zip(history, metrics)]
     return {"metrics": metrics, "groups": groups, "history": named, "runs": runs}
 
@@ -57,7 +57,7 @@ def _as_text(rows: pd.DataFrame, numbers: str) -> pd.DataFrame:
 
 def _written(path: Path, profile: Profile) -> pd.DataFrame:
     "The rows of a collected file, each value as it was written. Raises ValueError if it is damaged."
-    return pd.read_csv(read_listed(path, f"ascood collect {profile.name}"), dtype=str, keep_default_na=False)
+    return read_csv(path, f"ascood collect {profile.name}", dtype=str, keep_default_na=False)
 
 # %% ../../nbs/study/03c_collect.ipynb #5b1f0c31
 def _with_earlier(profile: Profile, finished: list[RunSpec], results: str | Path) -> dict[Path, pd.DataFrame]:
@@ -129,6 +129,6 @@ def prune(profile: Profile, results: str | Path = "results") -> dict[Path, pd.Da
             continue
         if not stays.all():
             removed[path], written[path] = rows[~stays], rows[stays].to_csv(index=False)
-    if written:
-        write_listed(written)
+    for path, text in written.items():
+        write_file(path, text)
     return removed

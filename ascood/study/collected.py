@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..files import read_listed
+from ..files import read_csv
 from ..training import create_method, list_methods
 from .profiles import Profile, kind_of, under_root
 from .reporting import choose_detectors, kinds_of, plain_method
@@ -35,7 +35,7 @@ def read_table(collected: "Collected", table: str) -> pd.DataFrame:
     paths, command = collected_paths(collected.profile, table, collected.results), f"ascood collect {collected.profile.name}"
     if not paths[0].is_file():
         raise FileNotFoundError(f"{paths[0]} does not exist; write it with: python -m {command}")
-    parts = [pd.read_csv(read_listed(path, command)) for path in paths if path.is_file()]
+    parts = [read_csv(path, command) for path in paths if path.is_file()]
     return in_use(pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True), collected.profile)
 
 # %% ../../nbs/study/03a_collected.ipynb #e1f7a402
@@ -54,8 +54,7 @@ def _read_differences(collected: "Collected") -> pd.DataFrame:  # `study` is "" 
     path, numbers = collected.folder / "differences.csv", dict.fromkeys(["difference", "half_width"], "")
     if not path.is_file():
         return pd.DataFrame(columns=DIFFERENCE)
-    file = read_listed(path, f"ascood collect {collected.profile.name}")
-    rows = pd.read_csv(file, keep_default_na=False, na_values=numbers, dtype={"by_seed": str})
+    rows = read_csv(path, f"ascood collect {collected.profile.name}", keep_default_na=False, na_values=numbers, dtype={"by_seed": str})
     rows = rows.reindex(columns=DIFFERENCE)
     return rows[rows["by_seed"].astype(object).fillna("") != ""].reset_index(drop=True)
 

@@ -19,7 +19,7 @@ import mistune
 from jinja2 import Template
 from PIL import Image
 
-from ..files import read_listed, write_file
+from ..files import write_file
 from .claims import report_table_claims, verdicts
 from .collected import EARLIER, Collected, describe_runs
 from .figures import FIGURES, figure_stems, with_collected
@@ -77,7 +77,7 @@ def _heading(name: str) -> tuple[str, str]:
 # %% ../../nbs/study/09_page.ipynb #e553c30a
 def _printed(name: str, folder: Path) -> str:
     "The Markdown of a table."
-    return read_listed(folder / f"{name}.md", f"ascood report {folder.name} {name}").read().decode()
+    return (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
 def _table_part(name: str, folder: Path) -> _Part:

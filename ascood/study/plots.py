@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..attribution import top_fraction_mask, true_class_gradient
 from ..data import Benchmark
 from ..evaluation import Scores
-from ..files import whole
+from ..files import atomic_write
 from ..models import Classifier
 from .reporting import GROUP_COLORS, KINDS, QUANTITIES, method_color, method_label
 from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
@@ -48,9 +48,9 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
     stem.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=200, metadata={"Software": None})
-    with whole(stem.with_suffix(".png")) as unfinished:
+    with atomic_write(stem.with_suffix(".png")) as unfinished:
         Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(unfinished, "PNG", optimize=True)
-    with whole(stem.with_suffix(".pdf")) as unfinished:
+    with atomic_write(stem.with_suffix(".pdf")) as unfinished:
         figure.savefig(unfinished, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     plt.close(figure)
     return stem.with_suffix(".png")

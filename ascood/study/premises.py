@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..attribution import submodule_modes, top_fraction_mask, true_class_gradient
 from ..data import Benchmark, ImageSet, LazyImages
-from ..files import read_listed, write_listed
+from ..files import read_csv, write_file
 from .collected import Collected, in_use
 from .profiles import Profile, RunSpec, under_root
 from ..losses import uniform_kl
@@ -173,7 +173,7 @@ def _up_to_date(rows: pd.DataFrame, run: RunSpec, synthesizer: OutlierSynthesize
 def measure_premises(profile: Profile, results: str | Path = "results", anew: bool = False) -> pd.DataFrame:
     "Measure the profile's runs of cross-entropy and ASCOOD that are on this machine and not measured yet; writes results/<profile>/premises.csv, where other rows stay."
     path, benchmarks = under_root(results) / profile.name / "premises.csv", {}
-    before = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else pd.DataFrame(columns=["run_id", "epoch", "synthesizer"])
+    before = read_csv(path, f"ascood premises {profile.name}") if path.is_file() else pd.DataFrame(columns=["run_id", "epoch", "synthesizer"])
     parts = {run_id: before[before["run_id"] == run_id] for run_id in dict.fromkeys([*(run.run_id for run in profile.runs), *before["run_id"]])}
     measured = False
     for run in profile.runs:
@@ -187,7 +187,7 @@ def measure_premises(profile: Profile, results: str | Path = "results", anew: bo
         parts[run.run_id], measured = premises_of_run(run, synthesizer, results, benchmarks[run.benchmark]), True
     found = pd.concat([rows for rows in parts.values() if len(rows)] or [before.iloc[:0]], ignore_index=True)
     if measured:  # once, and last: a workflow puts the file of a failed job back
-        write_listed({path: found.to_csv(index=False, float_format="%.6g")})
+        write_file(path, found.to_csv(index=False, float_format="%.6g"))
     return found
 
 # %% ../../nbs/study/05_premises.ipynb #878a4d5a
@@ -216,7 +216,7 @@ QUANTITIES = {  # {column of premises.csv: heading}
 def premises_with_gain(collected: Collected) -> pd.DataFrame:
     "Rows of premises.csv, measured first if the file is not there, with `last` (is it the trained model?), and `detector` and `gain` of ASCOOD's."
     profile, path = collected.profile, collected.folder / "premises.csv"
-    rows = pd.read_csv(read_listed(path, f"ascood premises {profile.name}")) if path.is_file() else measure_premises(profile, collected.results)
+    rows = read_csv(path, f"ascood premises {profile.name}") if path.is_file() else measure_premises(profile, collected.results)
     if rows.empty:
         return pd.DataFrame(columns=["run_id", "benchmark", "setting", "method", "seed", "epoch", *QUANTITIES, "last", "detector", "gain"])
     rows = in_use(rows[rows["method"].isin(list(profile.methods))], profile)

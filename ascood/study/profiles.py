@@ -29,7 +29,7 @@ import ascood
 from .. import baselines  # noqa: F401 (registers its methods)
 from ..data import Benchmark, check_options, default_options, list_benchmarks, load_benchmark
 from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_detectors, recipe
-from ..files import whole
+from ..files import atomic_write
 from ..models import Classifier, brief, create_backbone, did_you_mean
 from ..training import Method, Settings, TrainConfig, checked, create_method, list_methods
 
@@ -67,7 +67,7 @@ def bring_results(
     found = sorted(path for path in (carried or Path(ascood.__file__).parent / "shipped" / "results").glob("*") if path.is_dir())
     missing = [path for path in found if not (target / path.name).exists()]
     for path in missing:
-        with whole(target / path.name) as unfinished:
+        with atomic_write(target / path.name) as unfinished:
             shutil.copytree(path, unfinished)
     return [path.name for path in missing]
 

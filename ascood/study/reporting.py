@@ -24,7 +24,7 @@ import seaborn as sns
 
 from ..detectors import list_detectors
 from ..evaluation import BOTH_FPR
-from ..files import write_listed
+from ..files import write_file
 
 # %% ../../nbs/study/01_reporting.ipynb #4f0f118f
 _PALETTE = sns.color_palette("colorblind").as_hex()
@@ -367,7 +367,8 @@ def write_printed(stem: str | Path, numbers: pd.DataFrame, markdown: str, latex:
     "The three files of a table: numbers as they are, the two printed ones as given."
     stem = Path(stem)
     text = f"{caption}\n\n{markdown}\n" + (f"\n{note}\n" if note else "")
-    write_listed({stem.with_suffix(".csv"): numbers.to_csv(index=False), stem.with_suffix(".md"): text, stem.with_suffix(".tex"): latex})
+    for suffix, content in ((".csv", numbers.to_csv(index=False)), (".md", text), (".tex", latex)):
+        write_file(stem.with_suffix(suffix), content)
     return text
 
 # %% ../../nbs/study/01_reporting.ipynb #2f4e00c3

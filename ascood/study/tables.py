@@ -25,7 +25,7 @@ from .. import detectors
 from ..benchmarks.disk import SPECS
 from ..data import list_benchmarks
 from ..detectors import IODIN
-from ..files import read_listed
+from ..files import read_csv
 from . import reporting
 from .collected import Collected, describe_runs
 from .differences import one_element, study_metrics
@@ -45,7 +45,7 @@ _QUANTITY = {"fpr95": "fpr95", "auroc": "auroc", "aupr_in": "aupr_in", "aupr_out
 
 def read_published(file: str) -> pd.DataFrame:  # The file's own names; quantity, mean, std (NaN if not printed), seeds, gaps, runs, source, ...
     "One file of the paper's printed numbers, a row a number."
-    wide = pd.read_csv(read_listed(shipped(f"results/published/{file}"), "ascood report"))
+    wide = read_csv(shipped(f"results/published/{file}"), "ascood report")
     names = [c for c in wide if c.removesuffix("_std") not in _QUANTITY]
     parts = [wide[names].assign(quantity=quantity, mean=wide[name], std=wide.get(f"{name}_std", np.nan)) for name, quantity in _QUANTITY.items() if name in wide]
     return pd.concat(parts, ignore_index=True).assign(seeds=3, gaps=0, runs="", source="published", published_on="", file=f"results/published/{file}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..evaluation import METRICS
-from ..files import read_listed
+from ..files import read_csv
 from .collected import Collected
 from .profiles import Profile, check_names
 from .reporting import SETTING_GROUP
@@ -115,7 +115,7 @@ def trace(
     path = collected.folder / f"{table}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: python -m {again}")
-    rows = _matching(pd.read_csv(read_listed(path, again), dtype=str, keep_default_na=False), where)
+    rows = _matching(read_csv(path, again, dtype=str, keep_default_na=False), where)
     if len(rows) > most:
         raise ValueError(f"{len(rows)} rows of {table} match; narrow them with one of {', '.join(c for c in rows if c not in where)}")
     return "\n".join(line for row in rows.to_dict("records") for line in _traced(collected, table, row))

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..disk import leaves_root
-from ...files import sweep, write_file
+from ...files import remove_stale, write_file
 
 # %% ../../../nbs/benchmarks/builders/00_lists.ipynb #69e40e76
 def exact_environments(
@@ -279,7 +279,7 @@ def _write(plan: BuildPlan, texts: dict[str, str], folder: Path, root: Path) -> 
     "Make the images and write the files of a plan; returns what build.json says about them."
     write_file(_unfinished(folder), "")
     for place in {folder, *(root / path for table in plan.lists.values() for path in table["path"].map(os.path.dirname).unique())} if plan.make else ():
-        sweep(place)
+        remove_stale(place)
     (folder / "build.json").unlink(missing_ok=True)
     if plan.make:
         texts = texts | {"sources.csv": plan.make()}
