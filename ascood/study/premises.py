@@ -112,7 +112,7 @@ def profile_synthesizer(profile: Profile, run: RunSpec) -> OutlierSynthesizer | 
     methods: list[Any] = [create_method(each.kind, **each.settings) for each in found]  # of ASCOOD's family
     return methods[0].synthesizer() if methods else None
 
-
+# %% ../../nbs/study/05_premises.ipynb #970579a8
 def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
     "The network that the run's training began with. The global random state stays as it was."
     with torch.random.fork_rng():
