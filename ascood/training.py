@@ -11,10 +11,9 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -27,7 +26,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic._internal._model_construction import ModelMetaclass  # the type of BaseModel, which has no public name
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -36,20 +34,14 @@ from .attribution import _gradient
 from .data import Benchmark, ImageSet, LazyImages, batches
 from .files import sweep, unfinished_as, write_file
 from .losses import ascood_loss, energy_uncertainty
-from .models import BACKBONES, Classifier, brief, create_backbone, did_you_mean, load_classifier, pretrained_classifier, save_classifier
+from .models import BACKBONES, Classifier, create_backbone, did_you_mean, load_classifier, pretrained_classifier, save_classifier
 from .normalization import NORMALIZATIONS
 from .synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
 # %% ../nbs/06_training.ipynb #12756116
-class _OneLine(ModelMetaclass):
-    "Builds settings with `checked`, so Python, profiles and the command line give the same error message."
-
-    def __call__(cls: Any, **values):
-        return checked(cls, cls.__name__, **values)
-
-
-class Settings(BaseModel, metaclass=_OneLine):
-    "Validated, immutable settings. Unknown names, impossible values and numbers that are not finite raise ValueError, in one line."
+class Settings(BaseModel):
+    """Validated, immutable settings. Unknown names, impossible values and numbers that are not finite raise pydantic's
+    ValidationError, a ValueError."""
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 # %% ../nbs/06_training.ipynb #292abc68
@@ -57,24 +49,15 @@ _Made = TypeVar("_Made", bound=BaseModel)
 
 
 def checked(make: type[_Made], what: str, **values) -> _Made:
-    "Settings, with pydantic's errors as one ValueError of one line, which begins with `what`."
+    "Settings, or a ValueError of one line that begins with `what`: an unknown name with the nearest known one, else pydantic's words."
+    for name in values:
+        if name not in make.model_fields:
+            raise ValueError(f"{what}: unknown setting {name!r}{did_you_mean(name, make.model_fields)}")
     try:
         return make.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{what}: " + "; ".join(_fault(make, fault) for fault in error.errors())) from None
-
-
-def _fault(make: type[BaseModel], fault: Mapping) -> str:
-    "One of pydantic's errors in short, with the nearest known name for an unknown one."
-    name, said = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "missing":
-        return f"setting {name!r} is missing"
-    if fault["type"] == "extra_forbidden":
-        schema = make.model_json_schema()
-        parts = [schema] if len(fault["loc"]) == 1 else schema.get("$defs", {}).values()  # the model itself, or those inside it
-        return f"unknown setting {name!r}" + did_you_mean(str(fault["loc"][-1]), (known for part in parts for known in part["properties"]))
-    near = did_you_mean(str(fault["input"]), re.findall("'(.+?)'", said)) if fault["type"] == "literal_error" else ""
-    return f"{name}: {said}, not {brief(fault['input'])}" + near * near.endswith("?") if name else said
+        said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ValueError(f"{what}: {'; '.join(said)}") from None
 
 # %% ../nbs/06_training.ipynb #345c9716
 class TrainConfig(Settings):

@@ -108,7 +108,7 @@ def profile_synthesizer(profile: Profile, run: RunSpec) -> OutlierSynthesizer | 
     there = [r for r in profile.runs if r.benchmark == run.benchmark and r.method in profile.methods and "synthesis" in r.settings]
     there.sort(key=lambda r: r.settings["synthesis"] != "gradient")
     found = [run] if "synthesis" in run.settings else there[:1]
-    return create_method(found[0].kind, **found[0].settings).synthesizer() if found else None
+    return create_method(found[0].kind, **found[0].settings).synthesizer() if found else None  # type: ignore[attr-defined]
 
 
 def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
