@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['READS', 'DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'Unfit', 'perturbation', 'input_gradients', 'first_alike',
            'moved_logits', 'perturbed_scores', 'IODIN', 'relation_score', 'Relation', 'pseudo_inverse',
-           'SpanMahalanobis', 'SpanRMD', 'SpanMultiMahalanobis', 'gram_row_sums', 'PackedGram',
-           'without_first_component', 'FusedRankFeat', 'ShiftedASH', 'WarmTemperatureScaling', 'UnclampedGEN',
-           'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe', 'HeadGradNorm', 'linear_head',
-           'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
+           'SpanMahalanobis', 'SpanRMD', 'SpanMultiMahalanobis', 'gram_row_sums', 'stage_deviations', 'gram_bounds',
+           'PackedGram', 'without_first_component', 'FusedRankFeat', 'ShiftedASH', 'WarmTemperatureScaling',
+           'UnclampedGEN', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe', 'HeadGradNorm',
+           'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
 
 # %% ../nbs/08_detectors.ipynb #2f3af564
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -243,49 +244,70 @@ def gram_row_sums(
     sums = torch.einsum("bch,bh->bc", powers, powers.sum(1))
     return sums.sign() * sums.abs() ** (1 / p)
 
-
-class _ThenSeed:
-    "A loader that sets the random state to that of seed 0 after its last batch, whatever it drew before."
-
-    def __init__(self, loader):
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self):
-        yield from self.loader
-        torch.manual_seed(0)
-
 # %% ../nbs/08_detectors.ipynb #c5746ec7
-class PackedGram(Gram):
-    "pytorch-ood's Gram, on images or on packed row sums. The library holds out a random share of the training images; here with seed 0."
+def stage_deviations(
+    packed: Tensor,  # Row sums of every stage and order, side by side [B,S]
+    low: Tensor,  # Their least values [S] or [B,S]
+    high: Tensor,  # Their largest
+    sizes: Sequence[int],  # How many of the S belong to each stage
+) -> Tensor:  # [B,stages]
+    "How far row sums lie outside their bounds, relative to these, added up for each stage."
+    out = F.relu(low - packed) / (low + 1e-6).abs() + F.relu(packed - high) / (high + 1e-6).abs()
+    return torch.stack([of_stage.sum(1) for of_stage in out.split(list(sizes), dim=1)], dim=1)
 
-    def pack(self, layers: list[Tensor]) -> Tensor:  # Maps of every layer, [B,C_l,H_l,W_l] -> [B, sum C_l * orders]
-        return torch.cat([gram_row_sums(maps, p) for maps in layers for p in self.num_poles_list], dim=1)
 
-    def fit(self, data_loader) -> "PackedGram":
-        with torch.random.fork_rng(devices=[]):
-            return super().fit(_ThenSeed(data_loader))
-
-    def fit_structured(self, packed: Tensor, widths: tuple[int, ...], y: Tensor) -> "PackedGram":
-        self.widths = widths
-        return self.fit(list(zip(packed.split(4096), y.split(4096))))
-
-    def predict_structured(self, logits: Tensor, packed: Tensor) -> Tensor:  # [B,C], [B,S] -> scores [B]
-        return self._score(logits, _unpacked(packed, self.widths, len(self.num_poles_list)))
-
-    # the two places where the library reads maps
-    def _create_feature_list(self, data: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        return super()._create_feature_list(data) if data.dim() == 4 else (None, _unpacked(data, self.widths, len(self.num_poles_list)))
-
-    @staticmethod
-    def _gram_vector(feature: Tensor, p: int) -> Tensor:
-        return gram_row_sums(feature, p) if feature.dim() == 4 else feature[:, p - 1]
+def gram_bounds(
+    packed: Tensor,  # [N,S]
+    y: Tensor,  # Labels [N]
+    num_classes: int,
+    sizes: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:  # Least and largest row sums [C,S] each, and the expected deviation of each stage
+    "A tenth of each class is held out, by seed 0, and has the expected deviation. Raises ValueError if a class has no image."
+    bounds, held = [], []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for c in range(num_classes):
+            if not len(known := packed[y == c]):
+                raise ValueError(f"Gram needs training images of every class, and there are none of class {c}")
+            val, train = torch.randperm(len(known)).tensor_split([int(0.1 * len(known))])
+            bounds.append((known[train].amin(0), known[train].amax(0)))
+            held.append(stage_deviations(known[val], *bounds[-1], sizes))
+    low, high = map(torch.stack, zip(*bounds))
+    mean = torch.cat(held).mean(0)
+    return low, high, torch.where(mean > 0, mean, 1.0)  # 1 too if no class has ten images
 
 # %% ../nbs/08_detectors.ipynb #d78d7e5f
-def _unpacked(packed: Tensor, widths: tuple[int, ...], orders: int) -> list[Tensor]:  # [B,S] -> for each layer [B,orders,C_l]
-    return [part.unflatten(1, (orders, -1)) for part in packed.split([orders * width for width in widths], dim=1)]
+class PackedGram(StructuredDetector):
+    "Gram (Sastry and Oore, ICML 2020, arXiv 1912.12510) with pytorch-ood's normalisation of the stages, on images or on packed row sums."
+    info, requires_fit = Gram.info, True
+
+    def __init__(self, model: Classifier):
+        self.model, self.stages = model, model.backbone.stages()
+        self.bounds: tuple[Tensor, Tensor, Tensor] | None = None
+        self.sizes: list[int] = []
+
+    @torch.no_grad()
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:  # Images -> logits [B,C], packed row sums [B,S], C_l of each stage
+        outputs = list(accumulate(self.stages, lambda maps, stage: stage(maps), initial=x))[1:]
+        packed = torch.cat([gram_row_sums(maps, p) for maps in outputs for p in range(1, len(outputs) + 1)], dim=1)
+        return self.model.head(self.model.pool(outputs[-1])), packed, tuple(maps.shape[1] for maps in outputs)
+
+    def fit(self, data_loader) -> "PackedGram":
+        packed, widths, y = zip(*((*self.read(x)[1:], y) for x, y in data_loader))
+        return self.fit_structured(torch.cat(packed), widths[0], torch.cat(y))
+
+    def fit_structured(self, packed: Tensor, widths: tuple[int, ...], y: Tensor) -> "PackedGram":
+        self.sizes = [len(self.stages) * width for width in widths]
+        self.bounds = gram_bounds(packed, y, self.model.num_classes, self.sizes)
+        return self
+
+    def predict(self, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> scores [B]
+        return self.predict_structured(*self.read(x)[:2])
+
+    def predict_structured(self, logits: Tensor, packed: Tensor) -> Tensor:  # [B,C], [B,S] -> scores [B]
+        low, high, expected = (part.to(packed.device) for part in _fitted(self.bounds))
+        c = logits.argmax(1)
+        return (stage_deviations(packed, low[c], high[c], self.sizes) / expected).sum(1)
 
 # %% ../nbs/08_detectors.ipynb #709a9d4c
 def without_first_component(
@@ -497,10 +519,6 @@ def _dice(model, norm_std, p=0.7):
     head = linear_head(model, "DICE")
     return DICE(model.features, head.weight, head.bias, p)
 
-
-def _packed_gram(model, norm_std):
-    return PackedGram(lambda maps: model.head(model.pool(maps)), model.backbone.stages(), model.num_classes)
-
 # %% ../nbs/08_detectors.ipynb #0661d2ec
 DETECTORS: dict[str, Recipe] = {  # post-hoc scores, in the paper's order
     "MSP": Recipe(lambda model, std, **kw: MaxSoftmax(model, **kw), "logits"),
@@ -509,7 +527,7 @@ DETECTORS: dict[str, Recipe] = {  # post-hoc scores, in the paper's order
     "MDS": Recipe(lambda model, std, reads: SpanMahalanobis(_encoder(model, reads)), "h", "train"),
     "MDSEns": Recipe(lambda model, std, **kw: SpanMultiMahalanobis(model.backbone.stages(), **kw), "stages", "train"),
     "RMDS": Recipe(lambda model, std, reads: SpanRMD(_encoder(model, reads)), "h", "train"),
-    "Gram": Recipe(_packed_gram, "gram", "train"),
+    "Gram": Recipe(lambda model, std: PackedGram(model), "gram", "train"),
     "EBO": Recipe(lambda model, std, **kw: EnergyBased(model, **kw), "logits"),
     "GradNorm": Recipe(lambda model, std, **kw: HeadGradNorm(model, **kw), "features"),
     "ReAct": Recipe(_shaping(ReAct), "h", "val", _space(ReAct)),

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'Key', 'Scores', 'METRICS', 'BOTH_FPR', 'Activations', 'Shelf', 'extract', 'ood_metrics', 'fpr95_id_positive',
-           'Evaluation', 'candidates', 'what_it_reads', 'validation_auroc', 'Attempt', 'choose', 'without_batch_norm',
-           'Reading', 'read_once', 'try_candidates', 'score_sets', 'score_benchmark', 'accuracy_of', 'metrics_table',
-           'evaluate', 'group_table']
+           'Evaluation', 'candidates', 'what_it_reads', 'validation_auroc', 'Attempt', 'choose', 'Reading', 'read_once',
+           'try_candidates', 'score_sets', 'score_benchmark', 'accuracy_of', 'metrics_table', 'evaluate', 'group_table']
 
 # %% ../nbs/09_evaluation.ipynb #ae48ea16
-import copy
 import json
 import logging
 import math
@@ -29,7 +27,6 @@ from pytorch_ood.api import Detector, FeatureMapsDetector, LogitsDetector
 from pytorch_ood.detector import ODIN
 from pytorch_ood.metrics.functional import aupr, auroc, fpr_at_tpr
 from torch import Tensor
-from torch.fx.experimental.optimization import fuse
 from tqdm.auto import tqdm
 
 from .attribution import submodule_modes
@@ -301,20 +298,6 @@ def choose(attempts: Iterable[Attempt]) -> Attempt:
             best = attempt
     return best
 
-# %% ../nbs/09_evaluation.ipynb #e5a1c0d7
-def without_batch_norm(
-    model: Classifier,  # In eval mode; not changed
-) -> Classifier:  # With the same logits, up to rounding
-    "A copy whose convolutions carry the batch norm that follows them; the model itself if its backbone cannot be traced."
-    copied: Any = copy.copy(model)
-    copied._modules = dict(model._modules)
-    try:
-        copied.backbone = fuse(model.backbone)
-    except Exception:  # of any kind, depending on what the backbone does
-        log.info("batch norm stays where it is", exc_info=True)
-        return model
-    return copied
-
 # %% ../nbs/09_evaluation.ipynb #f61a1aaa
 def _sweep(model: Classifier, sets: dict[Key, ImageSet | LazyImages], detectors: list[Detector]) -> list[dict[Key, np.ndarray]]:
     "Scores of each detector on each set, from one sweep; ODIN and i-ODIN share their gradients."
@@ -345,7 +328,6 @@ def _sweep_candidates(model: Classifier, benchmark: Benchmark, wanted: dict[str,
 
 def _sweep_all(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict], sets: dict) -> dict[str, tuple[dict, dict[Key, np.ndarray]]]:
     "Hyperparameters, chosen on validation, and scores on every set, of the detectors that read images."
-    model = without_batch_norm(model)
     best = {name: choose(attempts) for name, attempts in _sweep_candidates(model, benchmark, wanted, sets).items()}
     rest = _sweep(model, {key: images for key, images in sets.items() if not _of_validation(key)}, [b.detector for b in best.values()])
     return {name: (b.params, {key: (b.scores | scores)[key] for key in sets}) for (name, b), scores in zip(best.items(), rest)}

@@ -193,10 +193,11 @@ def _efficientnet_lite0(weights: dict[str, Tensor] | None) -> Backbone:
     net = _filled(_lite0_package("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0"), weights)
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 0.1
-    blocks: list[nn.Module] = [*net.get_submodule("_blocks").children()]
+    part = net.get_submodule  # by the names that the file of weights has
+    blocks: list[nn.Module] = [*part("_blocks").children()]
     scales: list[list] = [blocks[a:b] for a, b in pairwise((0, 3, 5, 11, 16))]
-    scales[-1] += [net._conv_head, net._bn1, nn.ReLU6()]
-    stem = [("conv1", net._conv_stem), ("bn1", net._bn0), ("relu", nn.ReLU6())]
+    scales[-1] += [part("_conv_head"), part("_bn1"), nn.ReLU6()]
+    stem = [("conv1", part("_conv_stem")), ("bn1", part("_bn0")), ("relu", nn.ReLU6())]
     layers = [(f"layer{i}", nn.Sequential(*scale)) for i, scale in enumerate(scales, start=1)]
     return Backbone(OrderedDict(stem + layers), num_features=1280)
 

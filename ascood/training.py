@@ -10,10 +10,9 @@ __all__ = ['Settings', 'checked', 'TrainConfig', 'Step', 'Method', 'CrossEntropy
 import json
 import math
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -22,11 +21,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic._internal._model_construction import ModelMetaclass  # the type of BaseModel, which has no public name
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -35,20 +32,14 @@ from .attribution import _gradient
 from .data import Benchmark, ImageSet, LazyImages, batches
 from .files import remove_stale, unfinished_as, write_file
 from .losses import ascood_loss, energy_uncertainty
-from .models import BACKBONES, Classifier, brief, create_backbone, did_you_mean, load_classifier, pretrained_classifier, save_classifier
+from .models import BACKBONES, Classifier, create_backbone, did_you_mean, load_classifier, pretrained_classifier, save_classifier
 from .normalization import NORMALIZATIONS
 from .synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 
 # %% ../nbs/06_training.ipynb #12756116
-class _OneLine(ModelMetaclass):
-    "Builds settings with `checked`, so Python, profiles and the command line give the same error message."
-
-    def __call__(cls: Any, **values):
-        return checked(cls, cls.__name__, **values)
-
-
-class Settings(BaseModel, metaclass=_OneLine):
-    "Validated, immutable settings. Unknown names, impossible values and numbers that are not finite raise ValueError, in one line."
+class Settings(BaseModel):
+    """Validated, immutable settings. Unknown names, impossible values and numbers that are not finite raise pydantic's
+    ValidationError, a ValueError."""
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 # %% ../nbs/06_training.ipynb #292abc68
@@ -56,24 +47,15 @@ _Made = TypeVar("_Made", bound=BaseModel)
 
 
 def checked(make: type[_Made], what: str, **values) -> _Made:
-    "Settings, with pydantic's errors as one ValueError of one line, which begins with `what`."
+    "Settings, or a ValueError of one line that begins with `what`: an unknown name with the nearest known one, else pydantic's words."
+    for name in values:
+        if name not in make.model_fields:
+            raise ValueError(f"{what}: unknown setting {name!r}{did_you_mean(name, make.model_fields)}")
     try:
         return make.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{what}: " + "; ".join(_fault(make, fault) for fault in error.errors())) from None
-
-
-def _fault(make: type[BaseModel], fault: Mapping) -> str:
-    "One of pydantic's errors in short, with the nearest known name for an unknown one."
-    name, said = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "missing":
-        return f"setting {name!r} is missing"
-    if fault["type"] == "extra_forbidden":
-        schema = make.model_json_schema()
-        parts = [schema] if len(fault["loc"]) == 1 else schema.get("$defs", {}).values()  # the model itself, or those inside it
-        return f"unknown setting {name!r}" + did_you_mean(str(fault["loc"][-1]), (known for part in parts for known in part["properties"]))
-    near = did_you_mean(str(fault["input"]), re.findall("'(.+?)'", said)) if fault["type"] == "literal_error" else ""
-    return f"{name}: {said}, not {brief(fault['input'])}" + near * near.endswith("?") if name else said
+        said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ValueError(f"{what}: {'; '.join(said)}") from None
 
 # %% ../nbs/06_training.ipynb #345c9716
 class TrainConfig(Settings):
@@ -357,25 +339,34 @@ def alone(path: Path, progress: bool = True):
         yield
 
 # %% ../nbs/06_training.ipynb #956eaa56
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
 class _Run(NamedTuple):
     method: Method
     config: TrainConfig
     accelerator: Accelerator
     bare: Classifier  # the model itself
     model: nn.Module  # the same, as Accelerate wraps it
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer  # Accelerate saves it, and does not wrap it here
     schedule: torch.optim.lr_scheduler.LRScheduler
     images: ImageSet | LazyImages  # for training
     loader: DataLoader  # of (x, y)
     outliers: Iterable[tuple[Tensor, Tensor]] | None  # auxiliary ones, for methods that learn from them
     order: torch.Generator  # of the images
     done: _Progress
+    scaler: torch.amp.GradScaler  # of the loss, in fp16; else it does nothing
+
+    def autocast(self) -> torch.autocast:
+        "The precision of a forward pass."
+        half = _HALF.get(self.config.mixed_precision)
+        return torch.autocast(self.accelerator.device.type, half, enabled=half is not None)
 
 # %% ../nbs/06_training.ipynb #4affa6f1
 def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
-    AcceleratorState._reset_state(reset_partial_state=True)  # one process may train with several precisions in turn
     split = DataLoaderConfiguration(split_batches=True)  # `batch_size` stays the images of a step, whatever the number of processes
-    accelerator, order = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=split), torch.Generator()
+    # precision is our own matter: Accelerate keeps one for the life of a process, which may train with several in turn
+    accelerator, order = Accelerator(mixed_precision="no", dataloader_config=split), torch.Generator()
     if config.batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared equally by {accelerator.num_processes} processes; choose a multiple")
     set_seed(config.seed)
@@ -384,6 +375,8 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
         bare = bare.to(memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # on a CPU, torch has no such thing
         bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+    if config.mixed_precision != "no":
+        bare.register_forward_hook(_in_32_bits)
 
     def load(images, views=1):  # with several processes, each takes its share of every step
         return accelerator.prepare(batches(images, config.batch_size, shuffle=True, generator=order, drop_last=True, views=views))
@@ -392,10 +385,15 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
     loader = load(images, method.views)
     outliers = load(benchmark.auxiliary.to(accelerator.device)) if method.needs_outliers and benchmark.auxiliary else None
     optimizer, schedule = create_optimizer(bare, config, config.epochs * len(loader))
-    model, optimizer = accelerator.prepare(bare, optimizer)
-    done = _Progress()
-    accelerator.register_for_checkpointing(done, schedule)
-    return _Run(method, config, accelerator, bare, model, optimizer, schedule, images, loader, outliers, order, done)
+    model, _ = accelerator.prepare(bare, optimizer)
+    done, scaler = _Progress(), torch.amp.GradScaler(accelerator.device.type, enabled=config.mixed_precision == "fp16")
+    accelerator.register_for_checkpointing(done, schedule, *([scaler] if scaler.is_enabled() else []))
+    return _Run(method, config, accelerator, bare, model, optimizer, schedule, images, loader, outliers, order, done, scaler)
+
+
+def _in_32_bits(model: nn.Module, given: tuple, found: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    "What a network answers under autocast, in the 32 bits that losses need."
+    return tuple(part.float() for part in found) if isinstance(found, tuple) else found.float()
 
 # %% ../nbs/06_training.ipynb #d414203c
 def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
@@ -405,10 +403,11 @@ def _train_epoch(run: _Run, epoch: int, bar: tqdm) -> dict:
     unread, shown, start = [], 0.0, time.perf_counter()
     run.model.train()
     for (x, y), outliers in zip(run.loader, _endless(run.outliers)):
-        with run.accelerator.autocast():
+        with run.autocast():
             loss, logits = run.method.loss(run.model, x, y, Step(epoch, run.config.epochs, run.bare, outliers))
-        run.accelerator.backward(loss)
-        run.optimizer.step()
+        run.accelerator.backward(run.scaler.scale(loss))
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
         run.schedule.step()
         run.optimizer.zero_grad()
         unread.append(loss.detach())
@@ -459,13 +458,13 @@ def _nan_message(run: _Run, epoch: int, step: int, value: float) -> str:
 
 # %% ../nbs/06_training.ipynb #bf0f2eb2
 @torch.no_grad()
-def _accuracy(model: nn.Module, dataset: ImageSet | LazyImages, accelerator: Accelerator) -> float:
+def _accuracy(run: _Run, dataset: ImageSet | LazyImages) -> float:
     "Accuracy in percent."
-    model.eval()
-    correct = 0
-    for x, y in batches(dataset.to(accelerator.device), dataset.scoring_batch):
-        with accelerator.autocast():
-            correct += (model(x.to(accelerator.device)).argmax(1).cpu() == y).sum()
+    run.bare.eval()
+    correct, device = 0, run.accelerator.device
+    for x, y in batches(dataset.to(device), dataset.scoring_batch):
+        with run.autocast():
+            correct += (run.bare(x.to(device)).argmax(1).cpu() == y).sum()
     return 100 * int(correct) / len(dataset)
 
 # %% ../nbs/06_training.ipynb #3c09dde3
@@ -479,7 +478,7 @@ def _epochs(run: _Run, benchmark: Benchmark, out_dir: Path, progress: bool, snap
             run.order.manual_seed(config.seed * 1_000_003 + epoch - 1)
             row = {"epoch": epoch, "lr": run.schedule.get_last_lr()[0], "alpha": run.method.alpha(epoch, config.epochs)}
             row |= _train_epoch(run, epoch, bar)
-            run.done.history.append(row | {"val_accuracy": _accuracy(run.bare, benchmark.val, run.accelerator)})
+            run.done.history.append(row | {"val_accuracy": _accuracy(run, benchmark.val)})
             _remember(run)
             if epoch in snapshots and run.accelerator.is_main_process:
                 save_classifier(run.bare, out_dir / f"snapshot-{epoch:04d}.safetensors", config.backbone)
@@ -536,7 +535,7 @@ def _train(method: Method, benchmark: Benchmark, config: TrainConfig, out_dir: P
     run = _begin(method, benchmark, config)
     _resume(run.accelerator, out_dir)
     if not run.done.history:
-        with run.accelerator.autocast():
+        with run.autocast():
             method.prepare(run.bare, batches(run.images.with_transform(benchmark.val.transform), run.images.scoring_batch))
     _epochs(run, benchmark, out_dir, progress, snapshots)
     return _finish(run, out_dir)

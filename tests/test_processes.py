@@ -35,6 +35,7 @@ def _train(rank, port, benchmark, config, folder):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a copy of this process would take itself for the only one
     try:
         train(ASCOOD(alpha_max=3, weight=0.1), benchmark, TrainConfig(**config), folder, progress=False)
     except ValueError as error:
@@ -56,7 +57,6 @@ def _by_two(benchmark, config, folder):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="copies of a process that has used a GPU cannot use it")
 def test_two_processes_give_the_losses_and_the_weights_of_one(plain, tmp_path):
     "The outliers are made from gradients, so attribution, z-scores and both losses are compared too."
-    AcceleratorState._reset_state(reset_partial_state=True)
     one = train(ASCOOD(alpha_max=3, weight=0.1), plain, TrainConfig(**CONFIG), tmp_path / "one", progress=False)
     (tmp_path / "two").mkdir()
     _by_two(plain, CONFIG, tmp_path / "two")

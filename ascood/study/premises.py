@@ -10,7 +10,6 @@ __all__ = ['QUANTITIES', 'LIMITS', 'PREMISES_CAPTION', 'share_inside', 'step_siz
 
 # %% ../../nbs/study/05_premises.ipynb #9c22e03f
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -109,8 +108,7 @@ def profile_synthesizer(profile: Profile, run: RunSpec) -> OutlierSynthesizer | 
     there = [r for r in profile.runs if r.benchmark == run.benchmark and r.method in profile.methods and "synthesis" in r.settings]
     there.sort(key=lambda r: r.settings["synthesis"] != "gradient")
     found = [run] if "synthesis" in run.settings else there[:1]
-    methods: list[Any] = [create_method(each.kind, **each.settings) for each in found]  # of ASCOOD's family
-    return methods[0].synthesizer() if methods else None
+    return create_method(found[0].kind, **found[0].settings).synthesizer() if found else None  # type: ignore[attr-defined]
 
 # %% ../../nbs/study/05_premises.ipynb #970579a8
 def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
