@@ -20,7 +20,7 @@ from ..command import check_folder, create_app, run_app
 from ..files import sweep, write_file
 from .detector import OutlierDetector, check_settings, digest, split
 from .export import export_all, print_answers
-from .folder import Pictures, as_image, check_apart, example_folders, hold_out, read_folder, read_outliers
+from .folder import Pictures, check_apart, example_folders, hold_out, read_folder, read_outliers
 from .report import write_report
 
 # %% ../../nbs/own/04_command.ipynb #04000005
@@ -95,9 +95,8 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
     detector.fit(images.rest, ood_val=images.ood_val, out_dir=out)
     say("\non validation, in percent:\n" + detector.trials_.round(1).to_string(index=False))
     detector.save(out / "detector.safetensors")
-    height, width = as_image(images.test.images[0]).shape[1:]
-    files = export_all(detector, out, (height, width))
-    say("\nexported, time per image on this machine:\n" + files.round(1).to_string(index=False))
+    files = export_all(detector, out)
+    say("\nexported: " + files)
     about = f"{len(images.rest) - detector.val_size_} images of the folder {train.absolute().name}"
     say("\n" + write_report(detector, images.test, images.ood_test, files, about, out))
     say(f"\nall of it: {out / 'README.md'}, or {out / 'report.html'}")

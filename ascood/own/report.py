@@ -174,7 +174,7 @@ A classifier of {count} classes that answers *unknown* where the score of an ima
 _NUMBERS = """
 {files}
 
-`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. `sha256sum --check SHA256SUMS` says whether the files are as they were written. {exported}
+`detector.safetensors` is the Python object (`ascood.own.detector.OutlierDetector.load`). `split.csv` says for each image whether it was used for training, validation or test. {exported}
 
 ## Test images, in percent with 95 % bootstrap intervals
 
@@ -201,7 +201,7 @@ AUROC of each score on {outliers}. *detector* is the best of them.
 def _fields(detector: OutlierDetector) -> dict:
     "What the card says of the detector itself."
     forward = detector.forward_scorer_.name
-    note = "" if forward == detector.scorer_.name else f"The exported files hold {forward}, because {detector.scorer_.name} needs a gradient."
+    note = "" if forward == detector.scorer_.name else f"The exported file holds {forward}, because {detector.scorer_.name} needs a gradient."
     return {**detector.get_params(), "classes": ", ".join(detector.classes_), "count": len(detector.classes_), "offset": detector.offset_,
             "score": detector.scorer_.name, "training": detector.chosen_[detector.family_].name, "val": detector.val_size_, "exported": note,
             "outliers": ", ".join(f"{count} images ({name})" for name, count in detector.val_outliers_.items()),
@@ -212,9 +212,9 @@ def _with_interval(name: str):
     return lambda row: f"{row[name]:{'+' * (name == 'difference')}.1f} [{row[f'{name} low']:.1f}, {row[f'{name} high']:.1f}]"
 
 # %% ../../nbs/own/03_report.ipynb #03000023
-def write_report(detector: OutlierDetector, test: Pictures, outliers: Pictures | None, files: pd.DataFrame, train: str,
+def write_report(detector: OutlierDetector, test: Pictures, outliers: Pictures | None, files: str, train: str,
                  out: str | Path) -> str:  # The recommendation
-    "Measure on test images; write README.md, report.html and pictures. `files` is the table of `export_all`, `train` names the training images."
+    "Measure on test images; write README.md, report.html and pictures. `files` is what `export_all` says, `train` names the training images."
     out, found, labels = Path(out), measure(detector, test, outliers), test.labels.numpy()
     table, one = compare(found, labels), found[detector.family_]
     text = recommend(detector, table, found)
@@ -225,7 +225,7 @@ def write_report(detector: OutlierDetector, test: Pictures, outliers: Pictures |
         plt.close(figure)
     shown = pd.DataFrame({name: table.apply(_with_interval(name), axis=1) for name in ("plain", "ASCOOD", "difference")})
     card = (_CARD + _NUMBERS).format(recommendation=text, train=train, known=len(test), unknown=len(outliers or ()), table=shown.to_markdown(),
-                        files=files.round(1).to_markdown(index=False), **_fields(detector))
+                        files=files, **_fields(detector))
     write_file(out / "README.md", card)
     write_file(out / "report.html", "<!doctype html><meta charset='utf-8'>" + str(mistune.create_markdown(plugins=["table"])(card)))
     return text
