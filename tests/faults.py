@@ -36,7 +36,7 @@ import yaml
 from ascood.benchmarks.builders.waterbirds import build_waterbirds
 from ascood.command import run_app
 from ascood.own.command import app as own
-from ascood.own.folder import example_folders
+from ascood.own.images import example_folders
 from ascood.study.cli import main as ascood
 from ascood.study.runs import code_version
 

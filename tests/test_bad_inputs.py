@@ -27,7 +27,7 @@ def test_the_committed_table_says_the_same():
 
 def test_what_is_given_with_them_is_valid(tmp_path, monkeypatch):
     "Else any of them would be refused for another reason."
-    from ascood.own.folder import read_folder, read_outliers
+    from ascood.own.images import read_folder, read_outliers
     from ascood.study.profiles import load_profile
 
     monkeypatch.chdir(tmp_path)

@@ -20,9 +20,8 @@ from sklearn.base import clone
 from typer.testing import CliRunner
 
 from ascood.own.command import app, read_all
-from ascood.own.detector import FAMILIES, QUICK, OutlierDetector
-from ascood.own.export import export_onnx
-from ascood.own.folder import as_image, check_apart, class_folders, example_folders, read_folder
+from ascood.own.detector import FAMILIES, QUICK, OutlierDetector, export_onnx
+from ascood.own.images import as_image, check_apart, class_folders, example_folders, read_folder
 
 SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
 CLASSES = ['digit "3", comma', "digit-1", "digit-2"]
@@ -181,7 +180,7 @@ def test_files_say_what_they_are(fitted):
     about = json.loads(onnxruntime.InferenceSession(fitted / "detector.onnx").get_modelmeta().custom_metadata_map["detector"])
     assert about["classes"] == CLASSES
     card = (fitted / "README.md").read_text()
-    assert "Use the" in card and "detector.onnx" in card and all((fitted / name).is_file() for name in ("scores.png", "confusion.png", "ends.png"))
+    assert "Use the" in card and "detector.onnx" in card and "| accuracy " in card
 
 
 def test_predict_writes_csv_with_the_object_own_answers(fitted, images):
@@ -228,7 +227,7 @@ def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path, copied):
     stamp = finished.stat().st_mtime_ns
     assert run(*words)[0] == 0 and finished.stat().st_mtime_ns == stamp
     straight = OutlierDetector("tiny_resnet", 32, 4, alphas=(10.0,), weights=(0.1,), flip=False, seed=3)
-    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight, 0.25).rest
+    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight).rest
     straight.fit(rest, ood_val=images / "ood-val")
     resumed = OutlierDetector.load(tmp_path / "out" / "detector.safetensors")
     assert resumed.family_ == straight.family_
