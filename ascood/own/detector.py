@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FAMILIES', 'NAMES', 'METRICS', 'TensorKNN', 'scaling', 'Scorer', 'judge_images', 'threshold', 'Trial',
-           'choose_trial', 'OutlierDetector', 'digest', 'check_settings', 'split', 'about', 'export_onnx', 'print_row',
-           'print_answers', 'script', 'export_all', 'compare', 'recommend', 'write_report']
+           'choose_trial', 'OutlierDetector', 'digest', 'check_settings', 'split', 'export_onnx', 'print_answers',
+           'script', 'export_all', 'compare', 'recommend', 'write_report']
 
 # %% ../../nbs/own/01_detector.ipynb #01000003
 import csv
@@ -15,7 +15,6 @@ import inspect
 import json
 import logging
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ from torch import Tensor, nn
 
 # %% ../../nbs/own/01_detector.ipynb #6b1f0c3e
 from ..data import Benchmark, ImageSet, RandomCrops, RandomFlip, _normalize
-from ..detectors import create_detector, perturbed_scores, recipe
+from ..detectors import create_detector, recipe
 from ..evaluation import accuracy_of, extract, fpr95_id_positive, ood_metrics, score_benchmark, validation_auroc
 from ..files import whole, write_file
 from ..models import (
@@ -49,8 +48,8 @@ from ..training import ASCOOD, CrossEntropy, TrainConfig, checked, train
 
 # %% ../../nbs/own/01_detector.ipynb #01000006
 QUICK: dict[str, dict[str, Any]] = {  # the scores that are tried, with their hyperparameters
-    "MSP": {}, "MLS": {}, "EBO": {}, "ODIN": {"temperature": 1000, "eps": 0.0014},
-    "KNN": {"k": [1, 5, 10], "reads": "standardised"}, "Relation": {"reads": "standardised"}}  # as a Scorer's head
+    "MSP": {}, "MLS": {}, "EBO": {}, "KNN": {"k": [1, 5, 10], "reads": "standardised"},
+    "Relation": {"reads": "standardised"}}  # what the head reads is what a Scorer has
 
 
 class TensorKNN(KNN):
@@ -71,18 +70,15 @@ def scaling(backbone: str) -> tuple[tuple, tuple]:
 
 
 def _score(model: Classifier, name: str, params: dict, bank: tuple[Tensor, Tensor] | None) -> Callable:
-    "A function (images, features, logits) -> scores [B], higher is more out-of-distribution, as in the method wing."
-    std = list(scaling(model.backbone.name)[1])
-    detector: Any = TensorKNN(None, params["k"]) if name == "KNN" else create_detector(name, model, std, **params)
+    "A function (features, logits) -> scores [B], higher is more out-of-distribution, as in the method wing."
+    detector: Any = TensorKNN(None, params["k"]) if name == "KNN" else create_detector(name, model, **params)
     if detector.requires_fit:
         detector.fit_features(*(bank or ()))
     if isinstance(detector, LogitsDetector):
-        return lambda x, z, logits: detector.predict_logits(logits)
-    if recipe(name).reads == "images":
-        return lambda x, z, logits: perturbed_scores(model, x, [detector])[0]
+        return lambda z, logits: detector.predict_logits(logits)
     if name == "Relation":  # take the power-th root: same ranking, readable scale
-        return lambda x, z, logits: -(-detector.predict_features(z)).clamp_min(0) ** (1 / detector.power)
-    return lambda x, z, logits: detector.predict_features(z)
+        return lambda z, logits: -(-detector.predict_features(z)).clamp_min(0) ** (1 / detector.power)
+    return lambda z, logits: detector.predict_features(z)
 
 # %% ../../nbs/own/01_detector.ipynb #01000010
 class Scorer(nn.Module):
@@ -106,7 +102,7 @@ class Scorer(nn.Module):
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:  # Prepared images -> probabilities [B,C], scores [B]
         z = self.model.features(x)
         logits = self.model.head(z)
-        return logits.softmax(1), -self.score(x, z, logits)
+        return logits.softmax(1), -self.score(z, logits)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         probabilities, score = self.judge(self.prepare(image))
@@ -260,9 +256,9 @@ def _trial(self: OutlierDetector, name: str, method: CrossEntropy, benchmark: Be
     return Trial(name, model, accuracy_of(found.activations["id", "val"]), aurocs, found.hyperparameters)
 
 
-def _scorer(self: OutlierDetector, trial: Trial, detector: str, benchmark: Benchmark, val: Pictures) -> Scorer:
+def _scorer(self: OutlierDetector, trial: Trial, benchmark: Benchmark, val: Pictures) -> Scorer:
     "A scorer with its threshold, calibrated on the validation images."
-    bank = None
+    bank, detector = None, trial.best
     if recipe(detector).fits:
         found = extract(trial.model, benchmark.train.with_transform(benchmark.val.transform))
         bank = (found.features, found.labels)
@@ -321,18 +317,14 @@ def _conclude(self: OutlierDetector, trials: list[Trial], benchmark: Benchmark, 
     self.val_outliers_ = {name: len(images) for name, images in benchmark.ood_val.items()}
     self.chosen_ = {family: choose_trial([t for t in trials if t.family == family], len(val)) for family in FAMILIES}
     self.by_validation_ = choose_trial(list(self.chosen_.values()), len(val)).family
-    self.scorers_, self.forward_scorers_ = {}, {}
-    for family, trial in self.chosen_.items():
-        forward = max((name for name in trial.aurocs if recipe(name).reads != "images"), key=trial.aurocs.get)
-        best = self.scorers_[family] = _scorer(self, trial, trial.best, benchmark, val)
-        self.forward_scorers_[family] = best if forward == trial.best else _scorer(self, trial, forward, benchmark, val)
+    self.scorers_ = {family: _scorer(self, trial, benchmark, val) for family, trial in self.chosen_.items()}
     return self.switch(self.by_validation_ if self.use == "best" else self.use)
 
 
 @patch
 def switch(self: OutlierDetector, family: str) -> OutlierDetector:
     "Answer with the plain (`cross_entropy`) or the ASCOOD model from now on."
-    self.family_, self.scorer_, self.forward_scorer_ = family, self.scorers_[family], self.forward_scorers_[family]
+    self.family_, self.scorer_ = family, self.scorers_[family]
     self.offset_ = float(self.scorer_.offset)
     return self
 
@@ -392,31 +384,19 @@ def load(cls: OutlierDetector, path: str | Path) -> OutlierDetector:
     scorer = Scorer(model, about["detector"], about["params"], self.pixels, bank)
     scorer.offset.copy_(tensors["offset"])
     self.classes_, self.scorers_ = tuple(about["classes"]), {about["family"]: scorer}
-    self.forward_scorers_ = self.scorers_
     return self.switch(about["family"])
 
 # %% ../../nbs/own/01_detector.ipynb #02000006
 _SIZES = {"image": {0: torch.export.Dim("batch", min=1, max=4096), 2: torch.export.Dim("height", min=2, max=LARGEST),
                     3: torch.export.Dim("width", min=2, max=LARGEST)}}
 
-
-def about(detector: OutlierDetector) -> dict:
-    "What the file says of itself: input, outputs, classes and threshold."
-    scorer = detector.forward_scorer_
-    return {"input": "image: uint8 RGB [B,3,H,W], any size",
-            "outputs": "probabilities [B,C], score [B] (higher is more normal), known [B]",
-            "classes": list(detector.classes_), "score": scorer.name, "threshold": float(scorer.offset),
-            "pixels": scorer.pixels, "training": detector.family_}
-
 # %% ../../nbs/own/01_detector.ipynb #0573728f
 def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
-    "Write an ONNX file. ImportError if onnx or onnxscript is missing; ValueError for a score that needs a gradient."
-    scorer, path, before = detector.forward_scorer_.eval(), Path(path), logging.root.manager.disable
+    "Write an ONNX file: uint8 [B,3,H,W] -> probabilities, scores, known. ImportError if onnx or onnxscript is missing."
+    scorer, path, before = detector.scorer_.eval(), Path(path), logging.root.manager.disable
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         need = " and ".join(missing)
         raise ImportError(f"the ONNX file needs {need}; pip install onnx onnxscript, then give the same command")
-    if recipe(scorer.name).reads == "images":
-        raise ValueError(f"{scorer.name} needs the image's gradient, which no graph has; export right after fit")
     logging.disable(logging.WARNING)  # notes on operators that the exporter leaves as they are
     try:
         with torch.no_grad():
@@ -426,20 +406,11 @@ def export_onnx(detector: OutlierDetector, path: str | Path) -> Path:
         program: Any = torch.onnx.export(graph, **names, dynamo=True, verbose=False)
     finally:
         logging.disable(before)
-    program.model.metadata_props["detector"] = json.dumps(about(detector))
+    about = {"classes": detector.classes_, "score": scorer.name, "threshold": detector.offset_}
+    program.model.metadata_props["detector"] = json.dumps(about)
     with whole(path) as unfinished:
         program.save(unfinished)
     return path
-
-# %% ../../nbs/own/01_detector.ipynb #b40f6d2e
-def print_row(row: list):
-    "A CSV row on stdout, at once. Ends the process, with status 1, if nobody reads on, as after `head`."
-    try:
-        csv.writer(sys.stdout, lineterminator="\n").writerow(row)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        sys.exit(1)
 
 # %% ../../nbs/own/01_detector.ipynb #02000010
 def print_answers(
@@ -450,8 +421,8 @@ def print_answers(
     "A CSV row for each image as soon as it is judged, and a line on stderr for each that is of no use."
     if hasattr(sys.stdout, "reconfigure"):  # no name of a file or class is an error
         sys.stdout.reconfigure(errors="backslashreplace")
-    status = 0
-    print_row(["path", "class", "probability", "score", "verdict"])
+    status, rows = 0, csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["path", "class", "probability", "score", "verdict"])
     for path in (path for place in given for path in images_below(Path(place)) or [Path(place)]):
         try:
             pixels = read_pixels(path)
@@ -462,7 +433,8 @@ def print_answers(
         probabilities, score, known = answer(pixels)
         likely = int(probabilities.argmax())
         verdict = "known" if known else "unknown"
-        print_row([path, classes[likely], f"{probabilities[likely]:.6f}", f"{score:.8g}", verdict])
+        rows.writerow([path, classes[likely], f"{probabilities[likely]:.6f}", f"{score:.8g}", verdict])
+        sys.stdout.flush()
     return status
 
 # %% ../../nbs/own/01_detector.ipynb #5d54ec44
@@ -521,7 +493,7 @@ def script(file: Path) -> str:  # An ONNX file
     "The text of a script that does with this file what `ascood own predict` does, without this package."
     begin = _BEGIN.format(file=file.name, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), modes=_MODES,
                           smallest=SMALLEST, largest=LARGEST, suffixes=IMAGE_SUFFIXES)
-    functions = (_fault, _upright, read_pixels, images_below, print_row, print_answers)
+    functions = (_fault, _upright, read_pixels, images_below, print_answers)
     return "\n\n\n".join([begin, *(inspect.getsource(each).strip() for each in functions), _MAIN])
 
 # %% ../../nbs/own/01_detector.ipynb #02000012
@@ -535,7 +507,7 @@ def export_all(
     except ImportError as error:
         return str(error)
     write_file(file.with_name("predict_onnx.py"), script(file))
-    megabytes, score = file.stat().st_size / 1e6, detector.forward_scorer_.name
+    megabytes, score = file.stat().st_size / 1e6, detector.scorer_.name
     return f"detector.onnx ({megabytes:.1f} MB, score {score}) and predict_onnx.py, which uses it"
 
 # %% ../../nbs/own/01_detector.ipynb #03000006
@@ -576,19 +548,15 @@ def compare(
 
 # %% ../../nbs/own/01_detector.ipynb #03000012
 def recommend(detector: OutlierDetector, table: pd.DataFrame) -> str:
-    "Which model validation chose and by which numbers, and whether the test images of `compare` agree."
+    "Which model validation chose, and whether the test images of `compare` agree."
     name, metric = detector.by_validation_, table.index[min(1, len(table) - 1)]
-    models = [f"AUROC {trial.aurocs[trial.best]:.1f} % ({trial.best}) and accuracy {trial.accuracy:.1f} %"
-              for trial in sorted(detector.chosen_.values(), key=lambda trial: trial.family != name)]
     value, low, high = table.loc[metric, ["difference", "difference low", "difference high"]]
-    agree = "neither confirms nor contradicts" if low <= 0 <= high else \
-        "confirms" if (low > 0) == (name == "ascood") else "contradicts"
-    text = (f"Use the {NAMES[name]} model. On {detector.val_size_} validation images it had {models[0]}, the other one "
-            f"{models[1]}. On the test images {metric} of ASCOOD less plain is {value:+.1f} points (95 % interval "
-            f"{low:+.1f} to {high:+.1f}), which {agree} this choice.")
-    if detector.family_ != name:
-        text += f" The files hold the {NAMES[detector.family_]} model all the same, as `--use` asks."
-    return text
+    agree = "confirms" if (low > 0) == (name == "ascood") else "contradicts"
+    if low <= 0 <= high:
+        agree = "neither confirms nor contradicts"
+    kept = "" if detector.family_ == name else f" The files hold the {NAMES[detector.family_]} model, as `--use` asks."
+    return (f"Use the {NAMES[name]} model: validation chose it. On the test images {metric} of ASCOOD less plain is "
+            f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), which {agree} this choice.{kept}")
 
 # %% ../../nbs/own/01_detector.ipynb #03000020
 _REPORT = """# Which of {count} classes, or none of them
