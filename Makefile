@@ -3,9 +3,7 @@
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
 # make faults      bad inputs, kills at random moments, full disks and the like, and damaged files; results/inputs.md and results/faults.md
 # make audit       known vulnerabilities of the locked packages, by pip-audit; needs the network
-# make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, one training
-#                  step against the textbook's (benchmark-step: that one alone), runs beside each other against one by one, and what the profile
-#                  paper would cost; about an hour on an idle machine
+# make benchmark   one training step against the textbook's, and one pass over the images against detector by detector; some minutes on an idle machine
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
@@ -38,7 +36,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark benchmark-step docs faults audit env notebooks export readme lab clean
+.PHONY: reproduce test benchmark docs faults audit env notebooks export readme lab clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -65,20 +63,8 @@ docs: $(READY)
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
-	  -p backbone cifar_resnet18 -p pixels 32 -p epochs 8 -p train_images 200 -p val_images 50 -p test_images 40
-	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_parallel.ipynb results/benchmarks/notebooks/parallel.ipynb
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_cost.ipynb results/benchmarks/notebooks/cost.ipynb
-	$(MAKE) benchmark-step
-	@cat results/benchmarks/*.md
-
-# Our training step by default settings against the textbook's, with all cores.
-benchmark-step: $(READY)
-	@mkdir -p results/benchmarks/notebooks
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_step.ipynb results/benchmarks/notebooks/step.ipynb
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark.ipynb results/benchmarks/notebooks/benchmark.ipynb
+	@tail -n +1 results/benchmarks/*.csv
 
 # Some 250 bad inputs in seconds; a hundred kills at random moments, some forty adverse surroundings and seventy damaged files in about fifteen
 # minutes; a few of them are in make test. Who may not mount a file system does without the full disks.

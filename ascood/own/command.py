@@ -37,7 +37,7 @@ def check_out(out: Path, *inputs: Path | None):
     if out.is_dir() and any(out.iterdir()) and not (out / _CLAIM).is_file():
         raise ValueError(f"--out {str(out)[-80:]} holds other files; choose a new folder, or an empty one")
 
-
+# %% ../../nbs/own/02_command.ipynb #5c2f9e7a
 def claim(out: Path, settings: dict):
     "Write the run's settings into its folder, or check that they are the ones already there. Raises ValueError."
     settings, file = json.loads(json.dumps(settings)), out / _CLAIM

@@ -86,7 +86,6 @@ class Scorer(nn.Module):
     mean: Tensor
     std: Tensor
     offset: Tensor  # the threshold
-
     def __init__(self, model: Classifier, name: str, params: dict, pixels: int, bank: tuple | None = None):
         "A score of QUICK; `bank`: features [N,m] and labels [N] of training images, if it compares with them."
         super().__init__()
@@ -455,8 +454,7 @@ classes = json.loads(network.get_modelmeta().custom_metadata_map["detector"])["c
 
 
 def answer(pixels: np.ndarray) -> tuple:
-    found = network.run(None, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])})
-    return tuple(each[0] for each in found)
+    return tuple(each[0] for each in network.run(None, {"image": pixels.transpose(2, 0, 1)[None].copy()}))
 
 
 try:

@@ -244,8 +244,8 @@ def check_apart(
     "Raise ValueError if an image is in two sets, or twice in a set of classes; it names the first two files."
     seen: dict[str, tuple[str, str, int]] = {}
     pairs = []
-    for name, pictures in sets.items():
-        for i in range(len(pictures or ())):
+    for name, pictures in ((name, pictures) for name, pictures in sets.items() if pictures is not None):
+        for i in range(len(pictures)):
             place = (name, pictures.names[i], int(pictures.labels[i]))
             first = seen.setdefault(pictures.digests[i], place)
             if first is not place and (first[0] != name or place[2] >= 0):
