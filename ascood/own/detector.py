@@ -553,16 +553,17 @@ def recommend(detector: OutlierDetector, table: pd.DataFrame) -> str:
     if low <= 0 <= high:
         agree = "neither confirms nor contradicts"
     kept = "" if detector.family_ == name else f" The files hold the {NAMES[detector.family_]} model, as `--use` asks."
-    return (f"Use the {NAMES[name]} model: validation chose it. On the test images {metric} of ASCOOD less plain is "
-            f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}), which {agree} this choice.{kept}")
+    return (f"Use the {NAMES[name]} model. On validation it has the highest AUROC among those whose accuracy is within "
+            f"one standard error of the best. On the test images {metric} of ASCOOD less plain is {value:+.1f} points "
+            f"(95 % interval {low:+.1f} to {high:+.1f}), which {agree} this choice.{kept}")
 
 # %% ../../nbs/own/01_detector.ipynb #03000020
 _REPORT = """# Which of {count} classes, or none of them
 
 {recommendation}
 
-Test images, in percent with 95 % bootstrap intervals; {known} known images, {unknown} outliers (those pass that score
-above 5 % of the known images):
+Test images, in percent with 95 % bootstrap intervals; {known} known images, {unknown} outliers (an
+outlier passes where 95 % of the known images are accepted):
 
 {table}
 

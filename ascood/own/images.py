@@ -85,7 +85,7 @@ def images_below(folder: Path) -> list[Path]:
 
 # %% ../../nbs/own/00_images.ipynb #00000008
 def as_image(
-    image: str | Path | Image.Image | np.ndarray | Tensor,  # A file, a PIL image, uint8 [H,W,3] or a uint8 tensor [3,H,W]
+    image: str | Path | Image.Image | np.ndarray | Tensor,  # A file, PIL image, uint8 [H,W,3] or uint8 tensor [3,H,W]
 ) -> Tensor:  # uint8 [3,H,W], RGB, upright
     "One image. Raises ValueError, which says what is wrong and what to do, but not with which file."
     if isinstance(image, (str, Path)):
@@ -126,7 +126,8 @@ class Pictures:
 
     def part(self, index: Iterable[int]) -> "Pictures":
         keep = list(map(int, index))
-        lists: dict[str, Any] = {name: [getattr(self, name)[i] for i in keep] for name in ("images", "names", "digests")}
+        of_lists = ("images", "names", "digests")
+        lists: dict[str, Any] = {name: [getattr(self, name)[i] for i in keep] for name in of_lists}
         return replace(self, squares=self.squares[keep], labels=self.labels[keep], **lists)
 
 # %% ../../nbs/own/00_images.ipynb #00000015
@@ -301,8 +302,10 @@ def example_folders(
     digits: Any = load_benchmark("scene-digits-holdout", n_train=images)
     out = Path(out)
     far, near = digits.ood["far"]["photographs"].images[:50], digits.ood["near"]["held-out-digits"].images[:100]
-    sets = {f"train/digit-{digits.class_names[y]}": digits.train.images[digits.train.labels == y] for y in range(classes)}
-    for folder, pixels in (sets | {"ood-val": digits.ood_val["symbols"].images, "ood-test": torch.cat([near, far])}).items():
+    train, names = digits.train, digits.class_names
+    sets = {f"train/digit-{names[y]}": train.images[train.labels == y] for y in range(classes)}
+    sets |= {"ood-val": digits.ood_val["symbols"].images, "ood-test": torch.cat([near, far])}
+    for folder, pixels in sets.items():
         (out / folder).mkdir(parents=True)
         for i, image in enumerate(pixels):
             v2.functional.to_pil_image(image).save(out / folder / f"{i:04d}.png")
