@@ -1,9 +1,7 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
 # make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
-# make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, one training
-#                  step against the textbook's (benchmark-step: that one alone), runs beside each other against one by one, and what the profile
-#                  paper would cost; about an hour on an idle machine
+# make benchmark   one training step against the textbook's, and one pass over the images against detector by detector; some minutes on an idle machine
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
@@ -36,7 +34,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark benchmark-step docs env notebooks export readme lab clean
+.PHONY: reproduce test benchmark docs env notebooks export readme lab clean
 
 # The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
 # process that was killed, are not used.
@@ -63,20 +61,8 @@ docs: $(READY)
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_tiny_resnet.ipynb
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_scoring.ipynb results/benchmarks/notebooks/scoring_cifar_resnet18.ipynb \
-	  -p backbone cifar_resnet18 -p pixels 32 -p epochs 8 -p train_images 200 -p val_images 50 -p test_images 40
-	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_pipeline.ipynb results/benchmarks/notebooks/pipeline.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_training.ipynb results/benchmarks/notebooks/training.ipynb
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_parallel.ipynb results/benchmarks/notebooks/parallel.ipynb
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_cost.ipynb results/benchmarks/notebooks/cost.ipynb
-	$(MAKE) benchmark-step
-	@cat results/benchmarks/*.md
-
-# Our training step by default settings against the textbook's, with all cores.
-benchmark-step: $(READY)
-	@mkdir -p results/benchmarks/notebooks
-	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark_step.ipynb results/benchmarks/notebooks/step.ipynb
+	$(BIN)/python -m ascood.study.notebooks nbs/experiments/benchmark.ipynb results/benchmarks/notebooks/benchmark.ipynb
+	@tail -n +1 results/benchmarks/*.csv
 
 env: $(READY)
 

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 SHIPPED = ("nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/*/*.csv", "results/*/*.md",
-           "results/benchmarks/*.json", "tests/reference/*")
+           "tests/reference/*")
 
 
 class WithShippedFiles(build_py):

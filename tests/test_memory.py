@@ -1,17 +1,19 @@
 """Memory of an evaluation by the number of images."""
 
 import gc
+import weakref
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ascood.data import LazyImages
 from ascood.evaluation import score_benchmark
 from ascood.models import Backbone, Classifier
-from ascood.speed import counted
 
 WIDTH = 1024  # features of the stub network
 
@@ -33,6 +35,29 @@ class _Repeated:
 
     def __getitem__(self, i):
         return self.few[i % 64]
+
+
+class _Peak(TorchDispatchMode):
+    "The most bytes that tensors which were made meanwhile took at one time."
+    live = peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        read, made = ([t.untyped_storage() for t in tree_leaves(each) if isinstance(t, torch.Tensor)] for each in ((args, kwargs), out))
+        for storage in {s._cdata: s for s in made if s._cdata not in {r._cdata for r in read}}.values():
+            self.live += storage.nbytes()
+            weakref.finalize(storage, self._free, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+    def _free(self, size: int):
+        self.live -= size
+
+
+def _peak(rows: int, holdout) -> int:
+    with _Peak() as counter:
+        _growth(rows, holdout, memory=0)
+    return counter.peak
 
 
 def _growth(rows: int, holdout, memory: int) -> float:
@@ -59,5 +84,5 @@ def _growth(rows: int, holdout, memory: int) -> float:
 
 def test_tensors_made_on_the_way_do_not_grow_with_the_images(holdout):
     "Counted, so it does not depend on what an allocator keeps: activations go to a file, and no step copies all of them. When a cycle is freed varies by a batch or two."
-    few, many = (counted(lambda: _growth(rows, holdout, memory=0)).memory.peak for rows in (2000, 6000))
+    few, many = (_peak(rows, holdout) for rows in (2000, 6000))
     assert many - few < 4 * WIDTH * 4000 / 2, f"{few / 2**20:.1f} MiB with 2000 images, {many / 2**20:.1f} MiB with 6000"

@@ -1,11 +1,14 @@
 """The wing for one's own images: bad folders, a run that is killed, exported scores, and the commands, in fresh processes where that matters."""
 
 import io
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,8 @@ from sklearn.base import clone
 from typer.testing import CliRunner
 
 from ascood.own.command import app, read_all
-from ascood.own.detector import FAMILIES, QUICK, OutlierDetector
-from ascood.own.export import export_torch
-from ascood.own.folder import as_image, check_apart, example_folders, read_folder
+from ascood.own.detector import FAMILIES, OutlierDetector
+from ascood.own.images import as_image, check_apart, class_folders, example_folders, read_folder
 
 SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
 CLASSES = ['digit "3", comma', "digit-1", "digit-2"]
@@ -44,20 +46,16 @@ def run(*words) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def fitted(images, tmp_path_factory):
-    "A finished run. Without ODIN, so that the exported files hold the score of the Python object."
+    "A finished run."
     out = tmp_path_factory.mktemp("fitted") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(QUICK, "ODIN")
-        code, stdout, stderr = run(*line(images, out))
+    code, stdout, stderr = run(*line(images, out))
     assert code == 0, stdout + stderr
     return out
 
 
-SCRIPTS = [("predict_torch.py", "detector.pt2", "ascood,pytorch_ood"), ("predict_onnx.py", "detector.onnx", "ascood,pytorch_ood,torch")]
-
-
-def in_process(script: Path, file: Path, paths: list[Path], without: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-I", "-c", BLOCKED, without, script, file, *paths]
+def by_script(folder: Path, paths: list[Path]) -> tuple[int, str, str]:
+    "The exported file, by its script, in a process without this package and without torch."
+    command = [sys.executable, "-I", "-c", BLOCKED, "ascood,pytorch_ood,torch", folder / "predict_onnx.py", folder / "detector.onnx", *paths]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
@@ -66,11 +64,10 @@ def rows_of(stdout: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(stdout), keep_default_na=False)
 
 
-@pytest.mark.parametrize("script, file, without", SCRIPTS)
-def test_exported_scores_are_the_same_without_this_package(fitted, images, script, file, without):
+def test_exported_scores_are_the_same_without_this_package(fitted, images):
     detector = OutlierDetector.load(fitted / "detector.safetensors")
     paths = [*sorted((images / "ood-test").iterdir())[:5], *sorted((images / "train" / CLASSES[0]).iterdir())[:5]]
-    code, stdout, stderr = in_process(fitted / script, fitted / file, paths, without)
+    code, stdout, stderr = by_script(fitted, paths)
     assert (code, stderr) == (0, "")
     found, (probabilities, scores) = rows_of(stdout), detector.judge(paths)
     np.testing.assert_allclose(found["score"], scores, atol=1e-4)
@@ -79,16 +76,29 @@ def test_exported_scores_are_the_same_without_this_package(fitted, images, scrip
     assert found["class"].tolist() == [detector.classes_[c] for c in probabilities.argmax(1)]
 
 
+def png(width: int, height: int) -> bytes:
+    "A PNG file with the beginning of a black image."
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head, data = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), zlib.compress(bytes(min((1 + width) * height, 99_999)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 FINE = {  # {name: image, options of its file}
-    "grey.png": (PHOTO.convert("L"), {}), "cmyk.jpg": (PHOTO.convert("CMYK"), {}), "opaque.png": (PHOTO.convert("RGBA"), {}), "turned.jpg": (PHOTO, {"exif": TURNED}),
-    "wide.jpg": (PHOTO.resize((333, 77)), {}), 'a "comma", or two.png': (PHOTO, {})}
+    "grey.png": (PHOTO.convert("L"), {}), "palette.png": (PHOTO.quantize(32), {}), "cmyk.jpg": (PHOTO.convert("CMYK"), {}),
+    "opaque.png": (PHOTO.convert("RGBA"), {}), "turned.jpg": (PHOTO, {"exif": TURNED}), "least.png": (PHOTO.resize((16, 16)), {}),
+    'a "comma", or two.png': (PHOTO, {}), "a\nline.png": (PHOTO, {}), os.fsdecode(b"\xff.png"): (PHOTO, {})}
 BAD = {  # {name: content, or image and options; message}
-    "animated.gif": ((PHOTO.quantize(16), {"save_all": True, "append_images": [PHOTO.rotate(90)]}), "2 frames"), "one.png": ((Image.new("RGB", (1, 1)), {}), "1 x 1 pixels"),
-    "transparent.png": ((Image.new("RGBA", (40, 40), (9, 9, 9, 100)), {}), "transparent pixels"), "text.jpg": (b"hello", "truncated or no image"),
-    "16 bits.png": ((Image.fromarray(np.full((40, 40), 40_000, np.uint16)), {}), "pixels of kind I;16")}
+    "animated.gif": ((PHOTO.quantize(16), {"save_all": True, "append_images": [PHOTO.rotate(90)]}), "2 frames"),
+    "16 bits.png": ((Image.fromarray(np.full((40, 40), 40_000, np.uint16)), {}), "pixels of kind I;16"),
+    "transparent.png": ((Image.new("RGBA", (40, 40), (9, 9, 9, 100)), {}), "transparent pixels"),
+    "one.png": ((Image.new("RGB", (1, 1)), {}), "1 x 1 pixels"), "long.png": ((Image.new("L", (32_769, 16)), {}), "32769 x 16 pixels"),
+    "bomb.png": (png(20_000, 20_000), "too many pixels"), "text.jpg": (b"hello", "truncated or no image"),
+    "cut.png": (png(40, 40)[:-30], "truncated or no image")}
 
 
 @pytest.fixture(scope="module")
@@ -114,29 +124,23 @@ def test_predict_goes_on_after_a_bad_file_and_names_each(fitted, odd):
         assert words[name] in line and "; " in line  # what is wrong; what to do
 
 
-@pytest.mark.parametrize("script, file, without", SCRIPTS)
-def test_scripts_accept_and_refuse_what_predict_does(fitted, odd, script, file, without):
+def test_the_script_accepts_and_refuses_what_predict_does(fitted, odd):
     given = [odd, odd / "empty", odd / "missing.png"]
     code, stdout, stderr = run("predict", fitted, *given)
-    again = in_process(fitted / script, fitted / file, given, without)
+    again = by_script(fitted, given)
     assert (again[0], again[2]) == (code, stderr)
     ours, theirs = rows_of(stdout), rows_of(again[1])
     assert len(ours) == len(FINE) and ours[["path", "class", "verdict"]].equals(theirs[["path", "class", "verdict"]])
     np.testing.assert_allclose(ours[["probability", "score"]], theirs[["probability", "score"]], atol=1e-4)
 
 
-def test_a_score_that_needs_a_gradient_is_not_exported(images, tmp_path, monkeypatch):
-    detector = OutlierDetector("tiny_resnet", pixels=32, epochs=1, alphas=[10], weights=[0.1])
-    monkeypatch.setattr("ascood.own.detector.QUICK", {"ODIN": {"temperature": 1000, "eps": 0.0014}, "KNN": {"k": [1]}, "MSP": {}})
-    monkeypatch.setattr("ascood.own.detector.validation_auroc", lambda scores, order=iter([90, 50, 60] * 2): next(order))
-    detector.fit(images / "train")
-    assert [(a.name, b.name) for a, b in zip(detector.scorers_.values(), detector.forward_scorers_.values())] == [("ODIN", "MSP")] * 2
-    wanted = detector.score_samples([images / "ood-test" / "0000.png"])
-    detector.save(tmp_path / "odin.safetensors")
-    loaded = OutlierDetector.load(tmp_path / "odin.safetensors")
-    np.testing.assert_allclose(loaded.score_samples(images / "ood-test" / "0000.png"), wanted, atol=1e-6)
-    with pytest.raises(ValueError, match="ODIN needs the image's gradient"):
-        export_torch(loaded, tmp_path / "odin.pt2")
+def test_files_say_what_they_are(fitted):
+    import onnxruntime
+
+    about = json.loads(onnxruntime.InferenceSession(fitted / "detector.onnx").get_modelmeta().custom_metadata_map["detector"])
+    assert about["classes"] == CLASSES
+    card = (fitted / "README.md").read_text()
+    assert "Use the" in card and "detector.onnx" in card and "| accuracy " in card
 
 
 def test_predict_writes_csv_with_the_object_own_answers(fitted, images):
@@ -183,7 +187,7 @@ def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path, copied):
     stamp = finished.stat().st_mtime_ns
     assert run(*words)[0] == 0 and finished.stat().st_mtime_ns == stamp
     straight = OutlierDetector("tiny_resnet", 32, 4, alphas=(10.0,), weights=(0.1,), flip=False, seed=3)
-    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight, 0.25).rest
+    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight).rest
     straight.fit(rest, ood_val=images / "ood-val")
     resumed = OutlierDetector.load(tmp_path / "out" / "detector.safetensors")
     assert resumed.family_ == straight.family_
@@ -206,20 +210,23 @@ def test_a_flipped_bit_of_a_detector_is_refused(fitted, images, tmp_path, at):
     assert code == 2 and stdout == "" and "is damaged, or no detector" in stderr and stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("script, name", [("predict_torch.py", "detector.pt2"), ("predict_onnx.py", "detector.onnx")])
-def test_a_flipped_bit_of_an_exported_file_is_refused(fitted, images, tmp_path, script, name):
-    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=fitted).returncode == 0
-    for file in (script, name, "SHA256SUMS"):
-        (tmp_path / file).write_bytes((fitted / file).read_bytes())
-    data = bytearray((tmp_path / name).read_bytes())
+def test_a_flipped_bit_of_an_exported_file_is_refused(fitted, images, tmp_path):
+    (tmp_path / "predict_onnx.py").write_bytes((fitted / "predict_onnx.py").read_bytes())
+    data = bytearray((fitted / "detector.onnx").read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / name).write_bytes(data)
-    done = subprocess.run([sys.executable, "-I", tmp_path / script, tmp_path / name, images / "ood-test" / "0000.png"], capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout and "is not as it was exported" in done.stderr and done.stderr.count("\n") == 1
-    (tmp_path / "SHA256SUMS").unlink()
-    (tmp_path / name).write_bytes(data[:999])
-    done = subprocess.run([sys.executable, "-I", tmp_path / script, tmp_path / name, images / "ood-test" / "0000.png"], capture_output=True, text=True)
-    assert done.returncode == 2 and not done.stdout and "is damaged, or no detector" in done.stderr and done.stderr.count("\n") == 1
+    (tmp_path / "detector.onnx").write_bytes(data)
+    code, stdout, stderr = by_script(tmp_path, [images / "ood-test" / "0000.png"])
+    assert code == 2 and not stdout and "is not the one that was exported" in stderr and stderr.count("\n") == 1
+
+
+def test_many_bad_files_are_counted(tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(5):
+            (tmp_path / "train" / name / f"{i}.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"^train/a/0.jpg is truncated or no image; .* \(and 9 more such files\)$"):
+        read_folder(tmp_path / "train", 32)
+    assert list(class_folders(tmp_path / "train")) == ["a", "b"]
 
 
 def test_settings_are_scikit_learns(images):

@@ -104,7 +104,7 @@ def test_a_changed_list_of_images(planned, results, root, monkeypatch):
     ("training", lambda source: source + "\nMORE = 1\n", True), ("detectors", lambda source: source + "\nMORE = 1\n", True),
     ("benchmarks/disk", lambda source: source + "\nMORE = 1\n", True), ("losses", lambda source: source.replace("softplus(-known)", "softplus(known)"), True),
     ("training", lambda source: source + "\n# a remark\n", False), ("losses", lambda source: source.replace('"""', '"""Also: ', 1), False),
-    ("study/tables", lambda source: source + "\nMORE = 1\n", False), ("own/report", lambda source: source + "\nMORE = 1\n", False)])
+    ("study/tables", lambda source: source + "\nMORE = 1\n", False), ("own/command", lambda source: source + "\nMORE = 1\n", False)])
 def test_code_that_decides_numbers_is_another_version(tmp_path, monkeypatch, module, change, counts):
     package = Path(ascood.__file__).parent
     before = code_version()

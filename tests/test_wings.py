@@ -25,7 +25,7 @@ def test_imports_lead_backwards_only():
 
 @pytest.mark.parametrize("module, line", [
     ("data", "from ascood.benchmarks import disk"), ("attribution", "from ascood.evaluation import METRICS"), ("benchmarks/disk", "import ascood.study.profiles"),
-    ("study/reporting", "from ascood.study import runs"), ("own/detector", "from ascood.study.bootstrap import draw_weights"), ("own/folder", "import ascood.own.report"), ("benchmarks/builders/lists", "from ascood.benchmarks.scenes import NAME")])
+    ("study/reporting", "from ascood.study import runs"), ("own/detector", "from ascood.study.bootstrap import draw_weights"), ("own/images", "import ascood.own.command"), ("benchmarks/builders/lists", "from ascood.benchmarks.scenes import NAME")])
 def test_an_import_that_leads_forwards_is_found(tmp_path, module, line):
     shutil.copytree(ROOT / "ascood", tmp_path / "ascood", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
