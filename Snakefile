@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from ascood.study import warm
 from ascood.study.figures import FIGURES, figure_stems
 from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
@@ -49,13 +48,13 @@ def updated(files):
 
 COLLECTED = [f"{OUT}/{name}{part}.csv" for name in ("metrics", "groups", "history", "runs") for part in ("", "_studies")[:1 + bool(PROFILE.studies)]]
 COLLECTED += [done("collect")] if PROFILE.validation_only else [f"{OUT}/differences.csv", done("collect")]
-TABLE = [f"{OUT}/{{table}}.csv", f"{OUT}/{{table}}.md", f"{OUT}/{{table}}.tex", done("{table}")]
-TABLE_FILES = expand(TABLE, table=all_tables_of(PROFILE))
+TABLES = all_tables_of(PROFILE)
+TABLE_FILES = [*expand(f"{OUT}/{{table}}.{{kind}}", table=TABLES, kind=["csv", "md", "tex"]), done("tables")]
 PREMISES = [f"{OUT}/premises.csv", done("premises")] if has_synthesis(PROFILE) and not PROFILE.validation_only else []
 PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html", f"{OUT}/README.md", done("page")]
-FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
-                for name in FIGURES}
-FIGURE_FILES = {name: [*files, done(name)] for name, files in FIGURE_FILES.items() if files}
+STEMS = {name: stems for name in FIGURES if (stems := figure_stems(PROFILE, name, FIGURE_DIR).values())}
+FIGURE_FILES = [f"{stem}.{kind}" for stems in STEMS.values() for stem in stems for kind in ("png", "pdf")]
+FIGURE_FILES += [done("figures")] if FIGURE_FILES else []
 
 PROTOCOL = [path for path in [f"{OUT}/protocol.md"] if os.path.exists(path)]
 PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
@@ -63,8 +62,9 @@ PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"
 # `:q` quotes each value for the shell.
 WHERE = ["-p", "profile", PROFILE_NAME, "-p", "results", RESULTS, "-p", "figures", FIGURE_DIR]
 ASCOOD = ["ascood", "--results", RESULTS, "--figures", FIGURE_DIR]
-PYTHON = "OMP_NUM_THREADS={threads} {sys.executable:q} -m ascood.study.warm"  # by a copy of one process that has imported everything
+PYTHON = "OMP_NUM_THREADS={threads} {sys.executable:q} -m"
 PAPERMILL = PYTHON + " ascood.study.notebooks {input.notebook:q} {log.notebook:q} {WHERE:q}"
+IN_ONE_KERNEL = PYTHON + " ascood.study.notebooks {input.notebooks:q} {OUT:q}/notebooks {WHERE:q}"
 
 
 def code(*modules):
@@ -90,7 +90,6 @@ def lists(wildcards):
 onstart:
     at_once = workflow._cores // int(config.get("threads", 1)) if workflow._cores else workflow.nodes  # `cores` raises on a cluster
     os.environ["ASCOOD_JOBS"] = str(max(1, at_once))
-    warm.start()
 
 
 onerror:
@@ -101,7 +100,6 @@ onerror:
 
 wildcard_constraints:
     run="|".join(map(re.escape, RUNS)),
-    table="|".join(all_tables_of(PROFILE)),
 
 
 rule all:
@@ -110,7 +108,7 @@ rule all:
         COLLECTED,
         PREMISES,
         TABLE_FILES,
-        FIGURE_FILES.values(),
+        FIGURE_FILES,
         PAGE,
 
 
@@ -183,47 +181,44 @@ rule premises:
         PAPERMILL
 
 
-def premises_for(name):
-    return PREMISES + code("study/premises") if name.endswith("_premises") else []
+def notebooks(folder, names):
+    return expand(f"{folder}/{{name}}.ipynb", name=names)
 
 
-rule table:
+rule tables:
     input:
         COLLECTED,
-        code("study/profiles", "study/reporting", "study/collected", "study/differences", "study/tables", "study/claims"),
+        code("study/profiles", "study/reporting", "study/collected", "study/differences", "study/tables", "study/claims", "study/premises"),
         PUBLISHED,
         PROTOCOL,
-        lambda wildcards: premises_for(wildcards.table),
-        notebook=ancient("nbs/experiments/{table}.ipynb"),
+        PREMISES,
+        notebooks=ancient(notebooks("nbs/experiments", TABLES)),
     output:
-        updated(TABLE),
+        updated(TABLE_FILES),
     log:
-        notebook=f"{OUT}/notebooks/{{table}}.ipynb",
+        notebooks(f"{OUT}/notebooks", TABLES),
     shell:
-        PAPERMILL
+        IN_ONE_KERNEL
 
 
-for name in FIGURE_FILES:
-
-    rule:
-        name: name
-        input:
-            COLLECTED,
-            code("study/profiles", "study/reporting", "study/runs", "study/collected", "study/differences", "study/tables", "study/plots", "study/figures"),
-            premises_for(name),
-            notebook=ancient(f"nbs/experiments/{name}.ipynb"),
-        output:
-            updated(FIGURE_FILES[name]),
-        log:
-            notebook=f"{OUT}/notebooks/{name}.ipynb",
-        shell:
-            PAPERMILL
+rule figures:
+    input:
+        COLLECTED,
+        code("study/profiles", "study/reporting", "study/runs", "study/collected", "study/differences", "study/tables", "study/plots", "study/figures", "study/premises"),
+        PREMISES,
+        notebooks=ancient(notebooks("nbs/experiments", STEMS)),
+    output:
+        updated(FIGURE_FILES or ["no-figures"]),
+    log:
+        notebooks(f"{OUT}/notebooks", STEMS),
+    shell:
+        IN_ONE_KERNEL
 
 
 rule page:
     input:
         TABLE_FILES,
-        *FIGURE_FILES.values(),
+        FIGURE_FILES,
         PROTOCOL,
         code("study/profiles", "study/collected", "study/claims", "study/page"),
         "ascood/study/page.html",

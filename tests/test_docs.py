@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -31,9 +32,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory, copied):
+def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
-    command = [*copied, "ascood.study.notebooks", "nbs/docs.ipynb", str(folder / "docs.ipynb"), "-p", "out", str(folder / "pages")]
+    command = [sys.executable, "-m", "ascood.study.notebooks", "nbs/docs.ipynb", str(folder / "docs.ipynb"), "-p", "out", str(folder / "pages")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {path: Page(path) for path in (folder / "pages").rglob("*.html")}

@@ -265,12 +265,12 @@ def test_a_method_left_out_of_a_benchmark_has_no_runs(tmp_path):
         find_run(profile, "scene-digits", "ascood", 0)
 
 
-def test_missing_data_is_told_before_any_run(tmp_path, monkeypatch, capsys, copied):
+def test_missing_data_is_told_before_any_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ASCOOD_DATA", str(tmp_path))
     assert main(["--results", str(tmp_path / "r"), "run", "cifar10-jpeg-small"]) == 2
     error = capsys.readouterr().err
     assert "far/texture: no list" in error and "near/tin" in error and not (tmp_path / "r").exists()
-    done = subprocess.run([*copied, "snakemake", "--cores", "1", "--dry-run", "--config", "profile=paper:cifar100", f"results={tmp_path}/r"],
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--config", "profile=paper:cifar100", f"results={tmp_path}/r"],
                           capture_output=True, text=True)
     printed = done.stdout + done.stderr
     assert done.returncode != 0 and "near/cifar10" in printed and "Job stats" not in printed
