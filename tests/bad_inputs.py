@@ -323,12 +323,7 @@ CASES = [
     ]),
     # a parameter of a notebook
     *cases("parameter", [
-        ("-p profile smok", "no profile 'smok'; did you mean 'smoke'?"),
-        ("-p profile 3", "no profile '3'"),
         ("-p profil smoke", "train.ipynb has no parameter 'profil'; did you mean 'profile'?"),
-        ("-p benchmark scene-digit", "unknown benchmark in profile tiny: 'scene-digit'; did you mean 'scene-digits'?"),
-        ("-p method asood", "unknown method in profile tiny, scene-digits: 'asood'; did you mean 'ascood'?"),
-        ("-p seed 7", "profile tiny has no seed 7; choose one of [0, 1]"),
         ("-p seed one", "train.ipynb: seed must be a whole number, not 'one'"),
         ("-p seed true", "train.ipynb: seed must be a whole number, not True"),
         ("-p seed [1", "train.ipynb: seed", "not valid YAML"),
@@ -336,8 +331,6 @@ CASES = [
         ("-p seed", "argument -p: expected 2 arguments"),
         ("--seed 3", "unrecognized arguments: --seed 3"),
     ]),
-    Case("parameter", "-p profile mine.yaml", (MINE, "unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),
-         lambda: Path("mine.yaml").write_text("extends: tiny.yaml\nbenchmarks: {scene-digit: {}}")),
     # images of one's own
     *(Case("own images", given, tuple(says), prepare) for given, prepare, *says in [
         ("a text named .png", rewrite("photos/train/cat/0.png", lambda _: b"hello"), "train/cat/0.png is truncated or no image; get it again, or remove it"),
