@@ -40,19 +40,8 @@ endif
 
 .PHONY: reproduce test benchmark benchmark-step docs faults audit env notebooks export readme lab clean
 
-# The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
-# process that was killed, are not used.
-LOCK = .snakemake/$(PROFILE_NAME).lock
-
 reproduce: $(READY)
-	@mkdir -p .snakemake
-	@flock --nonblock $(LOCK) true || echo "Another call, or a job that it left running, works on profile $(PROFILE_NAME); waiting until it ends (Ctrl-C stops waiting)."
-	@flock $(LOCK) $(BIN)/snakemake --nolock --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
-	@echo "Profile $(PROFILE) is up to date."
-	@echo "  all on one page: results/$(PROFILE_NAME)/report.html"
-	@echo "  tables:  results/$(PROFILE_NAME)/table_*.md (also .csv, .tex)"
-	@echo "  figures: figures/$(PROFILE_NAME)/*.png (also .pdf)"
-	@echo "  executed notebooks: results/$(PROFILE_NAME)/notebooks/ and results/$(PROFILE_NAME)/runs/*/"
+	@$(BIN)/python -m ascood run --cores $(CORES) '$(PROFILE)'
 
 test: $(READY)
 	OMP_NUM_THREADS=1 ASCOOD_SHORT=1 $(BIN)/nbdev_test --n_workers 2 --do_print

@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import ascood
 from ascood.study.figures import FIGURES, figure_stems
 from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
-from ascood.study.profiles import load_profile
+from ascood.study.profiles import load_profile, shipped
 from ascood.study.progress import run_state
 from ascood.study.runs import check_data, lists_now, lists_read
 
@@ -57,7 +58,7 @@ FIGURE_FILES = [f"{stem}.{kind}" for stems in STEMS.values() for stem in stems f
 FIGURE_FILES += [done("figures")] if FIGURE_FILES else []
 
 PROTOCOL = [path for path in [f"{OUT}/protocol.md"] if os.path.exists(path)]
-PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
+PUBLISHED = [str(path) for path in sorted(Path(shipped("results/published")).glob("*.csv"))]
 
 # `:q` quotes each value for the shell.
 WHERE = ["-p", "profile", PROFILE_NAME, "-p", "results", RESULTS, "-p", "figures", FIGURE_DIR]
@@ -68,7 +69,12 @@ IN_ONE_KERNEL = PYTHON + " ascood.study.notebooks {input.notebooks:q} {OUT:q}/no
 
 
 def code(*modules):
-    return [f"ascood/{module}.py" for module in modules]
+    return [os.path.relpath(Path(ascood.__file__).parent / f"{module}.py") for module in modules]
+
+
+def notebook(name):
+    "Where the notebook is, in a clone or in the installed package. A changed text does not make its results old."
+    return ancient(str(shipped(f"nbs/experiments/{name}.ipynb")))
 
 
 TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
@@ -115,7 +121,7 @@ rule all:
 rule train:
     input:
         TRAINING,
-        notebook=ancient("nbs/experiments/train.ipynb"),
+        notebook=notebook("train"),
     output:
         f"{OUT}/runs/{{run}}/model.safetensors",
         f"{OUT}/runs/{{run}}/history.csv",
@@ -136,7 +142,7 @@ rule evaluate:
         TRAINING,
         SCORING,
         rules.train.output,
-        notebook=ancient("nbs/experiments/evaluate.ipynb"),
+        notebook=notebook("evaluate"),
     output:
         f"{OUT}/runs/{{run}}/evaluation.json",
         f"{OUT}/runs/{{run}}/metrics.csv",
@@ -169,7 +175,7 @@ rule premises:
         RUN_FILES,
         TRAINING,
         code("study/premises"),
-        notebook=ancient("nbs/experiments/premises.ipynb"),
+        notebook=notebook("premises"),
     output:
         updated(PREMISES or ["no-premises"]),
     log:
@@ -181,10 +187,6 @@ rule premises:
         PAPERMILL
 
 
-def notebooks(folder, names):
-    return expand(f"{folder}/{{name}}.ipynb", name=names)
-
-
 rule tables:
     input:
         COLLECTED,
@@ -192,11 +194,11 @@ rule tables:
         PUBLISHED,
         PROTOCOL,
         PREMISES,
-        notebooks=ancient(notebooks("nbs/experiments", TABLES)),
+        notebooks=[notebook(name) for name in TABLES],
     output:
         updated(TABLE_FILES),
     log:
-        notebooks(f"{OUT}/notebooks", TABLES),
+        expand(f"{OUT}/notebooks/{{name}}.ipynb", name=TABLES),
     shell:
         IN_ONE_KERNEL
 
@@ -206,11 +208,11 @@ rule figures:
         COLLECTED,
         code("study/profiles", "study/reporting", "study/runs", "study/collected", "study/differences", "study/tables", "study/plots", "study/figures", "study/premises"),
         PREMISES,
-        notebooks=ancient(notebooks("nbs/experiments", STEMS)),
+        notebooks=[notebook(name) for name in STEMS],
     output:
         updated(FIGURE_FILES or ["no-figures"]),
     log:
-        notebooks(f"{OUT}/notebooks", STEMS),
+        expand(f"{OUT}/notebooks/{{name}}.ipynb", name=STEMS),
     shell:
         IN_ONE_KERNEL
 
@@ -221,7 +223,7 @@ rule page:
         FIGURE_FILES,
         PROTOCOL,
         code("study/profiles", "study/collected", "study/claims", "study/page"),
-        "ascood/study/page.html",
+        os.path.relpath(Path(ascood.__file__).parent / "study" / "page.html"),
     output:
         updated(PAGE or ["no-page"]),
     shell:
