@@ -1,6 +1,5 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
-# make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
 # make faults      bad inputs, kills at random moments, full disks and the like, and damaged files; results/inputs.md and results/faults.md
 # make audit       known vulnerabilities of the locked packages, by pip-audit; needs the network
 # make benchmark   one pass over the images against method by method, the input pipeline alone, what each training method costs, one training
@@ -38,7 +37,7 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark benchmark-step docs faults audit env notebooks export readme lab clean
+.PHONY: reproduce test benchmark benchmark-step faults audit env notebooks export readme lab clean
 
 reproduce: $(READY)
 	@$(BIN)/python -m ascood run --cores $(CORES) '$(PROFILE)'
@@ -46,11 +45,6 @@ reproduce: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 ASCOOD_SHORT=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-
-docs: $(READY)
-	@rm -rf _docs && mkdir _docs
-	@$(BIN)/python -m ascood.study.notebooks nbs/docs.ipynb _docs/docs.ipynb -p out _docs
-	@echo "Open _docs/index.html."
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
@@ -91,7 +85,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) $(addprefix nbs/,start_here.ipynb guide.ipynb other_libraries.ipynb docs.ipynb index.ipynb)
+	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) $(addprefix nbs/,start_here.ipynb guide.ipynb other_libraries.ipynb index.ipynb)
 	$(MAKE) export readme
 
 export: $(READY)

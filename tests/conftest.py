@@ -12,7 +12,7 @@ from ascood.models import load_classifier
 from ascood.training import CrossEntropy, TrainConfig, train
 
 
-LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_docs", "test_experiments", "test_disk", "test_baselines", "test_faults", "test_premises")
+LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_experiments", "test_disk", "test_baselines", "test_faults", "test_premises")
 
 
 def pytest_collection_modifyitems(items):

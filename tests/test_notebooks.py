@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study", "own")]
 ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
-TOURS = ("index", "start_here", "guide", "other_libraries", "docs")
+TOURS = ("index", "start_here", "guide", "other_libraries")
 NOTEBOOKS = [*ROOMS, *(ROOT / "nbs" / f"{name}.ipynb" for name in TOURS), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
 
 
