@@ -22,7 +22,6 @@ from ascood.study.collect import _gathered, collect
 from ascood.study.collected import Collected
 from ascood.study.runs import evaluate_run, is_evaluated, load_scores, train_run
 from ascood.study.tables import TABLES, read_published
-from ascood.study.trace import trace
 from ascood.training import create_method, train
 
 PROFILE = {"description": "for tests", "seeds": [0], "train": {"epochs": 1}, "methods": {"cross_entropy": {}},
@@ -206,8 +205,7 @@ def collected(profile, whole, tmp_path_factory):
 READ = {"metrics.csv": lambda profile, results: Collected(profile, results).metrics, "groups.csv": lambda profile, results: Collected(profile, results).groups,
         "history.csv": lambda profile, results: Collected(profile, results).history, "runs.csv": lambda profile, results: Collected(profile, results).runs,
         "differences.csv": lambda profile, results: Collected(profile, results).differences, "sha256.json": lambda profile, results: Collected(profile, results).metrics,
-        "table_accuracy.md": lambda profile, results: report_page(profile, results, results),
-        "table_accuracy.csv": lambda profile, results: trace(profile, "table_accuracy", {}, results)}
+        "table_accuracy.md": lambda profile, results: report_page(profile, results, results)}
 
 
 @pytest.mark.parametrize("name, damage", [(name, damage) for name in READ for damage in DAMAGE if name in ("metrics.csv", "sha256.json") or damage in ("half", "bit at 60%")])

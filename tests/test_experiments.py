@@ -201,7 +201,7 @@ def test_the_page_is_opened_only_when_asked(tmp_path, monkeypatch, capsys):
 
 
 def test_help_everywhere(capsys):
-    for call in ("", "run", "status", "train", "evaluate", "collect", "premises", "report", "trace", "verify", "page", "data", "data check", "build", "build waterbirds"):
+    for call in ("", "run", "status", "train", "evaluate", "collect", "premises", "report", "verify", "page", "data", "data check", "build", "build waterbirds"):
         assert main([*call.split(), "--help"]) == 0 and "Usage:" in capsys.readouterr().out, call
 
 

@@ -29,7 +29,6 @@ from .premises import measure_premises
 from .profiles import Profile, check_names, find_run, list_profiles, load_profile, project_root, shipped, under_root
 from .progress import measure_progress, run_state
 from .runs import check_data, evaluate_run, train_run
-from .trace import trace
 from .verify import describe_verification, pick_run, verify_run
 from ..training import alone
 
@@ -142,17 +141,6 @@ def _report(ctx: typer.Context, profile: _PROFILE, only: Annotated[list[str] | N
               else "\n".join(map(str, report_figure(name, plan, *ctx.obj))))
 
 # %% ../../nbs/study/11_cli.ipynb #9c72caae
-@app.command("trace")
-def _trace(ctx: typer.Context, profile: _PROFILE, table: Annotated[str, typer.Argument(autocompletion=lambda: list(ALL_TABLES))],
-           where: Annotated[list[str] | None, typer.Argument(metavar="column=value", help="Columns of the table's CSV file and what they hold")] = None):
-    "From a cell of a table back to the runs that made it."
-    plan = load_profile(profile)
-    check_names("table", [table], ALL_TABLES)
-    if bad := [part for part in where or () if "=" not in part]:
-        raise ValueError(f"{bad[0]!r} is no column=value")
-    print(trace(plan, table, dict(part.split("=", 1) for part in where or ()), ctx.obj.results))
-
-
 @app.command("page")
 def _page(ctx: typer.Context, profile: _PROFILE, open_it: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
     "All tables and figures that are there, as one HTML page and as a README."
