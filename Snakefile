@@ -12,7 +12,6 @@ from ascood.study.figures import FIGURES, figure_stems
 from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
 from ascood.study.profiles import load_profile, shipped
-from ascood.study.progress import run_state
 from ascood.study.runs import check_data, lists_now, lists_read
 
 PROFILE_NAME = str(config.get("profile", "quick"))
@@ -91,17 +90,6 @@ def lists(wildcards):
     "The image lists that are read, as far as they are here, else as they were; so that an evaluation of other lists is made again."
     run = RUNS[wildcards.run]
     return json.dumps(found, sort_keys=True) if (found := lists_read(run, RESULTS) | lists_now(run)) else ""
-
-
-onstart:
-    at_once = workflow._cores // int(config.get("threads", 1)) if workflow._cores else workflow.nodes  # `cores` raises on a cluster
-    os.environ["ASCOOD_JOBS"] = str(max(1, at_once))
-
-
-onerror:
-    left = [run for run in RUNS.values() if run_state(run, RESULTS) != "evaluated"]
-    print("\n  ".join([f"{len(left)} of {len(RUNS)} runs are not done; what went wrong is above. To repeat one:" if left else "All runs are done; a report failed, see above."]
-                      + [f"python -m ascood train {PROFILE_NAME} {run.benchmark} {run.method} {run.config.seed}" for run in left]), file=sys.stderr)
 
 
 wildcard_constraints:

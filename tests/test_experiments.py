@@ -86,6 +86,7 @@ def test_whole_road_without_jupyter(tmp_path, capsys):
 
     checkpoint = next(out.glob("runs/*ascood*/model.safetensors"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:999])
+    capsys.readouterr()
     assert main([*where, "evaluate", tiny, "scene-digits", "ascood", "0"]) == 2
     error = capsys.readouterr().err
     assert "damaged" in error and "delete it" in error and error.count("\n") == 1
