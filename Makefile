@@ -1,6 +1,5 @@
 # make reproduce   the environment, then every table and figure of a profile
 # make test        the environment, then every test
-# make docs        the environment, then _docs/: every notebook and every module's API as HTML, _docs/index.html first
 # make benchmark   one training step against the textbook's, and one pass over the images against detector by detector; some minutes on an idle machine
 VENV ?= .venv
 PYTHON ?= python3
@@ -34,30 +33,14 @@ ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: reproduce test benchmark docs env notebooks export readme lab clean
-
-# The lock of a profile is held by the processes that work on it, and ends with the last of them, however it ends. So Snakemake's own locks, which outlive a
-# process that was killed, are not used.
-LOCK = .snakemake/$(PROFILE_NAME).lock
+.PHONY: reproduce test benchmark env notebooks export readme lab clean
 
 reproduce: $(READY)
-	@mkdir -p .snakemake
-	@flock --nonblock $(LOCK) true || echo "Another call, or a job that it left running, works on profile $(PROFILE_NAME); waiting until it ends (Ctrl-C stops waiting)."
-	@flock $(LOCK) $(BIN)/snakemake --nolock --cores $(CORES) --rerun-incomplete --keep-going --quiet rules --config profile=$(PROFILE)
-	@echo "Profile $(PROFILE) is up to date."
-	@echo "  all on one page: results/$(PROFILE_NAME)/report.html"
-	@echo "  tables:  results/$(PROFILE_NAME)/table_*.md (also .csv, .tex)"
-	@echo "  figures: figures/$(PROFILE_NAME)/*.png (also .pdf)"
-	@echo "  executed notebooks: results/$(PROFILE_NAME)/notebooks/ and results/$(PROFILE_NAME)/runs/*/"
+	@$(BIN)/python -m ascood run --cores $(CORES) '$(PROFILE)'
 
 test: $(READY)
 	OMP_NUM_THREADS=1 ASCOOD_SHORT=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-
-docs: $(READY)
-	@rm -rf _docs && mkdir _docs
-	@$(BIN)/python -m ascood.study.notebooks nbs/docs.ipynb _docs/docs.ipynb -p out _docs
-	@echo "Open _docs/index.html."
 
 benchmark: $(READY)
 	@mkdir -p results/benchmarks/notebooks
@@ -75,7 +58,7 @@ $(READY): requirements.lock
 
 # For those who change a notebook: run all from a clean kernel, export the package, redo the README.
 notebooks: $(READY)
-	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) $(addprefix nbs/,start_here.ipynb guide.ipynb other_libraries.ipynb docs.ipynb index.ipynb)
+	ASCOOD_BATCH=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(ROOMS) $(addprefix nbs/,start_here.ipynb guide.ipynb other_libraries.ipynb index.ipynb)
 	$(MAKE) export readme
 
 export: $(READY)

@@ -7,12 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from ascood.study import warm
+import ascood
 from ascood.study.figures import FIGURES, figure_stems
 from ascood.study.page import all_tables_of
 from ascood.study.premises import has_synthesis
-from ascood.study.profiles import load_profile
-from ascood.study.progress import run_state
+from ascood.study.profiles import load_profile, shipped
 from ascood.study.runs import check_data, lists_now, lists_read
 
 PROFILE_NAME = str(config.get("profile", "quick"))
@@ -49,26 +48,32 @@ def updated(files):
 
 COLLECTED = [f"{OUT}/{name}{part}.csv" for name in ("metrics", "groups", "history", "runs") for part in ("", "_studies")[:1 + bool(PROFILE.studies)]]
 COLLECTED += [done("collect")] if PROFILE.validation_only else [f"{OUT}/differences.csv", done("collect")]
-TABLE = [f"{OUT}/{{table}}.csv", f"{OUT}/{{table}}.md", f"{OUT}/{{table}}.tex", done("{table}")]
-TABLE_FILES = expand(TABLE, table=all_tables_of(PROFILE))
+TABLES = all_tables_of(PROFILE)
+TABLE_FILES = [*expand(f"{OUT}/{{table}}.{{kind}}", table=TABLES, kind=["csv", "md", "tex"]), done("tables")]
 PREMISES = [f"{OUT}/premises.csv", done("premises")] if has_synthesis(PROFILE) and not PROFILE.validation_only else []
 PAGE = [] if PROFILE.validation_only else [f"{OUT}/report.html", f"{OUT}/README.md", done("page")]
-FIGURE_FILES = {name: [f"{stem}.{kind}" for stem in figure_stems(PROFILE, name, FIGURE_DIR).values() for kind in ("png", "pdf")]
-                for name in FIGURES}
-FIGURE_FILES = {name: [*files, done(name)] for name, files in FIGURE_FILES.items() if files}
+STEMS = {name: stems for name in FIGURES if (stems := figure_stems(PROFILE, name, FIGURE_DIR).values())}
+FIGURE_FILES = [f"{stem}.{kind}" for stems in STEMS.values() for stem in stems for kind in ("png", "pdf")]
+FIGURE_FILES += [done("figures")] if FIGURE_FILES else []
 
 PROTOCOL = [path for path in [f"{OUT}/protocol.md"] if os.path.exists(path)]
-PUBLISHED = [str(path) for path in sorted(Path("results/published").glob("*.csv"))]
+PUBLISHED = [str(path) for path in sorted(Path(shipped("results/published")).glob("*.csv"))]
 
 # `:q` quotes each value for the shell.
 WHERE = ["-p", "profile", PROFILE_NAME, "-p", "results", RESULTS, "-p", "figures", FIGURE_DIR]
 ASCOOD = ["ascood", "--results", RESULTS, "--figures", FIGURE_DIR]
-PYTHON = "OMP_NUM_THREADS={threads} {sys.executable:q} -m ascood.study.warm"  # by a copy of one process that has imported everything
+PYTHON = "OMP_NUM_THREADS={threads} {sys.executable:q} -m"
 PAPERMILL = PYTHON + " ascood.study.notebooks {input.notebook:q} {log.notebook:q} {WHERE:q}"
+IN_ONE_KERNEL = PYTHON + " ascood.study.notebooks {input.notebooks:q} {OUT:q}/notebooks {WHERE:q}"
 
 
 def code(*modules):
-    return [f"ascood/{module}.py" for module in modules]
+    return [os.path.relpath(Path(ascood.__file__).parent / f"{module}.py") for module in modules]
+
+
+def notebook(name):
+    "Where the notebook is, in a clone or in the installed package. A changed text does not make its results old."
+    return ancient(str(shipped(f"nbs/experiments/{name}.ipynb")))
 
 
 TRAINING = code("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
@@ -87,21 +92,8 @@ def lists(wildcards):
     return json.dumps(found, sort_keys=True) if (found := lists_read(run, RESULTS) | lists_now(run)) else ""
 
 
-onstart:
-    at_once = workflow._cores // int(config.get("threads", 1)) if workflow._cores else workflow.nodes  # `cores` raises on a cluster
-    os.environ["ASCOOD_JOBS"] = str(max(1, at_once))
-    warm.start()
-
-
-onerror:
-    left = [run for run in RUNS.values() if run_state(run, RESULTS) != "evaluated"]
-    print("\n  ".join([f"{len(left)} of {len(RUNS)} runs are not done; what went wrong is above. To repeat one:" if left else "All runs are done; a report failed, see above."]
-                      + [f"python -m ascood train {PROFILE_NAME} {run.benchmark} {run.method} {run.config.seed}" for run in left]), file=sys.stderr)
-
-
 wildcard_constraints:
     run="|".join(map(re.escape, RUNS)),
-    table="|".join(all_tables_of(PROFILE)),
 
 
 rule all:
@@ -110,14 +102,14 @@ rule all:
         COLLECTED,
         PREMISES,
         TABLE_FILES,
-        FIGURE_FILES.values(),
+        FIGURE_FILES,
         PAGE,
 
 
 rule train:
     input:
         TRAINING,
-        notebook=ancient("nbs/experiments/train.ipynb"),
+        notebook=notebook("train"),
     output:
         f"{OUT}/runs/{{run}}/model.safetensors",
         f"{OUT}/runs/{{run}}/history.csv",
@@ -138,7 +130,7 @@ rule evaluate:
         TRAINING,
         SCORING,
         rules.train.output,
-        notebook=ancient("nbs/experiments/evaluate.ipynb"),
+        notebook=notebook("evaluate"),
     output:
         f"{OUT}/runs/{{run}}/evaluation.json",
         f"{OUT}/runs/{{run}}/metrics.csv",
@@ -171,7 +163,7 @@ rule premises:
         RUN_FILES,
         TRAINING,
         code("study/premises"),
-        notebook=ancient("nbs/experiments/premises.ipynb"),
+        notebook=notebook("premises"),
     output:
         updated(PREMISES or ["no-premises"]),
     log:
@@ -183,50 +175,43 @@ rule premises:
         PAPERMILL
 
 
-def premises_for(name):
-    return PREMISES + code("study/premises") if name.endswith("_premises") else []
-
-
-rule table:
+rule tables:
     input:
         COLLECTED,
-        code("study/profiles", "study/reporting", "study/collected", "study/differences", "study/tables", "study/claims"),
+        code("study/profiles", "study/reporting", "study/collected", "study/differences", "study/tables", "study/claims", "study/premises"),
         PUBLISHED,
         PROTOCOL,
-        lambda wildcards: premises_for(wildcards.table),
-        notebook=ancient("nbs/experiments/{table}.ipynb"),
+        PREMISES,
+        notebooks=[notebook(name) for name in TABLES],
     output:
-        updated(TABLE),
+        updated(TABLE_FILES),
     log:
-        notebook=f"{OUT}/notebooks/{{table}}.ipynb",
+        expand(f"{OUT}/notebooks/{{name}}.ipynb", name=TABLES),
     shell:
-        PAPERMILL
+        IN_ONE_KERNEL
 
 
-for name in FIGURE_FILES:
-
-    rule:
-        name: name
-        input:
-            COLLECTED,
-            code("study/profiles", "study/reporting", "study/runs", "study/collected", "study/differences", "study/tables", "study/plots", "study/figures"),
-            premises_for(name),
-            notebook=ancient(f"nbs/experiments/{name}.ipynb"),
-        output:
-            updated(FIGURE_FILES[name]),
-        log:
-            notebook=f"{OUT}/notebooks/{name}.ipynb",
-        shell:
-            PAPERMILL
+rule figures:
+    input:
+        COLLECTED,
+        code("study/profiles", "study/reporting", "study/runs", "study/collected", "study/differences", "study/tables", "study/plots", "study/figures", "study/premises"),
+        PREMISES,
+        notebooks=[notebook(name) for name in STEMS],
+    output:
+        updated(FIGURE_FILES or ["no-figures"]),
+    log:
+        expand(f"{OUT}/notebooks/{{name}}.ipynb", name=STEMS),
+    shell:
+        IN_ONE_KERNEL
 
 
 rule page:
     input:
         TABLE_FILES,
-        *FIGURE_FILES.values(),
+        FIGURE_FILES,
         PROTOCOL,
         code("study/profiles", "study/collected", "study/claims", "study/page"),
-        "ascood/study/page.html",
+        os.path.relpath(Path(ascood.__file__).parent / "study" / "page.html"),
     output:
         updated(PAGE or ["no-page"]),
     shell:

@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/*/*.csv", "results/*/*.md",
+SHIPPED = ("Snakefile", "nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/*/*.csv", "results/*/*.md",
            "tests/reference/*")
 
 

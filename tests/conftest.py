@@ -1,5 +1,4 @@
 import os
-import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -10,11 +9,10 @@ torch.set_num_threads(1)
 
 from ascood.data import load_benchmark
 from ascood.models import load_classifier
-from ascood.study import warm
 from ascood.training import CrossEntropy, TrainConfig, train
 
 
-LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_docs", "test_experiments", "test_disk", "test_baselines", "test_premises")
+LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_experiments", "test_disk", "test_baselines", "test_premises")
 
 
 def pytest_collection_modifyitems(items):
@@ -37,13 +35,3 @@ def trained(holdout, tmp_path_factory):
     "A small model that has learned something."
     run = train(CrossEntropy(), holdout, TrainConfig(epochs=6, batch_size=32), tmp_path_factory.mktemp("trained"), progress=False)
     return load_classifier(run.checkpoint)
-
-
-@pytest.fixture(scope="session")
-def copied():
-    "Begin of a command that need not be a fresh process: it is a copy of one that has imported everything, as the workflow's jobs are; so is each kernel from here on."
-    server = warm.start()
-    yield [sys.executable, "-m", "ascood.study.warm"]
-    if server:
-        server.communicate()
-        del os.environ[warm.DOOR]

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -207,10 +208,10 @@ def test_a_damaged_build_is_noticed_and_mended(raw):
     refuse(lambda: build_waterbirds(raw, n_spurious=4, **QUIET), "val_waterbirds.txt", "not as it was built")
 
 
-def test_killed_build_is_not_complete_and_goes_on(tmp_path, birds, copied):
+def test_killed_build_is_not_complete_and_goes_on(tmp_path, birds):
     "SIGKILL while images are written; then one of them is cut short as well."
     make_cub(tmp_path, size=(400, 300)), make_places(tmp_path, 24)
-    command = [*copied, "ascood", "build", "waterbirds", "--root", str(tmp_path), "--n-spurious", "4", "--no-progress"]
+    command = [sys.executable, "-m", "ascood", "build", "waterbirds", "--root", str(tmp_path), "--n-spurious", "4", "--no-progress"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     made, start = tmp_path / waterbirds._MADE, time.monotonic()

@@ -6,7 +6,6 @@ import pytest
 from ascood.study import claims, reporting
 from ascood.study.collected import Collected
 from ascood.study.profiles import load_profile
-from ascood.study.trace import trace
 
 
 def line(
@@ -201,42 +200,6 @@ def test_what_was_not_run_is_not_tested(tmp_path):
     )
 
 
-def test_a_verdict_is_traced_to_the_runs_of_both_sides(tmp_path):
-    profile, folder = load_profile("smoke"), tmp_path / "smoke"
-    folder.mkdir()
-    here = dict(setting="fine-grained", benchmark="scene-digits-holdout")
-    pd.DataFrame([line() | here]).to_csv(folder / "differences.csv", index=False)
-    metrics, runs = [], []
-    for method in ("ascood", "cross_entropy"):
-        names = dict(run_id=f"{method}-run", method=method, seed=0) | here
-        metrics += [
-            names
-            | dict(
-                detector="MSP",
-                ood_group=group,
-                ood_set="o",
-                fpr95=1.5,
-                auroc=77.25,
-                aupr_in=1,
-                aupr_out=1,
-                accuracy=1,
-                hyperparameters="{}",
-            )
-            for group in ("val", "near")
-        ]
-        runs.append(
-            names
-            | dict(config='{"seed": 0}', libraries="{}", settings="{}", code="c", device="d", python="p", finished="f")
-        )
-    for rows, name in ((metrics, "metrics"), (runs, "runs"), ([dict(run_id="r", method="ascood")], "groups")):
-        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
-    claims.judge(profile, tmp_path).to_csv(folder / "table_claims.csv", index=False)
-    text = trace(profile, "table_claims", {"quantity": "near_auroc", "a_method": "ascood"}, tmp_path)
-    assert (
-        "run ascood-run, seed 0" in text
-        and "run cross_entropy-run, seed 0" in text
-        and text.count("MSP near/o: auroc 77.25") == 6
-    ), "three claims"
 
 
 def test_the_paper_chooses_the_synthesis_by_benchmark():

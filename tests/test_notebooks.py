@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study", "own")]
 ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
-TOURS = ("index", "start_here", "guide", "other_libraries", "docs")
+TOURS = ("index", "start_here", "guide", "other_libraries")
 NOTEBOOKS = [*ROOMS, *(ROOT / "nbs" / f"{name}.ipynb" for name in TOURS), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]
 
 
@@ -88,7 +88,7 @@ def test_experiment_has_one_parameters_cell(notebook):
     assert len(cells) == 1
 
 
-def test_kernel_is_this_interpreter_whatever_is_registered(tmp_path, copied):
+def test_kernel_is_this_interpreter_whatever_is_registered(tmp_path):
     "A user's kernel named python3 that leads nowhere must not be used."
     kernel = tmp_path / "data" / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_kernel_is_this_interpreter_whatever_is_registered(tmp_path, copied):
     cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("import sys; print(sys.executable, a)")]
     spec = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), tmp_path / "in.ipynb")
-    done = subprocess.run([*copied, "ascood.study.notebooks", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "-p", "a", "2"],
+    done = subprocess.run([sys.executable, "-m", "ascood.study.notebooks", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "-p", "a", "2"],
                           env={**os.environ, "JUPYTER_PATH": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert nbformat.read(tmp_path / "out.ipynb", 4).cells[-1].outputs[0].text == f"{sys.executable} 2\n"

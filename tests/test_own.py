@@ -173,9 +173,9 @@ def test_the_same_command_trains_nothing_anew_and_use_changes_the_model(images, 
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path, copied):
+def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
     words = line(images, tmp_path / "out", "--epochs 4 --seed 3")
-    process = subprocess.Popen([*copied, "ascood.own.command", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-m", "ascood.own.command", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, start_new_session=True)
     finished = tmp_path / "out" / "runs" / "cross_entropy" / "model.safetensors"
     end = time.monotonic() + 300

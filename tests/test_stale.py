@@ -12,7 +12,7 @@ from test_disk import fill_lists
 from ascood.benchmarks import disk
 from ascood.study import runs
 from ascood.study.profiles import load_profile
-from ascood.study.progress import run_state
+from ascood.study.cli import run_state
 from ascood.study.runs import code_version, lists_now, lists_read
 
 PLAN = {"description": "for tests", "seeds": [0, 1], "train": {"epochs": 1}, "detectors": {"MSP": {}, "KNN": {"k": [1, 5]}},

@@ -15,7 +15,6 @@ from ascood.study.profiles import Profile
 from ascood.study.collected import DIFFERENCE, Collected, with_kinds
 from ascood.study.differences import compare
 from ascood.study.runs import packed_scores
-from ascood.study.trace import trace
 from ascood import training
 from ascood.training import ASCOOD, CrossEntropy, checked
 
@@ -205,30 +204,19 @@ def test_tables_for_which_a_profile_no_longer_plans_rows_are_removed(tmp_path):
     assert remove_stale_tables(part, tmp_path) == [], "the whole profile plans it"
 
 
-def test_a_cell_is_traced_to_the_numbers_whose_mean_it_is(tmp_path):
-    profile = a_profile()
-    runs = written(profile, tmp_path, by_seed)
-    tables.TABLES["table_main"](profile, tmp_path)
-    where = {"method": "ascood", "quantity": "far_auroc"}
-    text = trace(profile, "table_main", where, tmp_path)
-    numbers = [float(line.split("auroc ")[1]) for line in text.splitlines() if " auroc " in line]
-    assert numbers == [90, 100, 92, 102] and np.mean(numbers) == float(cell(tmp_path, "table_main", **where)[0]["mean"])
-    for run in runs:
-        assert (run.run_id in text) == (run.method == "ascood")
-    assert "train t scene-digits-all ascood 1" in text and "evaluate t scene-digits-all ascood 0" in text and 'hyperparameters of KNN: {"k": 50}' in text
-    assert "code: c1; evaluation_code: c2" in text and "torch 9" in text and "a machine" in text and "finished: today" in text
+def scored(folder, row) -> pd.DataFrame:
+    "The rows of metrics.csv behind a row of a table: those of the runs that it names, and of its detector."
+    metrics = pd.read_csv(folder / "t" / "metrics.csv")
+    return metrics[metrics["run_id"].isin(row["runs"].split()) & (metrics["detector"] == row["detector"])]
 
 
-def test_trace_of_accuracy_cost_and_published(tmp_path):
+def test_a_cell_names_the_runs_whose_mean_it_is(tmp_path):
     profile = a_profile()
     written(profile, tmp_path, by_seed)
-    for name in ("table_accuracy", "table_cost", "table_synthesis"):
-        tables.TABLES[name](profile, tmp_path)
-    lost = trace(profile, "table_accuracy", {"quantity": "difference"}, tmp_path)
-    assert lost.count("ID accuracy: 90") == 4 and "cross_entropy" in lost
-    assert "training_peak_mib: 1000" in trace(profile, "table_cost", {"method": "ascood", "quantity": "training_peak_mib"}, tmp_path)
-    printed = trace(profile, "table_synthesis", {"source": "published", "synthesis": "subtract", "benchmark": "cars"}, tmp_path)
-    assert printed.count("results/published/table5_synthesis.csv") == 2
+    tables.TABLES["table_main"](profile, tmp_path)
+    row, = cell(tmp_path, "table_main", method="ascood", quantity="far_auroc")
+    behind = scored(tmp_path, row).query("ood_group == 'far'")
+    assert set(behind["method"]) == {"ascood"} and sorted(behind["auroc"]) == [90, 92, 100, 102] and behind["auroc"].mean() == float(row["mean"])
 
 
 def same(metric, group, difference, half, method="ascood_shuffle", detector="MSP"):
@@ -254,8 +242,8 @@ def test_the_same_detector_on_both_models_by_hand(tmp_path):
     assert r"\textbf{+10.00 [+8.00, +12.00]}" in (tmp_path / "t" / "table_paired.tex").read_text()
     change, = cell(tmp_path, "table_paired", model="difference", quantity="auroc", ood_group="near")
     assert float(change["mean"]) == 10 and len(change["runs"].split()) == 6 and float(change["half_width"]) == 2
-    traced = trace(profile, "table_paired", {"model": "plain", "quantity": "auroc", "ood_group": "near"}, tmp_path)
-    assert [float(line.split("auroc ")[1]) for line in traced.splitlines() if " auroc " in line] == [60, 62, 64]
+    plain, = cell(tmp_path, "table_paired", model="plain", quantity="auroc", ood_group="near")
+    assert sorted(scored(tmp_path, plain).query("ood_group == 'near'")["auroc"]) == [60, 62, 64]
 
 
 def test_pairs_where_runs_are_missing_are_gaps(tmp_path):

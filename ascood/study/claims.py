@@ -250,7 +250,7 @@ _ORIGIN = ["benchmark", "quantity", "a_method", "a_detector", "a_runs", "b_metho
 
 
 def _origin(pair: dict, runs: dict[tuple[str, str], str]) -> dict:
-    "What `trace` needs to find the runs behind a difference."
+    "What leads to the runs behind a difference."
     if not pair:
         return {}
     sides = {f"{side}_runs": runs.get((pair["benchmark"], pair[f"{side}_method"]), "") for side in "ab"}
