@@ -425,7 +425,6 @@ CASES = [
         ("evaluation.ood_metrics([1j], [1.0])", "ID scores must be numbers"),
         ("attribution.true_class_gradient(net, x.byte(), y)", "x needs a floating-point dtype, but has torch.uint8; normalise the images first"),
         ("attribution.true_class_gradient(net, x, y.float())", "y holds class indices and needs an integer dtype, but has torch.float32; use y.long()"),
-        ("attribution.true_class_gradient(net, x, y + 1)", "labels must lie in 0..1, but y holds values from 1 to 2"),
         ("attribution.true_class_gradient(net, x, y, mode='test')", "mode is 'eval' or 'train', not 'test'"),
         ("attribution.top_fraction_mask(x, 1.5)", "the fraction p_inv must lie in [0, 1], not 1.5"),
         ("synthesis.add_gradient(x, x[:1], 1, 0.1)", "x and g need one shape [B,C,H,W], but are (2, 3, 4, 4) and (1, 3, 4, 4)"),
