@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['hinted_loss', 'steered', 'ConfidenceClassifier', 'ConfBranch', 'rotations', 'RotationClassifier', 'RotPred',
-           'DecomposedHead', 'DecomposedClassifier', 'GODIN', 'earlier_and_later', 'FeatureQueue', 'virtual_outliers',
-           'VirtualOutlierClassifier', 'VOS', 'LogitNorm', 'compactness', 'dispersion', 'moved_prototypes',
-           'PrototypeHead', 'PrototypeClassifier', 'start_prototypes', 'CIDER', 'boundary_outliers', 'open_loss',
-           'BoundaryClassifier', 'NPOS', 'npos_loss', 'OE', 'outside_boxes', 'mix_outliers', 'soft_targets', 'MixOE']
+           'DecomposedHead', 'DecomposedClassifier', 'GODIN', 'earlier_and_later', 'one_hot', 'FeatureQueue',
+           'virtual_outliers', 'VirtualOutlierClassifier', 'VOS', 'LogitNorm', 'compactness', 'dispersion',
+           'moved_prototypes', 'PrototypeHead', 'PrototypeClassifier', 'start_prototypes', 'CIDER', 'boundary_outliers',
+           'open_loss', 'BoundaryClassifier', 'NPOS', 'npos_loss', 'OE', 'outside_boxes', 'mix_outliers',
+           'soft_targets', 'MixOE']
 
 # %% ../nbs/07_baselines.ipynb #1a14f745
 import math
@@ -17,7 +18,6 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from pytorch_ood import loss as ood_loss
 from torch import Tensor, nn
 
 from .models import Backbone, Classifier
@@ -32,7 +32,8 @@ def hinted_loss(
 ) -> tuple[Tensor, Tensor]:  # (mean of -log p'_y, mean of -log c): two scalars
     "Both terms of the confidence loss (DeVries & Taylor 2018), the second without its weight."
     used = torch.where(hinted, confidence, torch.ones_like(confidence))
-    return ood_loss.ConfidenceLoss(alpha=0.0)(logits, used, y), -confidence.clamp_min(1e-12).log().mean()
+    p = used * logits.softmax(1).gather(1, y[:, None]) + (1 - used)
+    return -p.clamp_min(1e-24).log().mean(), -confidence.clamp_min(1e-12).log().mean()
 
 # %% ../nbs/07_baselines.ipynb #ea1ce70e
 def steered(weight: Tensor, cost: Tensor, budget: float) -> Tensor:
@@ -157,6 +158,10 @@ def earlier_and_later(y: Tensor) -> tuple[Tensor, Tensor]:  # classes [B] -> two
     same = y[:, None] == y[None]
     return same.tril(-1).sum(1), same.triu(1).sum(1)
 
+
+def one_hot(y: Tensor, num_classes: int) -> Tensor:  # classes [B] -> bool [B,C]
+    return y[:, None] == torch.arange(num_classes, device=y.device)
+
 # %% ../nbs/07_baselines.ipynb #bf5a03b4
 class FeatureQueue(nn.Module):
     "The last `length` feature vectors of each class; part of a model's state, so that a run can go on from it."
@@ -168,17 +173,20 @@ class FeatureQueue(nn.Module):
         self.register_buffer("features", torch.zeros(num_classes, length, num_features))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))
 
+        self.was_full = False
+
     def full(self) -> bool:
-        return bool((self.seen >= self.features.shape[1]).all())
+        self.was_full = self.was_full or bool((self.seen >= self.features.shape[1]).all())  # it stays full
+        return self.was_full
 
     @torch.no_grad()
     def push(self, h: Tensor, y: Tensor):  # [B,m] and their classes [B]
-        length = self.features.shape[1]
-        earlier, later = earlier_and_later(y)
-        place = (self.seen[y] + earlier) % length
-        last = later < length  # of more than `length` images of a class, the last ones stay
-        self.features[y[last], place[last]] = h[last].to(self.features.dtype)
-        self.seen += torch.bincount(y, minlength=len(self.seen))
+        rows = self.features.flatten(0, 1)
+        length, image = self.features.shape[1], torch.arange(len(y), device=y.device)
+        place = y * length + (self.seen[y] + earlier_and_later(y)[0]) % length
+        last = torch.zeros(len(rows), dtype=torch.long, device=y.device).scatter_reduce(0, place, image, "amax")
+        rows[place] = h[last[place]].to(rows.dtype)
+        self.seen += one_hot(y, len(self.seen)).sum(0)
 
 # %% ../nbs/07_baselines.ipynb #c3ef99af
 @torch.no_grad()
@@ -195,7 +203,8 @@ def virtual_outliers(
     noise = torch.randn(len(queue), sample_from, queue.shape[-1], device=queue.device)
     longest = noise.norm(dim=-1).topk(select).indices
     noise = noise.gather(1, longest[..., None].expand(-1, -1, queue.shape[-1])).double()
-    return (mean + noise @ torch.linalg.cholesky(covariance).T).flatten(0, 1).to(queue.dtype)
+    factor = torch.linalg.cholesky_ex(covariance).L  # `cholesky` reads whether it succeeded
+    return (mean + noise @ factor.T).flatten(0, 1).to(queue.dtype)
 
 # %% ../nbs/07_baselines.ipynb #b425ac51
 class VirtualOutlierClassifier(Classifier):
@@ -215,12 +224,18 @@ class VirtualOutlierClassifier(Classifier):
         h = self.features(x)
         return (self.head(h), h) if with_features else self.head(h)
 
+    def energy(self, logits: Tensor) -> Tensor:  # [B,C] -> [B]
+        top = logits.max(1, keepdim=True).values
+        return -(top.squeeze(1) + (self.energy_weights.weight * (logits - top).exp()).sum(1).log())
+
     def regularised(self, logits: Tensor, y: Tensor, outliers: Tensor, weight: float) -> Tensor:
-        "Cross-entropy, plus `weight` times the logistic loss of the energies of images and outliers (pytorch-ood's VOSRegLoss)."
+        "Cross-entropy, plus `weight` times the logistic loss of the energies of images and outliers."
         with torch.no_grad():
             self.energy_weights.weight.clamp_(min=0.01)  # with none above 0 the weighted energy is infinite
-        unknown = y.new_full((len(outliers),), -1)
-        return ood_loss.VOSRegLoss(self.phi, self.energy_weights, weight)(torch.cat([logits, self.head(outliers)]), torch.cat([y, unknown]))
+        n, both = len(y), torch.cat([logits, self.head(outliers)])
+        energy = torch.cat([self.energy(both[:n]), self.energy(both[n:])])
+        is_known = torch.arange(len(energy), device=y.device) < n
+        return F.cross_entropy(logits, y) + weight * F.cross_entropy(self.phi(energy[:, None]), is_known.long())
 
 # %% ../nbs/07_baselines.ipynb #268ad1c3
 def _at_most(settings: CrossEntropy, **bounds: str) -> CrossEntropy:
@@ -266,7 +281,8 @@ class LogitNorm(CrossEntropy):
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         logits = model(x)
-        return ood_loss.LogitNorm(self.tau)(logits, y), logits
+        norm = logits.norm(dim=1, keepdim=True) + 1e-7
+        return F.cross_entropy(logits / (self.tau * norm), y), logits
 
 # %% ../nbs/07_baselines.ipynb #e09384fc
 def compactness(
@@ -298,7 +314,7 @@ def moved_prototypes(
 ) -> Tensor:  # Of length 1 [C,d]; a class without an image stays
     "Prototypes after a batch: a moving average of their images, in the batch's order."
     _, later = earlier_and_later(y)
-    remains = gamma ** torch.bincount(y, minlength=len(prototypes))[:, None]
+    remains = gamma ** one_hot(y, len(prototypes)).sum(0)[:, None]
     pulled = torch.zeros_like(prototypes).index_add(0, y, (1 - gamma) * gamma ** later[:, None] * z)
     return F.normalize(remains * prototypes + pulled, dim=-1)
 
@@ -461,10 +477,9 @@ class OE(CrossEntropy):
     weight: float = Field(0.5, ge=0)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        logits = model(torch.cat([x, step.outliers]))
-        unknown = y.new_full((len(step.outliers),), -1)
-        loss = ood_loss.OutlierExposureLoss(self.weight, reduction="sum")(logits, torch.cat([y, unknown])) / len(x)
-        return loss, logits[: len(x)]
+        known, unknown = model(torch.cat([x, step.outliers])).split([len(x), len(step.outliers)])
+        undecided = self.weight * (unknown.logsumexp(1) - unknown.mean(1))
+        return torch.cat([F.cross_entropy(known, y, reduction="none"), undecided]).sum() / len(x), known
 
 # %% ../nbs/07_baselines.ipynb #14cb1b82
 def outside_boxes(
@@ -502,7 +517,7 @@ def mix_outliers(
 
 def soft_targets(y: Tensor, share: Tensor, num_classes: int) -> Tensor:  # [B], [B] -> [B,C], rows sum to 1
     "`l * onehot(y) + (1 - l) / C`."
-    return share[:, None] * F.one_hot(y, num_classes) + (1 - share[:, None]) / num_classes
+    return share[:, None] * one_hot(y, num_classes) + (1 - share[:, None]) / num_classes
 
 # %% ../nbs/07_baselines.ipynb #b1ce2ce2
 class MixOE(CrossEntropy):
@@ -519,7 +534,8 @@ class MixOE(CrossEntropy):
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         concentration = torch.full((len(x),), self.concentration, device=x.device)
-        mixed, share = mix_outliers(x, step.outliers, torch.distributions.Beta(concentration, concentration).sample(), self.mix)
+        beta = torch.distributions.Beta(concentration, concentration, validate_args=False)
+        mixed, share = mix_outliers(x, step.outliers, beta.sample(), self.mix)
         logits, mixed_logits = model(torch.cat([x, mixed])).split([len(x), len(mixed)])
         targets = soft_targets(y, share, logits.shape[-1])
         return F.cross_entropy(logits, y) + self.weight * F.cross_entropy(mixed_logits, targets), logits

@@ -508,12 +508,17 @@ def _finish(run: _Run, out_dir: Path) -> TrainedRun:
     return TrainedRun(out_dir / "model.safetensors", history)
 
 # %% ../nbs/06_training.ipynb #f96d5552
-def _check_batches(method: Method, benchmark: Benchmark, config: TrainConfig):
+def _check_data(method: Method, benchmark: Benchmark, config: TrainConfig):
+    "What no step looks at: enough images, and labels in range."
     if len(benchmark.train) < config.batch_size:
         raise ValueError(f"batch_size {config.batch_size} exceeds the {len(benchmark.train)} training images of {benchmark.name}")
     if method.needs_outliers and len(benchmark.auxiliary or ()) < config.batch_size:
         raise ValueError(f"method {method.name} learns from auxiliary outliers, at least one batch ({config.batch_size}) of them; "
                          f"benchmark {benchmark.name} has {len(benchmark.auxiliary or ())}. Give it some, or leave the method out")
+    low, high = int(benchmark.train.labels.min()), int(benchmark.train.labels.max())
+    if low < 0 or high >= benchmark.num_classes:
+        raise ValueError(f"labels of the training images of {benchmark.name} must lie in 0..{benchmark.num_classes - 1}, "
+                         f"but lie in {low}..{high}")
 
 # %% ../nbs/06_training.ipynb #ab78c78f
 def _finished(out_dir: Path) -> TrainedRun | None:
@@ -531,7 +536,7 @@ def _finished(out_dir: Path) -> TrainedRun | None:
 
 
 def _train(method: Method, benchmark: Benchmark, config: TrainConfig, out_dir: Path, progress: bool, snapshots: Sequence[int]) -> TrainedRun:
-    _check_batches(method, benchmark, config)
+    _check_data(method, benchmark, config)
     run = _begin(method, benchmark, config)
     _resume(run.accelerator, out_dir)
     if not run.done.history:

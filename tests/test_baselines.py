@@ -1,9 +1,11 @@
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_ood import loss as library
 from torch import nn
 
 from ascood import baselines, training
@@ -14,6 +16,7 @@ from ascood.baselines import (
 )
 from ascood.data import ImageSet, batches
 from ascood.models import Backbone, load_classifier
+from ascood.synthesis import SYNTHESES
 from ascood.training import CrossEntropy, Step, TrainConfig, create_method, create_optimizer, list_methods, train
 
 SMALL = {  # outliers are made within the first steps
@@ -275,7 +278,58 @@ def test_mixoe_by_hand():
     assert loss.item() == pytest.approx(math.log(2) + 3 * sum(soft) / 8, rel=1e-5)
 
 
+# No step waits for the device
+
+READS = {f"aten::{name}" for name in (
+    "item", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "bincount", "equal", "_unique2", "unique_dim", "unique_consecutive")}
+
+
+@pytest.mark.parametrize("method", [create_method("cross_entropy"), *(create_method("ascood", synthesis=kind) for kind in SYNTHESES),
+                                    create_method("ascood", uncertainty="energy", attribution_mode="shared"), *map(small, NAMES)], ids=repr)
+def test_a_step_reads_no_value_from_the_device(method, holdout, tmp_path, monkeypatch):
+    "From one batch to the next. What would make a GPU wait is an operation of its own on a CPU too, and the profiler sees it."
+    steps, profile = [], torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+    class Watched(type(method)):
+        name: ClassVar[str] = "watched"
+
+        def loss(self, model, x, y, step):
+            steps.append(step)
+            if len(steps) == 4:
+                profile.start()
+            elif len(steps) == 5:
+                profile.stop()
+                raise KeyboardInterrupt
+            return super().loss(model, x, y, step)
+
+    monkeypatch.setattr(training, "_METHODS", dict(training._METHODS))
+    monkeypatch.setattr(training, "_read", lambda *run: None)  # once a second it does read
+    monkeypatch.setattr(training, "_epoch_row", lambda *run: {})
+    with pytest.raises(KeyboardInterrupt):
+        train(Watched(**method.model_dump()), holdout, CONFIG, tmp_path, progress=False)
+    ran = {event.key for event in profile.key_averages()}
+    assert "aten::convolution_backward" in ran and any("Optimizer.step" in name for name in ran)
+    assert not ran & READS
+
+
 # Queues and synthesis
+
+
+def test_losses_are_those_of_pytorch_ood():
+    torch.manual_seed(0)
+    logits, y, c = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2]), torch.rand(6, 1)
+    hinted, outliers = torch.rand(6, 1) < 0.5, torch.randn(4, 3)
+    both, labels = torch.cat([logits, outliers]), torch.cat([y, torch.full((4,), -1)])
+    step = Step(1, 1, None, torch.zeros(4, 1))
+    used = torch.where(hinted, c, 1.0)
+    pairs = [(hinted_loss(logits, c, y, hinted)[0], library.ConfidenceLoss(alpha=0.0)(logits, used, y)),
+             (LogitNorm(tau=0.2).loss(lambda x: logits, None, y, None)[0], library.LogitNorm(0.2)(logits, y)),
+             (OE(weight=0.7).loss(lambda x: both, torch.zeros(6, 1), y, step)[0], library.OutlierExposureLoss(0.7, "sum")(both, labels) / 6)]
+    net = VOS(queue=4).create_model(TrainConfig(), 3)
+    net.head = nn.Identity()
+    pairs.append((net.regularised(logits, y, outliers, 0.3), library.VOSRegLoss(net.phi, net.energy_weights, 0.3)(both, labels)))
+    for found, expected in pairs:
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 3, 50])

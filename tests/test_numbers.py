@@ -61,10 +61,6 @@ def test_outliers_of_any_layout_have_the_images_shape_and_dtype(b, dtype, channe
     model = Classifier(create_backbone("tiny_resnet"), 3).to(dtype).eval()
     x = (size * torch.randn(b, 3, 16, 16, generator=torch.Generator().manual_seed(b))).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    try:
-        g = true_class_gradient(model, x, torch.arange(b) % 3)
-        outliers = SYNTHESES[kind](x, g, 2.0, 0.1, None)
-    except FloatingPointError as error:
-        assert "not finite" in str(error)
-        return
+    g = true_class_gradient(model, x, torch.arange(b) % 3)
+    outliers = SYNTHESES[kind](x, g, 2.0, 0.1, None)
     assert g.shape == outliers.shape == x.shape and g.dtype == outliers.dtype == dtype and g.isfinite().all() and outliers.isfinite().all()

@@ -234,6 +234,14 @@ def test_nan_stops_with_step_and_settings_and_keeps_the_state(tmp_path, digits):
     assert "\n" not in str(caught.value) and (tmp_path / "state-0001").is_dir()
 
 
+@pytest.mark.parametrize("label", [-1, 99])
+def test_labels_out_of_range_are_refused_before_training(tmp_path, digits, label):
+    wrong = digits.train.changed(labels=digits.train.labels.clone())
+    wrong.labels[5] = label
+    with pytest.raises(ValueError, match=rf"labels of the training images of scene-digits must lie in 0..{digits.num_classes - 1}, but lie in "):
+        train(CrossEntropy(), replace(digits, train=wrong), TrainConfig(epochs=1), tmp_path, progress=False)
+
+
 def test_seeds_decide_the_weights(tmp_path, digits):
     a, b, c = (train(CrossEntropy(), digits, TrainConfig(epochs=1, seed=s), tmp_path / n, progress=False).checkpoint.read_bytes()
                for s, n in ((0, "a"), (0, "b"), (1, "c")))
