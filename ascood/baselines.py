@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['hinted_loss', 'steered', 'ConfidenceClassifier', 'ConfBranch', 'rotations', 'RotationClassifier', 'RotPred',
            'DecomposedHead', 'DecomposedClassifier', 'GODIN', 'earlier_and_later', 'one_hot', 'FeatureQueue',
-           'virtual_outliers', 'VirtualOutlierClassifier', 'VOS', 'LogitNorm', 'compactness', 'dispersion',
-           'moved_prototypes', 'PrototypeHead', 'PrototypeClassifier', 'start_prototypes', 'CIDER', 'boundary_outliers',
-           'open_loss', 'BoundaryClassifier', 'NPOS', 'npos_loss', 'OE', 'outside_boxes', 'mix_outliers',
-           'soft_targets', 'MixOE']
+           'virtual_outliers', 'weighted_energy', 'VirtualOutlierClassifier', 'VOS', 'LogitNorm', 'compactness',
+           'dispersion', 'moved_prototypes', 'PrototypeHead', 'PrototypeClassifier', 'start_prototypes', 'CIDER',
+           'boundary_outliers', 'open_loss', 'BoundaryClassifier', 'NPOS', 'npos_loss', 'OE', 'outside_boxes',
+           'mix_outliers', 'soft_targets', 'MixOE']
 
 # %% ../nbs/07_baselines.ipynb #1a14f745
 import math
@@ -206,6 +206,12 @@ def virtual_outliers(
     factor = torch.linalg.cholesky_ex(covariance).L  # `cholesky` reads whether it succeeded
     return (mean + noise @ factor.T).flatten(0, 1).to(queue.dtype)
 
+# %% ../nbs/07_baselines.ipynb #b425ac50
+def weighted_energy(logits: Tensor, weights: Tensor) -> Tensor:  # [B,C], [1,C] above 0 -> [B]
+    "Minus the log of the weighted sum of exponentials."
+    top = logits.max(1, keepdim=True).values
+    return -(top.squeeze(1) + (weights * (logits - top).exp()).sum(1).log())
+
 # %% ../nbs/07_baselines.ipynb #b425ac51
 class VirtualOutlierClassifier(Classifier):
     "A classifier that remembers features, with the two small layers that VOS trains beside it."
@@ -225,16 +231,14 @@ class VirtualOutlierClassifier(Classifier):
         return (self.head(h), h) if with_features else self.head(h)
 
     def energy(self, logits: Tensor) -> Tensor:  # [B,C] -> [B]
-        top = logits.max(1, keepdim=True).values
-        return -(top.squeeze(1) + (self.energy_weights.weight * (logits - top).exp()).sum(1).log())
+        return weighted_energy(logits, self.energy_weights.weight)
 
     def regularised(self, logits: Tensor, y: Tensor, outliers: Tensor, weight: float) -> Tensor:
         "Cross-entropy, plus `weight` times the logistic loss of the energies of images and outliers."
         with torch.no_grad():
             self.energy_weights.weight.clamp_(min=0.01)  # with none above 0 the weighted energy is infinite
-        n, both = len(y), torch.cat([logits, self.head(outliers)])
-        energy = torch.cat([self.energy(both[:n]), self.energy(both[n:])])
-        is_known = torch.arange(len(energy), device=y.device) < n
+        energy = torch.cat([self.energy(logits), self.energy(self.head(outliers))])
+        is_known = torch.arange(len(energy), device=y.device) < len(y)
         return F.cross_entropy(logits, y) + weight * F.cross_entropy(self.phi(energy[:, None]), is_known.long())
 
 # %% ../nbs/07_baselines.ipynb #268ad1c3

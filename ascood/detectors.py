@@ -6,9 +6,9 @@
 __all__ = ['READS', 'DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'Unfit', 'perturbation', 'input_gradients', 'first_alike',
            'moved_logits', 'perturbed_scores', 'IODIN', 'relation_score', 'Relation', 'pseudo_inverse',
            'SpanMahalanobis', 'SpanRMD', 'SpanMultiMahalanobis', 'gram_row_sums', 'stage_deviations', 'gram_bounds',
-           'PackedGram', 'without_first_component', 'FusedRankFeat', 'ShiftedASH', 'WarmTemperatureScaling',
-           'UnclampedGEN', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe', 'HeadGradNorm',
-           'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
+           'read_gram', 'PackedGram', 'without_first_component', 'FusedRankFeat', 'ShiftedASH',
+           'WarmTemperatureScaling', 'UnclampedGEN', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe',
+           'HeadGradNorm', 'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
 
 # %% ../nbs/08_detectors.ipynb #2f3af564
 import re
@@ -255,7 +255,7 @@ def stage_deviations(
     out = F.relu(low - packed) / (low + 1e-6).abs() + F.relu(packed - high) / (high + 1e-6).abs()
     return torch.stack([of_stage.sum(1) for of_stage in out.split(list(sizes), dim=1)], dim=1)
 
-
+# %% ../nbs/08_detectors.ipynb #c5746ec8
 def gram_bounds(
     packed: Tensor,  # [N,S]
     y: Tensor,  # Labels [N]
@@ -276,24 +276,25 @@ def gram_bounds(
     mean = torch.cat(held).mean(0)
     return low, high, torch.where(mean > 0, mean, 1.0)  # 1 too if no class has ten images
 
+# %% ../nbs/08_detectors.ipynb #d78d7e60
+@torch.no_grad()
+def read_gram(model: Classifier, stages: list, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    "Images [B,3,H,W] -> logits [B,C], row sums of every stage and order side by side [B,S], and C_l of each stage."
+    outputs = list(accumulate(stages, lambda maps, stage: stage(maps), initial=x))[1:]
+    packed = torch.cat([gram_row_sums(maps, p) for maps in outputs for p in range(1, len(outputs) + 1)], dim=1)
+    return model.head(model.pool(outputs[-1])), packed, tuple(maps.shape[1] for maps in outputs)
+
 # %% ../nbs/08_detectors.ipynb #d78d7e5f
 class PackedGram(StructuredDetector):
     "Gram (Sastry and Oore, ICML 2020, arXiv 1912.12510) with pytorch-ood's normalisation of the stages, on images or on packed row sums."
     info, requires_fit = Gram.info, True
 
     def __init__(self, model: Classifier):
-        self.model, self.stages = model, model.backbone.stages()
+        self.model, self.stages, self.sizes = model, model.backbone.stages(), list[int]()
         self.bounds: tuple[Tensor, Tensor, Tensor] | None = None
-        self.sizes: list[int] = []
-
-    @torch.no_grad()
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:  # Images -> logits [B,C], packed row sums [B,S], C_l of each stage
-        outputs = list(accumulate(self.stages, lambda maps, stage: stage(maps), initial=x))[1:]
-        packed = torch.cat([gram_row_sums(maps, p) for maps in outputs for p in range(1, len(outputs) + 1)], dim=1)
-        return self.model.head(self.model.pool(outputs[-1])), packed, tuple(maps.shape[1] for maps in outputs)
 
     def fit(self, data_loader) -> "PackedGram":
-        packed, widths, y = zip(*((*self.read(x)[1:], y) for x, y in data_loader))
+        packed, widths, y = zip(*((*read_gram(self.model, self.stages, x)[1:], y) for x, y in data_loader))
         return self.fit_structured(torch.cat(packed), widths[0], torch.cat(y))
 
     def fit_structured(self, packed: Tensor, widths: tuple[int, ...], y: Tensor) -> "PackedGram":
@@ -302,7 +303,7 @@ class PackedGram(StructuredDetector):
         return self
 
     def predict(self, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> scores [B]
-        return self.predict_structured(*self.read(x)[:2])
+        return self.predict_structured(*read_gram(self.model, self.stages, x)[:2])
 
     def predict_structured(self, logits: Tensor, packed: Tensor) -> Tensor:  # [B,C], [B,S] -> scores [B]
         low, high, expected = (part.to(packed.device) for part in _fitted(self.bounds))

@@ -365,7 +365,6 @@ class _Run(NamedTuple):
 # %% ../nbs/06_training.ipynb #4affa6f1
 def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
     split = DataLoaderConfiguration(split_batches=True)  # `batch_size` stays the images of a step, whatever the number of processes
-    # precision is our own matter: Accelerate keeps one for the life of a process, which may train with several in turn
     accelerator, order = Accelerator(mixed_precision="no", dataloader_config=split), torch.Generator()
     if config.batch_size % accelerator.num_processes:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared equally by {accelerator.num_processes} processes; choose a multiple")
@@ -390,7 +389,7 @@ def _begin(method: Method, benchmark: Benchmark, config: TrainConfig) -> _Run:
     accelerator.register_for_checkpointing(done, schedule, *([scaler] if scaler.is_enabled() else []))
     return _Run(method, config, accelerator, bare, model, optimizer, schedule, images, loader, outliers, order, done, scaler)
 
-
+# %% ../nbs/06_training.ipynb #4affa6f2
 def _in_32_bits(model: nn.Module, given: tuple, found: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
     "What a network answers under autocast, in the 32 bits that losses need."
     return tuple(part.float() for part in found) if isinstance(found, tuple) else found.float()
