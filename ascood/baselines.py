@@ -230,14 +230,11 @@ class VirtualOutlierClassifier(Classifier):
         h = self.features(x)
         return (self.head(h), h) if with_features else self.head(h)
 
-    def energy(self, logits: Tensor) -> Tensor:  # [B,C] -> [B]
-        return weighted_energy(logits, self.energy_weights.weight)
-
     def regularised(self, logits: Tensor, y: Tensor, outliers: Tensor, weight: float) -> Tensor:
         "Cross-entropy, plus `weight` times the logistic loss of the energies of images and outliers."
         with torch.no_grad():
             self.energy_weights.weight.clamp_(min=0.01)  # with none above 0 the weighted energy is infinite
-        energy = torch.cat([self.energy(logits), self.energy(self.head(outliers))])
+        energy = torch.cat([weighted_energy(part, self.energy_weights.weight) for part in (logits, self.head(outliers))])
         is_known = torch.arange(len(energy), device=y.device) < len(y)
         return F.cross_entropy(logits, y) + weight * F.cross_entropy(self.phi(energy[:, None]), is_known.long())
 

@@ -65,7 +65,6 @@ CALLS = [
     ("models.load_classifier('tiny.yaml')", "checkpoint tiny.yaml is damaged or is no ascood checkpoint"),
     ("detectors.create_detector('MPS', net)", "unknown detector 'MPS'; did you mean 'MSP'?"),
     ("evaluation.ood_metrics([1.0], [float('nan')])", "1 of 1 OOD scores are NaN; check the detector"),
-    ("attribution.true_class_gradient(net, x, y + 1)", "labels must lie in 0..1, but y holds values from 1 to 2"),
     ("synthesis.add_gradient(x, x[:1], 1, 0.1)", "x and g need one shape [B,C,H,W], but are (2, 3, 4, 4) and (1, 3, 4, 4)"),
 ]
 

@@ -26,7 +26,7 @@ from .collected import Collected
 from .figures import FIGURES, report_figure
 from .page import ALL_TABLES, all_tables_of, profile_readme, remove_stale_tables, report_page
 from .premises import measure_premises
-from .profiles import Profile, RunSpec, check_names, find_run, list_profiles, load_profile, project_root, shipped, under_root
+from .profiles import Profile, RunSpec, check_names, find_run, list_profiles, load_profile, project_root, under_root
 from .runs import check_data, evaluate_run, is_evaluated, train_run
 from .verify import describe_verification, pick_run, verify_run
 from ..training import alone
@@ -38,10 +38,10 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
     check_data(plan, results)
     if importlib.util.find_spec("snakemake") is None:
         raise ImportError("Snakemake is not installed: pip install 'ascood[notebooks]'")
-    if (path := profile.partition(":")[0]).endswith((".yaml", ".yml")):
-        profile = os.path.relpath(path, root) + profile.removeprefix(path)
+    if (given := profile.partition(":")[0]).endswith((".yaml", ".yml")):
+        profile = os.path.relpath(given, root) + profile.removeprefix(given)
     snakefile = next(path for folder in (package / "shipped", package.parent) if (path := folder / "Snakefile").is_file())
-    call = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--cores", cores, "--nolock", "--keep-going", "--rerun-incomplete",
+    call = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, "--nolock", "--keep-going", "--rerun-incomplete",
             "--quiet", "rules", "--config", f"profile={profile}", f"results={results}", f"figures={figures}"]
     (root / ".snakemake").mkdir(exist_ok=True)
     with alone(root / ".snakemake" / plan.name):  # Snakemake's own lock would outlive a process that was killed
@@ -87,7 +87,7 @@ _SEED = Annotated[int, typer.Argument(help="One of the profile's")]
 @app.command("run")
 def _run(ctx: typer.Context, profile: _PROFILE, cores: Annotated[str, typer.Option(help="Jobs at a time; all: one for each core")] = "all"):
     "Everything that is not there yet, then tables and figures."
-    if status := run_profile(profile, *ctx.obj, cores):
+    if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
 
