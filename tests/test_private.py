@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ascood"
-LEFT = {"speed.py", "warm.py"}  # the first counts with a private part of torch, the second ends copies of a process
 PUBLIC = {"_replace", "_asdict", "_fields", "_field_defaults", "_make", "_exit"}  # of named tuples, and of os: documented
 
 
@@ -36,7 +35,7 @@ def private_parts(source: str, known: set[str] = frozenset()) -> list[str]:
 
 
 def test_the_package_uses_no_private_part_of_another_library():
-    files = [path for path in PACKAGE.rglob("*.py") if path.name not in LEFT | {"_modidx.py"}]
+    files = [path for path in PACKAGE.rglob("*.py") if path.name != "_modidx.py"]
     known = set().union(*(defined(ast.parse(path.read_text())) for path in files))
     assert {str(path): parts for path in files if (parts := private_parts(path.read_text(), known))} == {}
 
