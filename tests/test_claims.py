@@ -7,6 +7,8 @@ from ascood.study import claims, reporting
 from ascood.study.collected import Collected
 from ascood.study.profiles import load_profile
 
+ROW = dict(run_id="r", detector="MSP", seed=0, ood_group="val", ood_set="o", fpr95=1, auroc=1, aupr_in=1, aupr_out=1, accuracy=90)
+
 
 def line(
     setting="fine-grained",
@@ -174,21 +176,7 @@ def test_what_was_not_run_is_not_tested(tmp_path):
     folder = tmp_path / "smoke"
     folder.mkdir()
     pd.DataFrame([line()]).iloc[:0].to_csv(folder / "differences.csv", index=False)
-    metrics = dict(
-        run_id="r",
-        benchmark="x",
-        setting="s",
-        method="cross_entropy",
-        detector="MSP",
-        seed=0,
-        ood_group="val",
-        ood_set="o",
-        fpr95=1,
-        auroc=1,
-        aupr_in=1,
-        aupr_out=1,
-        accuracy=1,
-    )
+    metrics = ROW | dict(benchmark="x", setting="s", method="cross_entropy")
     pd.DataFrame([metrics]).to_csv(folder / "metrics.csv", index=False)
     table = claims.judge(profile, tmp_path)
     assert set(table["verdict"]) == {"incomplete", "not tested"} and len(table) == len(claims.CLAIMS)
@@ -234,18 +222,7 @@ def test_a_missing_rival_leaves_a_claim_open(tmp_path):
     folder.mkdir()
     here = dict(benchmark="scene-digits-holdout", setting="fine-grained")
     rivals = [m for m in profile.methods if m != "ascood"]
-    metrics = dict(
-        run_id="r",
-        detector="MSP",
-        seed=0,
-        ood_group="val",
-        ood_set="o",
-        fpr95=1,
-        auroc=1,
-        aupr_in=1,
-        aupr_out=1,
-        accuracy=90,
-    )
+    metrics = ROW
     pd.DataFrame([metrics | here | {"method": m} for m in ("cross_entropy", "ascood")]).to_csv(
         folder / "metrics.csv", index=False
     )
