@@ -6,11 +6,22 @@
 __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'QUANTITIES', 'SETTING_GROUP', 'method_label', 'method_color',
            'paper_synthesis', 'paper_detector']
 
-# %% ../../nbs/study/00_names.ipynb #ba183cce
+# %% ../../nbs/study/00_names.ipynb #654bd901
 from zlib import crc32
 
-# %% ../../nbs/study/00_names.ipynb #fd066c5c
-_PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
+# %% ../../nbs/study/00_names.ipynb #8e36aa0a
+_PALETTE = (
+    "#0173b2",
+    "#de8f05",
+    "#029e73",
+    "#d55e00",
+    "#cc78bc",
+    "#ca9161",
+    "#fbafe4",
+    "#949494",
+    "#ece133",
+    "#56b4e9",
+)
 METHOD_STYLE = {  # key in a profile: (label, colour)
     "cross_entropy": ("Cross-entropy", _PALETTE[7]),
     "pretrained": ("Pretrained", _PALETTE[7]),
@@ -31,7 +42,7 @@ METHOD_STYLE = {  # key in a profile: (label, colour)
 KINDS = {"post-hoc": _PALETTE[7], "training": _PALETTE[1], "with outlier data": _PALETTE[3], "ASCOOD": _PALETTE[0]}
 GROUP_COLORS = {"ID": _PALETTE[7], "near OOD": _PALETTE[3], "far OOD": _PALETTE[9]}
 
-# %% ../../nbs/study/00_names.ipynb #6e2f3210
+# %% ../../nbs/study/00_names.ipynb #ef4e1ae8
 def method_label(method: str, variant: str = "") -> str:
     label = METHOD_STYLE.get(method, (method, None))[0]
     return f"{label}, {variant}" if variant else label
@@ -44,7 +55,7 @@ def method_color(method: str, variant: str = "") -> str:
     others = [color for color in _PALETTE if color not in (_PALETTE[0], _PALETTE[7])]
     return others[crc32(f"{method} {variant}".encode()) % len(others)]
 
-# %% ../../nbs/study/00_names.ipynb #e5081f3c
+# %% ../../nbs/study/00_names.ipynb #7d581bab
 QUANTITIES = {  # {column: (heading, is higher better?)}
     "near_auroc": ("near AUROC ↑", True), "near_fpr95": ("near FPR@95 ↓", False),
     "far_auroc": ("far AUROC ↑", True), "far_fpr95": ("far FPR@95 ↓", False),
@@ -54,7 +65,7 @@ QUANTITIES = {  # {column: (heading, is higher better?)}
 }
 SETTING_GROUP = {"spurious": "near", "fine-grained": "near", "conventional": "far"}  # the OOD that a setting is about
 
-# %% ../../nbs/study/00_names.ipynb #c7d7f4d9
+# %% ../../nbs/study/00_names.ipynb #eb0f33f5
 _PAPER_SYNTHESIS = {"celeba": "gaussian", "imagenet100": "gradient"}
 _PAPER_DETECTOR = {"spurious": "ODIN", "fine-grained": "Relation", "conventional": "SCALE",
                    "aircraft": "NNGuide", "imagenet100": "EBO"}
