@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLAIMS', 'described', 'Claim', 'says', 'verdict', 'judge', 'verdicts']
 
-# %% ../../nbs/study/06_claims.ipynb #4cf1940a
+# %% ../../nbs/study/06_claims.ipynb #618914e1
 from typing import NamedTuple
 
 import pandas as pd
@@ -14,7 +14,7 @@ from .names import SETTING_GROUP, method_label, paper_detector, paper_synthesis
 from .results import Results
 from .statistics import SIDES, choose_detectors, did_not_learn, judged_rows
 
-# %% ../../nbs/study/06_claims.ipynb #ec74c79f
+# %% ../../nbs/study/06_claims.ipynb #12f082de
 def described(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     "The table of differences, both ways round, with the columns that claims ask for."
     swapped = {f"{x}_{side[2:]}": f"{y}_{side[2:]}" for x, y in ("ab", "ba") for side in SIDES[:5]}
@@ -43,7 +43,7 @@ def described(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     usual = pd.Series([d in ("MSP", "EBO", of) for d, of in zip(rows["a_detector"], paper)], rows.index, dtype=bool)
     return rows.assign(same=same, usual=usual & same, chosen=rows["chosen_a"] & rows["chosen_b"])
 
-# %% ../../nbs/study/06_claims.ipynb #1d643532
+# %% ../../nbs/study/06_claims.ipynb #27bf738f
 class Claim(NamedTuple):
     paper: str  # where the paper has it
     query: str  # of `described`: rows whose `a` should be better
@@ -52,7 +52,7 @@ class Claim(NamedTuple):
 
 _SCORES = "metric != 'accuracy'"
 _NAMED = {"spurious": "Spurious OOD", "fine-grained": "Fine-grained OOD", "conventional": "Conventional OOD"}
-CLAIMS = {}
+CLAIMS: dict[str, Claim] = {}
 for _setting, _name in _NAMED.items():
     _group = "group in ['near', 'far']" if _setting == "fine-grained" else "own"
     _here = f"setting == '{_setting}' and {_SCORES} and ours_a"
@@ -69,7 +69,8 @@ for _setting, _name in _NAMED.items():
     }
 _ONE = f"{_SCORES} and same and b_variant == '' and a_variant == ''"
 _VARIED = f"{_SCORES} and same and a_method == b_method and a_variant == ''"
-_IODIN = f"{_SCORES} and setting != 'spurious' and kind_a == 'post-hoc' and a_method == b_method and a_detector == 'i-ODIN'"
+_IODIN = (f"{_SCORES} and setting != 'spurious' and kind_a == 'post-hoc' and a_method == b_method "
+          "and a_detector == 'i-ODIN'")
 CLAIMS |= {
     "Adding the gradient makes better outliers than subtracting it": Claim(
         "Table 5", f"{_ONE} and own and chosen_a and synthesis_a == 'gradient' and synthesis_b == 'subtract'"
@@ -99,7 +100,7 @@ CLAIMS |= {
     ),
 }
 
-# %% ../../nbs/study/06_claims.ipynb #4bc3742d
+# %% ../../nbs/study/06_claims.ipynb #2d118b1f
 def says(difference: float, half_width: float, margin: float = 0.0) -> str:
     if half_width != half_width:
         return "not judged"
@@ -113,7 +114,7 @@ def verdict(said: pd.Series) -> str:
         return {frozenset({"for"}): "supported", frozenset({"against"}): "contradicted"}.get(decided, "mixed")
     return "not tested" if said.empty else "undecided" if "undecided" in {*said} else "not judged"
 
-# %% ../../nbs/study/06_claims.ipynb #efa0102d
+# %% ../../nbs/study/06_claims.ipynb #4836ac00
 _EVIDENCE = ["claim", "paper", "verdict", "evidence", "difference", "half_width", "by_seed", "says"]
 
 
@@ -134,8 +135,8 @@ def _evidence(row) -> str:
 
 def judge(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """A row for each piece of evidence: `difference` in points, positive if it is for the claim (the sign of FPR@95 is
-    changed), its interval, what it says, and the claim's verdict; a claim without evidence has one row. Compared methods
-    that did not learn the task do not count."""
+    changed), its interval, what it says, and the claim's verdict; a claim without evidence has one row. Compared
+    methods that did not learn the task do not count."""
     rows, found = described(table, results), []
     gone = {
         names
@@ -160,8 +161,7 @@ def judge(table: pd.DataFrame, results: Results) -> pd.DataFrame:
 
 
 def verdicts(judged: pd.DataFrame) -> pd.DataFrame:
-    "A line a claim: verdict, how many differences are for, against and undecided, and the largest decided "
-    "one, else the largest."
+    "A line a claim: verdict, how many differences are for, against and undecided, and the largest decided one."
     lines = []
     for name, rows in judged.groupby("claim", sort=False):
         decided = rows[rows["says"].isin(["for", "against"])]

@@ -7,7 +7,7 @@ __all__ = ['EVALUATED', 'RowKey', 'NAMES', 'code_digest', 'Keys', 'run_keys', 'r
            'run_state', 'check_data', 'csv_text', 'read_rows', 'provenance', 'RunScores', 'joint_ranks',
            'packed_scores', 'load_scores', 'train_run', 'evaluate_run', 'make_run']
 
-# %% ../../nbs/study/03_runs.ipynb #1e5e32f4
+# %% ../../nbs/study/03_runs.ipynb #91834be2
 import ast
 import functools
 import hashlib
@@ -36,7 +36,7 @@ if not hasattr(disk, "list_digests"): disk.list_digests, disk.check_available = 
 from .profiles import Profile, RunSpec
 from ..training import create_method, train
 
-# %% ../../nbs/study/03_runs.ipynb #07db26ce
+# %% ../../nbs/study/03_runs.ipynb #96e91711
 _TRAINING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
              "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes")
 _SCORING = ("detectors", "evaluation", "study/diagnostics")
@@ -60,7 +60,7 @@ def code_digest(modules: tuple[str, ...]) -> str:
     folder = Path(ascood.__file__).parent
     return _digest("\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in modules))[:10]
 
-# %% ../../nbs/study/03_runs.ipynb #a0c205b5
+# %% ../../nbs/study/03_runs.ipynb #171619ec
 class Keys(NamedTuple):
     "What decides a run's weights, and what decides its numbers."
     training: str
@@ -83,7 +83,7 @@ def read_record(run: RunSpec, results: str | Path = "results") -> dict[str, Any]
     except (OSError, TypeError, ValueError):
         return {}
 
-# %% ../../nbs/study/03_runs.ipynb #2318b404
+# %% ../../nbs/study/03_runs.ipynb #07f61b97
 EVALUATED = "metrics.csv", "groups.csv", "scores.npz"
 
 
@@ -106,7 +106,7 @@ def run_state(run: RunSpec, results: str | Path = "results") -> str:  # "done", 
     begun = "begun" if (run.folder(results) / "settings.json").is_file() else "not begun"
     return "trained" if is_trained(run, results) else begun
 
-# %% ../../nbs/study/03_runs.ipynb #86fca949
+# %% ../../nbs/study/03_runs.ipynb #f7894b96
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError, FileNotFoundError or ValueError if a run that is still to be done lacks what it reads."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen and not is_fresh(run, results)]
@@ -116,7 +116,7 @@ def check_data(profile: Profile, results: str | Path = "results"):
         exposed = [r.method for r in alike if r.declared["needs_outliers"]]
         disk.check_available(run.benchmark, run.options, bool(exposed))
 
-# %% ../../nbs/study/03_runs.ipynb #f5cc186b
+# %% ../../nbs/study/03_runs.ipynb #e46a2284
 def csv_text(rows: pd.DataFrame) -> str:
     "Rows as a CSV file of six digits, where an empty text and a missing number differ."
     return rows.to_csv(index=False, float_format="%.6g", na_rep="nan")
@@ -130,7 +130,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:60]
         raise ValueError(f"{path} is damaged ({reason}); restore it from git, or delete it and collect again") from None
 
-# %% ../../nbs/study/03_runs.ipynb #5a839af6
+# %% ../../nbs/study/03_runs.ipynb #2df0e593
 _LIBRARIES = "torch", "torchvision", "accelerate", "pytorch-ood", "scikit-learn", "scikit-image", "mlxtend", "numpy"
 
 
@@ -153,7 +153,7 @@ def _peak_mib() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../../nbs/study/03_runs.ipynb #f025ebf9
+# %% ../../nbs/study/03_runs.ipynb #3d90dbb4
 RowKey = tuple[str, str, str]  # (detector, params, reads)
 
 
@@ -171,7 +171,7 @@ def joint_ranks(by_set: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, st
     ends = np.cumsum([len(values) for values in by_set.values()])
     return dict(zip(by_set, np.split(ranks.astype(np.uint16), ends[:-1])))
 
-# %% ../../nbs/study/03_runs.ipynb #a0c86f21
+# %% ../../nbs/study/03_runs.ipynb #09309da3
 def _params(label: str, given: dict) -> str:
     "What tells apart two entries of one detector in a profile, such as `i-ODIN` and `i-ODIN@k=10`."
     return json.dumps(given, sort_keys=True) if "@" in label else ""
@@ -179,7 +179,7 @@ def _params(label: str, given: dict) -> str:
 
 def _row_keys(run: RunSpec, found: Evaluation) -> dict[str, RowKey]:
     "{label of an evaluation's scores: the columns of its rows}."
-    keys = {}
+    keys: dict[str, RowKey] = {}
     for label, given in run.detectors.items():
         name, params = label.partition("@")[0], _params(label, given)
         keys |= {label: (name, params, "released"), f"{label}@standardised": (name, params, "standardised")}
@@ -187,7 +187,8 @@ def _row_keys(run: RunSpec, found: Evaluation) -> dict[str, RowKey]:
 
 
 def _quantiles(found: Evaluation, judged: list[str]) -> dict[tuple[str, str, str], np.ndarray]:
-    at, kept = np.linspace(0, 1, 64), {}
+    at = np.linspace(0, 1, 64)
+    kept: dict[tuple[str, str, str], np.ndarray] = {}
     for (group, name), images in found.activations.items():
         h = images.features if images.h is None else images.h
         parts = {"norm of h": h.norm(dim=1), "norm read by the head": images.features.norm(dim=1),
@@ -197,7 +198,7 @@ def _quantiles(found: Evaluation, judged: list[str]) -> dict[tuple[str, str, str
         kept |= {(what, group, name): np.quantile(each, at).astype(np.float32) for what, each in values.items()}
     return kept
 
-# %% ../../nbs/study/03_runs.ipynb #d48811a0
+# %% ../../nbs/study/03_runs.ipynb #96dca3ba
 def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes:
     "scores.npz: see `RunScores`."
     arrays: dict[str, Any] = {"correct": correct}
@@ -230,7 +231,7 @@ def load_scores(path: str | Path) -> RunScores:
             found.quantiles[names[0], group, name] = values
     return found
 
-# %% ../../nbs/study/03_runs.ipynb #7f5ca38f
+# %% ../../nbs/study/03_runs.ipynb #505df83c
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True):
     "Train one run, or go on with it. Stale weights are removed first."
     folder, key, start = run.folder(results), run_keys(run, results).training, time.perf_counter()
@@ -251,7 +252,7 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", json.dumps(record, indent=1))
 
-# %% ../../nbs/study/03_runs.ipynb #0a1c95b2
+# %% ../../nbs/study/03_runs.ipynb #c4382f0e
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
 
 
@@ -291,7 +292,7 @@ def evaluate_run(
     _write_evaluation(run.folder(results), tables, scores, record)
     return tables["metrics"]
 
-# %% ../../nbs/study/03_runs.ipynb #64d40b3f
+# %% ../../nbs/study/03_runs.ipynb #641f361c
 def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
     "Every file of an evaluation; run.json last, so that it never stands beside files that it does not describe."
     remove_stale(folder)
