@@ -6,7 +6,7 @@
 __all__ = ['MethodPlan', 'JUDGED', 'project_root', 'under_root', 'shipped', 'BenchmarkPlan', 'Study', 'Point', 'Profile',
            'RunSpec', 'kind_of', 'check_names', 'profiles_dir', 'list_profiles', 'load_profile', 'find_run']
 
-# %% ../../nbs/study/01_profiles.ipynb #9fe11981
+# %% ../../nbs/study/01_profiles.ipynb #6dba7f10
 import hashlib
 import json
 import os
@@ -30,7 +30,7 @@ from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_dete
 from ..models import Classifier, brief, create_backbone, did_you_mean
 from ..training import Method, Settings, TrainConfig, checked, create_method, list_methods
 
-# %% ../../nbs/study/01_profiles.ipynb #cec1d7b1
+# %% ../../nbs/study/01_profiles.ipynb #2f17f1b8
 def _is_ours(settings: Path) -> bool:  # every nbdev project has a settings.ini
     found = ConfigParser(interpolation=None)
     with suppress(OSError, ValueError, Error):
@@ -55,7 +55,7 @@ def shipped(path: str) -> Path:
     installed = [place / path for place in (package / "shipped", package.parent) if (place / path).exists()]
     return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
-# %% ../../nbs/study/01_profiles.ipynb #ad7da6c8
+# %% ../../nbs/study/01_profiles.ipynb #e239f3d8
 class _OfEveryMethod(Settings):
     "What a profile may say of any method, besides that method's own settings."
     model_config = ConfigDict(extra="allow")
@@ -74,7 +74,7 @@ class BenchmarkPlan(Settings):
     methods: dict[str, MethodPlan] = {}  # overrides of the profile's methods
     leave_out: list[str] = []  # methods that are not run on this benchmark
 
-# %% ../../nbs/study/01_profiles.ipynb #4159712f
+# %% ../../nbs/study/01_profiles.ipynb #af46fc9b
 class Study(Settings):
     "Variants of methods, for the table of components and the figure of sensitivity."
     methods: list[str] = ["ascood"]
@@ -91,7 +91,7 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #4367aa62
+# %% ../../nbs/study/01_profiles.ipynb #b9304c67
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
 
@@ -149,7 +149,7 @@ class Profile(Settings):
         found.sort(key=lambda run: run.settings["synthesis"] != synthesis)
         return found[0].method if found else ""
 
-# %% ../../nbs/study/01_profiles.ipynb #a5bd311a
+# %% ../../nbs/study/01_profiles.ipynb #d207f724
 class RunSpec(Settings):
     "One training run of a profile, fully resolved."
     profile: str
@@ -185,7 +185,7 @@ class RunSpec(Settings):
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
-# %% ../../nbs/study/01_profiles.ipynb #a206d960
+# %% ../../nbs/study/01_profiles.ipynb #6c5c699b
 _FAMILIES = "post-hoc", "training", "ASCOOD"
 
 
@@ -199,7 +199,7 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #12dd1249
+# %% ../../nbs/study/01_profiles.ipynb #ae44652a
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
@@ -222,13 +222,13 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: P
     detectors = dict(asked) if isinstance(asked, dict) else {name: {} for name in asked}
     detectors |= {} if point else profile.more_detectors.get(method, {})
     first = seed == profile.seeds[0] and not point and kind_of(made) in ("post-hoc", "ASCOOD")
-    judged = [name for name in detectors if name in profile.judged] or [*detectors][:8]
+    judged = [name for name in detectors if name.partition("@")[0] in profile.judged] or [*detectors][:8]
     return RunSpec(profile=profile.name, benchmark=benchmark, options=options, data_seed=profile.data_seed,
                    method=method, variant=point.variant if point else "", kind=kind, settings=made.model_dump(),
                    config=config, detectors=detectors, judged=judged, validation_only=profile.validation_only,
                    memory=profile.memory, snapshots=profile.snapshots if first else [])
 
-# %% ../../nbs/study/01_profiles.ipynb #fcfbb239
+# %% ../../nbs/study/01_profiles.ipynb #94b3f8dc
 _FACTORS = {"alpha_factor": ("alpha_max", "alpha_min"), "weight_factor": ("weight",)}
 
 
@@ -254,7 +254,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #7f91370b
+# %% ../../nbs/study/01_profiles.ipynb #dea49e9b
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -282,7 +282,7 @@ def _content(path: Path) -> dict:
         raise ValueError(f"{path.name} is no mapping of settings to values; write lines such as `seeds: [0]`")
     return content
 
-# %% ../../nbs/study/01_profiles.ipynb #08c7879a
+# %% ../../nbs/study/01_profiles.ipynb #0aa24d26
 def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     "A file's keys over those of the profile that it extends, without the methods that it leaves out."
     if path in above:
@@ -307,7 +307,7 @@ def _without(names, out: list[str]):
         return {name: value for name, value in names.items() if name not in out}
     return [name for name in names if name not in out] if isinstance(names, list) else names
 
-# %% ../../nbs/study/01_profiles.ipynb #25f2d2cb
+# %% ../../nbs/study/01_profiles.ipynb #cad0a441
 def _check(profile: Profile):
     "Raise ValueError if names do not fit together, or a benchmark or detector has no such option."
     if twice := [seed for seed, times in Counter(profile.seeds).items() if times > 1]:
@@ -332,7 +332,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #1d7d7e51
+# %% ../../nbs/study/01_profiles.ipynb #5849b356
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
