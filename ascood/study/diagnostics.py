@@ -6,7 +6,7 @@
 __all__ = ['HEADINGS', 'LIMITS', 'share_inside', 'step_size', 'diagnose', 'broken', 'synthesizer_of', 'untrained_model',
            'checkpoints', 'diagnose_run', 'auroc_gains', 'diagnostics_rows']
 
-# %% ../../nbs/study/02_diagnostics.ipynb #b0273249
+# %% ../../nbs/study/02_diagnostics.ipynb #110323cc
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .profiles import Profile, RunSpec
 from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
 from ..training import create_method
 
-# %% ../../nbs/study/02_diagnostics.ipynb #278c7061
+# %% ../../nbs/study/02_diagnostics.ipynb #53e8f9e9
 def share_inside(
     amount: Tensor,  # [B,C,H,W], not negative or boolean, such as |G| or the mask of G_inv
     masks: Tensor,  # bool [B,H,W]: where the object is
@@ -37,7 +37,7 @@ def share_inside(
     by_pixel = amount.double().sum(1)
     return (by_pixel * masks).flatten(1).sum(1) / by_pixel.flatten(1).sum(1)
 
-# %% ../../nbs/study/02_diagnostics.ipynb #46e0f807
+# %% ../../nbs/study/02_diagnostics.ipynb #7bcef485
 def step_size(
     x: Tensor,  # Images [B,C,H,W], normalised
     g: Tensor,  # Attribution G, shape of `x`
@@ -49,7 +49,7 @@ def step_size(
     step, touched, whole = (part.flatten(1).norm(dim=1) for part in (alpha * g * kept, x * kept, x))
     return step / touched, step / whole
 
-# %% ../../nbs/study/02_diagnostics.ipynb #eda9bddc
+# %% ../../nbs/study/02_diagnostics.ipynb #dea39104
 def _of_batch(
     model: nn.Module, x: Tensor, y: Tensor, masks: Tensor | None, synthesizer: OutlierSynthesizer, alpha: float,
     generator: torch.Generator,
@@ -68,7 +68,7 @@ def _of_batch(
         found["g_inv_inside"] = share_inside(top_fraction_mask(g, fraction), masks)
     return found
 
-# %% ../../nbs/study/02_diagnostics.ipynb #0f009be1
+# %% ../../nbs/study/02_diagnostics.ipynb #24bead5a
 def _summary(found: dict[str, Tensor]) -> dict[str, float]:
     "Means over images; medians of the step sizes, because an image that is nearly 0 has a ratio without bound."
     numbers = {name: found[name].nanmean().item() for name in ("area", "g_inside", "g_inv_inside")}
@@ -82,7 +82,7 @@ def _summary(found: dict[str, Tensor]) -> dict[str, float]:
         numbers[f"{prefix}true_probability"] = p.gather(1, found["y"][:, None]).mean().item()
     return numbers | {"outlier_kl": uniform_kl(found["outlier_logits"]).item()}
 
-# %% ../../nbs/study/02_diagnostics.ipynb #60f86e61
+# %% ../../nbs/study/02_diagnostics.ipynb #9eb6548b
 HEADINGS = {  # {what `diagnose` measures: its heading}
     "area": "area of object", "g_inside": "G inside", "g_inside_ratio": "G inside / area",
     "g_inv_inside": "G_inv inside", "g_inv_inside_ratio": "G_inv inside / area",
@@ -91,7 +91,7 @@ HEADINGS = {  # {what `diagnose` measures: its heading}
     "outlier_true_probability": "p_y(x')", "outlier_kl": "KL(x')",
 }
 
-# %% ../../nbs/study/02_diagnostics.ipynb #e0345c5c
+# %% ../../nbs/study/02_diagnostics.ipynb #ec264901
 def diagnose(
     model: nn.Module,  # Classifier; left as it is
     images: ImageSet | LazyImages,  # ID validation images without augmentation; `masks` are read where it has them
@@ -114,7 +114,7 @@ def diagnose(
     found = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     return {"images": len(found["y"]), "alpha": alpha} | _summary(found)
 
-# %% ../../nbs/study/02_diagnostics.ipynb #f1459f14
+# %% ../../nbs/study/02_diagnostics.ipynb #f845cbf3
 LIMITS = {"chance": 1.0, "too small": 0.1, "too large": 1.0}
 
 
@@ -129,7 +129,7 @@ def broken(
              "not learned": trained and row["outlier_confidence"] >= row["confidence"]}
     return ", ".join(name for name, is_broken in found.items() if is_broken)
 
-# %% ../../nbs/study/02_diagnostics.ipynb #b1316fdc
+# %% ../../nbs/study/02_diagnostics.ipynb #3ff3b93c
 def synthesizer_of(profile: Profile, run: RunSpec) -> OutlierSynthesizer | None:
     "The run's own; of other runs that of the profile's ASCOOD on the benchmark, `gradient` before others; else None."
     name = profile.ours(run.benchmark, "gradient")
@@ -145,7 +145,7 @@ def untrained_model(run: RunSpec, benchmark: Benchmark) -> Classifier:
         torch.manual_seed(run.config.seed)
         return create_method(run.kind, **run.settings).create_model(run.config, benchmark.num_classes).eval()
 
-# %% ../../nbs/study/02_diagnostics.ipynb #36977a7b
+# %% ../../nbs/study/02_diagnostics.ipynb #c9842bea
 def checkpoints(
     run: RunSpec,
     results: str | Path = "results",
@@ -157,7 +157,7 @@ def checkpoints(
     files[trained] = folder / "model.safetensors"
     return {epoch: path for epoch, path in sorted(files.items()) if path.is_file()}
 
-# %% ../../nbs/study/02_diagnostics.ipynb #0f474f9d
+# %% ../../nbs/study/02_diagnostics.ipynb #2f6f9e5b
 def diagnose_run(
     run: RunSpec,
     profile: Profile,
@@ -182,7 +182,7 @@ def diagnose_run(
         rows.append({"epoch": epoch, "trained": epoch == trained, "synthesis": made} | found)
     return pd.DataFrame(rows)
 
-# %% ../../nbs/study/02_diagnostics.ipynb #96184731
+# %% ../../nbs/study/02_diagnostics.ipynb #da0f4b23
 def auroc_gains(
     metrics: pd.DataFrame,  # Of all runs of a profile
     baseline: str,  # The method whose AUROC is subtracted
@@ -197,7 +197,7 @@ def auroc_gains(
     pairs = means[means["kind"] == "ASCOOD"].merge(below, "left", ["benchmark", "seed"], suffixes=("", "_baseline"))
     return pairs.assign(gain=pairs["auroc"] - pairs["auroc_baseline"])[["run_id", "detector", "gain"]]
 
-# %% ../../nbs/study/02_diagnostics.ipynb #5f9c4c4b
+# %% ../../nbs/study/02_diagnostics.ipynb #94c88c84
 def diagnostics_rows(
     results: Any,  # `Results`, whose notebook comes later
 ) -> pd.DataFrame:
