@@ -69,18 +69,19 @@ def save_figure(figure: Figure, stem: str | Path) -> Path:  # The PNG
 def _panels(n: int, columns: int, width: float, height: float, **more) -> tuple[Figure, list[Axes]]:
     "So many axes, line by line; width of the figure and height of a line in inches."
     lines = -(-n // columns)
-    size = (width, height * lines + 0.45)
+    size = (width, height * lines + 0.25)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **more)
     for axis in axes.flat[n:]:
         axis.remove()
     return figure, [*axes.flat[:n]]
 
 
-def _legend(figure: Figure, looks: dict[str, dict], columns: int = 4):
-    "A legend below: {label: how its mark differs from a dot}."
-    usual = {"lw": 0, "marker": "o", "ms": 4}
+def _legend(figure: Figure, looks: dict[str, dict]):
+    "A legend below, for which the figure grows: {label: how its mark differs from a dot}."
+    usual, columns = {"lw": 0, "marker": "o", "ms": 4}, min(len(looks), int(figure.get_figwidth() / 1.5))
     marks = [plt.Line2D([], [], **usual | {"label": label} | look) for label, look in looks.items()]
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(columns, len(marks)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(marks) // columns))
+    figure.legend(handles=marks, loc="outside lower center", ncols=columns)
 
 
 def _dots(axis: Axes, values: pd.Series, y: float, color: str, filled: bool = True):
@@ -353,7 +354,7 @@ def _draw_pairs(axis: Axes, rows: pd.DataFrame) -> list[float]:  # The decided d
             mean = part["auroc"].mean()
             difference = mean - part["auroc_baseline"].mean()
             decided += [difference] if abs(difference) > half else []
-            axis.plot([mean - half, mean + half], [y, y], color=color, lw=1)
+            axis.plot(np.clip([mean - half, mean + half], 0, 100), [y, y], color=color, lw=1)
             _dots(axis, part["auroc_baseline"], y, KINDS["post-hoc"])
             _dots(axis, part["auroc"], y, color, filled=abs(difference) > half)
         y -= 1.3
@@ -375,7 +376,7 @@ def figure_summary(results: Results) -> Figure:
     decided = [difference for axis, part in zip(axes, parts) for difference in _draw_pairs(axis, part)]
     names, gains = [results.profile.baseline, *rows["method"].unique()], sum(value > 0 for value in decided)
     looks = {method_label(name): {"color": method_color(name)} for name in names}
-    _legend(figure, looks | {"difference decided": {"color": "0.4"}, "not decided": _OPEN}, 3)
+    _legend(figure, looks | {"difference decided": {"color": "0.4"}, "not decided": _OPEN})
     return _see(figure, f"Of {sum(counts)} differences, {gains} are gains and {len(decided) - gains} are losses "
                         "with an interval that excludes 0.")
 
@@ -411,7 +412,7 @@ def figure_compared(results: Results, benchmark: str) -> Figure:
         axis.grid()
     axes[0].set_yticks(range(len(names)), names)
     looks = {kind: {"color": color} for kind, color in KINDS.items() if kind in set(rows["kind"])}
-    _legend(figure, looks | ({} if rows["learned"].all() else {"did not learn the task": _OPEN}), 5)
+    _legend(figure, looks | ({} if rows["learned"].all() else {"did not learn the task": _OPEN}))
     ours = [names.index(name) + 1 for name in rows.loc[rows["kind"] == "ASCOOD", "name"][:1]]
     said = "".join(f"; the best of ASCOOD is number {place}" for place in ours)
     return _see(figure, f"{names[0]} is first of {len(names)}{said}.")
@@ -470,15 +471,15 @@ _FEATURES = {"norm of h": r"$\Vert h\Vert$", "norm read by the head": r"$\Vert\t
 def figure_features(results: Results, benchmark: str) -> Figure:
     "Features of the baseline and of ASCOOD: norm of h, norm that the head reads, maximum logit."
     methods = [results.profile.baseline, _ascood(results.profile, benchmark)[0].method]
-    figure, axes = _panels(2 * len(_FEATURES), len(_FEATURES), TWO_COLUMNS, 1.2)
-    for axis, (method, quantity) in zip(axes, product(methods, _FEATURES)):
-        groups = quantile_groups(results, benchmark, method, quantity)
+    found = {pair: quantile_groups(results, benchmark, *pair) for pair in product(methods, _FEATURES)}
+    norms = np.concatenate([*found[methods[1], "norm read by the head"].values()])
+    figure, axes = _panels(len(found), len(_FEATURES), TWO_COLUMNS, 1.2)
+    for axis, ((method, quantity), groups) in zip(axes, found.items()):
         bins = _bins([*groups.values()], low=0.0)
         plot_scores(groups.pop("ID"), groups, axis, bins)
         axis.set_xlabel(_FEATURES[quantity])
         axis.set_title(f"{benchmark}, {method_label(method)}" if quantity == "norm of h" else "", loc="left")
     _legend(figure, _SQUARES)
-    norms = np.concatenate([*quantile_groups(results, benchmark, methods[1], "norm read by the head").values()])
     return _see(figure, f"The norm that the head of {method_label(methods[1])} reads is between {norms.min():.2f} and "
                         f"{norms.max():.2f} for all images.")
 
@@ -513,7 +514,7 @@ def _lines(rows: pd.DataFrame, looks: dict[str, dict], columns: int, dotted: str
     for axis, part in zip(axes, panels):
         _draw_lines(axis, part, looks)
     shown = {name: {"lw": 1.2} | look for name, look in looks.items() if name in set(rows["line"])}
-    _legend(figure, shown | ({dotted: _DOTTED} if dotted else {}), 4 if columns > 2 else 2)
+    _legend(figure, shown | ({dotted: _DOTTED} if dotted else {}))
     return figure
 
 
