@@ -511,9 +511,10 @@ def _read_celeba(celeba: Path) -> pd.DataFrame:
         raise ValueError(f"{path} names no attribute {missing[0]}; get {_GET_CELEBA}")
     if promised != str(len(table)):
         raise ValueError(f"{path}:1 promises {promised!r} images, but {len(table)} follow; get {_GET_CELEBA}")
+    fault = ~table.isin([-1, 1]).all(axis=1)
     table = table[list(_ATTRIBUTES)].rename(columns=_ATTRIBUTES)
     table["partition"] = [partition.get(str(file)) for file in table.index]
-    fault = ~table[list(_ATTRIBUTES.values())].isin([-1, 1]).all(axis=1) | ~table["partition"].isin(["0", "1", "2"])
+    fault |= ~table["partition"].isin(["0", "1", "2"])
     if fault.any():
         raise ValueError(f"{path}: {table.index[fault][0]} has a value other than -1 and 1, or no partition in "
                          f"list_eval_partition.txt; get {_GET_CELEBA}")

@@ -315,7 +315,7 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> T
     text = "\n".join(f"{path.absolute()} {state.st_size} {state.st_mtime_ns}" for path, state in states)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ascood" / "decoded"
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{pixels}px.npz"
-    with suppress(OSError, ValueError, KeyError, BadZipFile):  # not there, or damaged: made again
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged: made again
         return torch.from_numpy(np.load(file)["images"])
     images = decode(source, pixels)
     with suppress(OSError), atomic_write(file) as unfinished, unfinished.open("wb") as target:
