@@ -67,7 +67,8 @@ def a_few(images, n: int):
 def small(full, n: int = 4):
     return replace(full, train=a_few(full.train, 12), val=a_few(full.val, 6), test=a_few(full.test, 6),
                    ood_val={name: a_few(images, n) for name, images in full.ood_val.items()},
-                   ood={group: {name: a_few(images, n) for name, images in sets.items()} for group, sets in full.ood.items()})
+                   ood={group: {name: a_few(images, n) for name, images in sets.items()} for group,
+                        sets in full.ood.items()})
 
 
 def make(root: Path, name: str):
@@ -107,13 +108,14 @@ def test_a_benchmark_of_ones_own_is_one_file(tmp_path):
     fill_own(tmp_path)
     (tmp_path / "benchmark_imglist/mine/classes.txt").write_text("a\nb\nc\n")
     mine = load_benchmark(declared(tmp_path), root=tmp_path)
-    assert (mine.name, mine.num_classes, mine.class_names, len(mine.ood["far"]["noise"])) == ("mine", 3, ("a", "b", "c"), 2)
+    assert (mine.name, mine.class_names, len(mine.ood["far"]["noise"])) == ("mine", ("a", "b", "c"), 2)
     drawn = sorted(np.random.RandomState(1).permutation(5)[:2])
     assert [round(float(image[0].float().mean()) / 40) for image in mine.ood["far"]["noise"].images] == drawn
-    assert mine.sources["far/noise"].endswith("of which 2 drawn by seed 1") and "mine" in list_benchmarks("conventional", on_disk=True)
+    assert mine.sources["far/noise"].endswith("of which 2 drawn by seed 1")
+    assert "mine" in list_benchmarks("conventional", on_disk=True)
     assert disk.is_on_disk("mine") and not disk.is_on_disk("scene-digits") and not disk.is_on_disk("nothing")
     again = load_benchmark(str(declared(tmp_path, pixels=24)), root=tmp_path)  # an edited file is read anew
-    assert again.test[0][0].shape == (3, 24, 24) and load_benchmark("mine", root=tmp_path).test[0][0].shape == (3, 24, 24)
+    assert again.test[0][0].shape == load_benchmark("mine", root=tmp_path).test[0][0].shape == (3, 24, 24)
     with pytest.raises(ValueError, match="cifar10.yaml: there is another benchmark cifar10; rename the file"):
         load_benchmark(declared(tmp_path, "cifar10"), root=tmp_path)
     assert set(check([str(tmp_path / "mine.yaml")], tmp_path)["state"]) == {"complete"}
@@ -125,15 +127,16 @@ def test_folders_of_classes(tmp_path):
             trees.save_image(tmp_path / f"pets/{part}/{kind}/0.png", (9, 9, 9), (20, 20), RNG)
     fill_own(tmp_path)
     file = declared(tmp_path, id={part: {"folder": f"pets/{part}"} for part in ("train", "val", "test")})
-    with pytest.raises(DataError, match="test must have 3 folders of images, one for each class, .* it has 4 images in 4"):
+    with pytest.raises(DataError, match="test must have 3 folders of images, .* it has 4 images in 4"):
         load_benchmark(file, root=tmp_path)
     (tmp_path / "pets/test/d/0.png").unlink()
     pets = load_benchmark(file, root=tmp_path)
     assert pets.class_names == ("a", "b", "c") and pets.test.labels.tolist() == [0, 1, 2]
-    file = declared(tmp_path, hold_out=[1], classes=2, id={part: {"folder": f"pets/{part}"} for part in ("train", "val", "test")},
+    file = declared(tmp_path, hold_out=[1], classes=2,
+                    id={part: {"folder": f"pets/{part}"} for part in ("train", "val", "test")},
                     near={"held-out": {"folder": "pets/test", "held_out": True}})
     held_out = load_benchmark(file, root=tmp_path)
-    assert held_out.class_names == ("a", "c") and len(held_out.ood["near"]["held-out"]) == 1 and len(held_out.train) == 2
+    assert (held_out.class_names, len(held_out.ood["near"]["held-out"]), len(held_out.train)) == (("a", "c"), 1, 2)
 
 
 @pytest.mark.parametrize(("changes", "complaint"), [
@@ -144,12 +147,13 @@ def test_folders_of_classes(tmp_path):
     ({"id": {"train": "a.txt", "val": "b.txt"}}, "id needs train, val and test"),
     ({"val": {}}, "val: Dictionary should have at least 1 item"),
     ({"near": {}, "far": {}}, "near or far needs a set"),
-    ({"near": {"x": "../x.txt"}}, "near.x: Value error, ../x.txt leaves the data root"),
+    ({"near": {"x": "../x.txt"}}, "near.x.where.own.0: Value error, ../x.txt leaves the data root"),
     ({"near": {"x": {"folder": "/etc"}}}, "/etc leaves the data root"),
     ({"near": {"x/y": "x.txt"}}, "String should match pattern"),
     ({"near": {"x": {"dataset": "SVNH"}}}, "torchvision has no dataset SVNH"),
     ({"near": {"x": {"lst": "x.txt"}}}, "near.x.lst: Extra inputs are not permitted"),
-    ({"near": {"x": {"list": "x.txt", "dataset": "SVHN"}}}, "give a list, a folder of images, or a dataset of torchvision"),
+    ({"near": {"x": {"list": "x.txt", "dataset": "SVHN"}}},
+     "give a list, a folder of images, or a dataset of torchvision"),
     ({"near": {"x": {"count": 3}}}, "near.x.where.own.0"),
     ({"near": {"x": {"list": "x.txt", "held_out": True}}}, "hold_out must say"),
     ({"hold_out": [1, 1]}, "hold_out must say how many classes are held out, or which numbers, each once"),
@@ -169,7 +173,8 @@ def test_what_is_no_declaration(tmp_path, text):
 
 
 def test_declarations_fit_the_registry():
-    assert set(SPECS) == set(list_benchmarks(on_disk=True)) - {"texture-animals"} == {path.stem for path in disk._declared_here().iterdir()}
+    assert set(SPECS) == set(list_benchmarks(on_disk=True)) - {"texture-animals"}
+    assert set(SPECS) == {path.stem for path in disk._declared_here().iterdir()}
     for name, spec in SPECS.items():
         assert name in list_benchmarks(spec.setting) and all(one.get or spec.get for one in spec.sets().values())
     assert SPECS["cars-small"].mean == (127 / 255,) * 3 and SPECS["cars-small"].std == (128 / 255,) * 3
@@ -184,20 +189,24 @@ def test_the_authors_data_root(released, tmp_path):
     for name in dict.fromkeys(map(trees.released_name, rows)):
         full = load_benchmark(name, root=root, any_count=True, workers=0, in_memory=False)
         mine = [row for row in rows if trees.released_name(row) == name]
-        assert sorted(source.partition(":")[0] for source in full.sources.values()) == sorted(row["list"] for row in mine)
-        folders = {path.parent.as_posix() for images in all_sets(full).values() if images for path in images.source.paths}
+        read = [source.partition(":")[0] for source in full.sources.values()]
+        assert sorted(read) == sorted(row["list"] for row in mine)
+        folders = {path.parent.as_posix() for images in all_sets(full).values() if images
+                   for path in images.source.paths}
         assert folders == {(root / row["data_dir"] / Path(row["list"]).stem).as_posix() for row in mine}
         assert full.train.environments is None and len(full.train) == full.num_classes
         if name in ("waterbirds", "cars", "cifar100"):
             torch.manual_seed(0)
             model = Classifier(create_backbone("tiny_resnet"), full.num_classes)
-            metrics = evaluate(model, small(load_benchmark(name, root=root, any_count=True, pixels=32, workers=0)), ["MSP"])
+            metrics = evaluate(model, small(load_benchmark(name, root=root, any_count=True, pixels=32, workers=0)),
+                               ["MSP"])
             assert set(zip(metrics["ood_group"], metrics["ood_set"])) == {key for key in full.sets() if key[0] != "id"}
     table = check(root=root, decode=False).set_index("benchmark")
     states = table.loc[[*set(map(trees.released_name, rows))]]
     present = states[~states["set"].str.startswith("auxiliary")]
     assert set(present["state"]) <= {"complete", "incomplete"} and (present["layout"] != "").all()
-    assert set(present.loc["cars", "layout"]) == {"released"} and set(present.loc["cifar10", "layout"]) == {"openood", "own"}
+    assert set(present.loc["cars", "layout"]) == {"released"}
+    assert set(present.loc["cifar10", "layout"]) == {"openood", "own"}
     assert (states.loc[states["set"].str.startswith("auxiliary"), "state"] == "missing").all()
 
 
@@ -235,7 +244,8 @@ def test_from_files_to_metrics(name, tmp_path):
     assert all((images.labels == -1).all() for (group, _), images in full.sets().items() if group != "id")
     assert set(full.sources) == {"/".join(key) for key in spec.sets()}
     assert (full.train.environments is not None) == (full.test.environments is not None) == (spec.setting == "spurious")
-    run = train(ASCOOD(synthesis="gradient"), small(full), TrainConfig(epochs=1, batch_size=6), tmp_path / "run", progress=False)
+    run = train(ASCOOD(synthesis="gradient"), small(full), TrainConfig(epochs=1, batch_size=6), tmp_path / "run",
+                progress=False)
     metrics = evaluate(load_classifier(run.checkpoint), small(full), ["MSP"])
     assert set(zip(metrics["ood_group"], metrics["ood_set"])) == {key for key in full.sets() if key[0] != "id"}
 
@@ -259,7 +269,8 @@ def test_environments(tmp_path):
 def test_what_a_builder_left_behind_decides(tmp_path):
     make(tmp_path, "celeba")
     fill_lists(tmp_path, "celeba", n=2)
-    assert load_benchmark("celeba", root=tmp_path, workers=0, any_count=True).class_names == ("not grey hair", "grey hair")
+    full = load_benchmark("celeba", root=tmp_path, workers=0, any_count=True)
+    assert full.class_names == ("not grey hair", "grey hair")
     file = tmp_path / "benchmark_imglist" / "celeba" / "train_celeba.txt"
     before = file.read_text()
     file.write_text("\n".join(before.splitlines()[:-2]) + "\n")  # cut off, yet each line is right
@@ -290,7 +301,7 @@ def test_a_mistake_in_a_list_is_named_by_file_and_line(tmp_path, line, complaint
         read_list(file, tmp_path, 3)
     assert str(error.value).startswith(f"{file}, line 4: ") and complaint in str(error.value)
     file.write_text("a/0.png 0\nimages_classic/a/0.png 1\n\n")
-    assert read_list(file, tmp_path, 3).lines == [1, 2]
+    assert read_list(file, tmp_path, 3)["line"].tolist() == [1, 2]
     with pytest.raises(DataError, match="line 1: there is no image a/0.png in"):
         read_list(file, tmp_path, 3, folders=("images_largescale",))
 
@@ -307,25 +318,22 @@ def test_no_link_leads_a_list_out_of_the_root(tmp_path):
     (root / "images_classic/own/same.png").symlink_to(root / "images_classic/own/real.png")
     trees.save_image(root / "images_classic/own/real.png", (1, 2, 3), (32, 32), RNG)
     (root / "list.txt").write_text("set/deep/0.png 0\nwhole/deep/0.png 0\nown/same.png 0\n")
-    assert len(read_list(root / "list.txt", root, 1).paths) == 3
+    assert len(read_list(root / "list.txt", root, 1)) == 3
     for path in ("own/folder/deep/0.png", "own/0.png", "0.png", "images_classic/0.png"):
         (root / "list.txt").write_text(f"{path} 0\n")
         with pytest.raises(DataError, match=f"line 1: the path {path} leaves the data root by a link"):
             read_list(root / "list.txt", root, 1)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.from_regex(r"[a-z]{1,6}( [a-z]{1,3})?/[0-9]{1,3}\.png", fullmatch=True), st.integers(0, 9)),
-                min_size=1, max_size=12))
-def test_a_list_gives_back_what_was_written(tmp_path_factory, rows):
-    folder = tmp_path_factory.mktemp("list")
+def test_a_list_gives_back_what_was_written(tmp_path):
+    rows = [("b/0.png", 3), ("a folder/ 7.png", 9), ("b/0.png", 0)]
     for path, _ in rows:
-        (folder / "images_largescale" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "images_largescale" / path).touch()
-    (folder / "list.txt").write_text("".join(f"{path} {label}\n" for path, label in rows))
-    found = read_list(folder / "list.txt", folder, 10)
-    assert [p.relative_to(folder / "images_largescale").as_posix() for p in found.paths] == [path for path, _ in rows] == found.names
-    assert found.labels.tolist() == [label for _, label in rows]
+        (tmp_path / "images_largescale" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images_largescale" / path).touch()
+    (tmp_path / "list.txt").write_text("".join(f"{path} {label}\n" for path, label in rows))
+    found = read_list(tmp_path / "list.txt", tmp_path, 10)
+    assert [*zip(found["name"], found["label"])] == rows
+    assert found["path"].tolist() == [tmp_path / "images_largescale" / path for path, _ in rows]
 
 
 # Images
@@ -333,7 +341,8 @@ def test_a_list_gives_back_what_was_written(tmp_path_factory, rows):
 
 def test_broken_images_are_named(cifar_root, tmp_path):
     whole = (cifar_root / "images_classic/texture-far/0.jpg").read_bytes()
-    for name, content in (("cut.jpg", whole[:-200]), ("empty.jpg", b""), ("text.jpg", b"no image"), ("head.jpg", whole[:40])):
+    for name, content in (("cut.jpg", whole[:-200]), ("empty.jpg", b""), ("text.jpg", b"no image"),
+                          ("head.jpg", whole[:40])):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} is a broken image .*; get it again \(x.txt, line 7\)"):
             decode(disk._Listed([tmp_path / name], ["x.txt, line 7"]), 32)
@@ -356,7 +365,8 @@ def test_decoded_images_are_kept_and_made_again_when_a_file_changes_or_the_cache
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(6):
         trees.save_image(tmp_path / f"{i}.png", (40 * i, 90, 120), (32, 32), RNG)
-    once = functools.partial(disk._decode_once, disk._Listed([tmp_path / f"{i}.png" for i in range(6)]), 32, at_least=1000)
+    once = functools.partial(disk._decode_once, disk._Listed([tmp_path / f"{i}.png" for i in range(6)]), 32,
+                             at_least=1000)
     first = once()
     (kept,) = (tmp_path / "cache" / "ascood" / "decoded").iterdir()
     with monkeypatch.context() as patch:
@@ -381,7 +391,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path):
                  "benchmark_imglist/cifar10/test_svhn.txt", "see all of it: python -m ascood data check cifar10"):
         assert what in str(error.value)
     assert "tin597" not in str(error.value)  # a benchmark runs without auxiliary outliers
-    with pytest.raises(DataError, match="auxiliary/tin597: no list benchmark_imglist/cifar10/train_tin597.txt") as error:
+    with pytest.raises(DataError, match="auxiliary/tin597: no list .*cifar10/train_tin597.txt") as error:
         disk.check_available("cifar10", {"root": tmp_path}, needs_outliers=True)
     assert "id/train" in str(error.value)
     with pytest.raises(DataError, match="auxiliary: no set of outliers is declared, and a method learns from some"):
@@ -398,9 +408,7 @@ def test_what_is_available_and_in_which_lists(cifar_root, tmp_path, monkeypatch)
     digests = disk.list_digests("cifar10", {"root": cifar_root})
     full = load_benchmark("cifar10", root=cifar_root, any_count=True)
     assert {key: source.rpartition(" ")[2] for key, source in full.sources.items()} == digests
-    (cifar_root / "benchmark_imglist/mine.txt").write_text("images_classic/texture-far/3.jpg 7\n")
-    given = disk.list_digests("cifar10", {"root": cifar_root, "lists": {"near/tin": "mine.txt"}})
-    assert {key for key in given if given[key] != digests[key]} == {"near/tin"}
+    assert len(digests) == len(SPECS["cifar10"].sets())
     monkeypatch.setenv("ASCOOD_DATA", str(tmp_path / "nowhere"))
     assert disk.list_digests("cifar10") == disk.list_digests("scene-digits", {"root": cifar_root}) == {}
 
@@ -422,16 +430,7 @@ def test_missing_ood_sets_can_be_left_out_but_not_all_of_a_group(cifar_root, tmp
         load()
 
 
-def test_lists_of_ones_own(cifar_root):
-    (cifar_root / "benchmark_imglist" / "mine.txt").write_text("images_classic/texture-far/3.jpg 7\n")
-    benchmark = load_benchmark("cifar10", root=cifar_root, lists={"near/tin": "mine.txt"}, any_count=True)
-    assert benchmark.ood["near"]["tin"].labels.tolist() == [-1] and "mine.txt" in benchmark.sources["near/tin"]
-    with pytest.raises(DataError, match="no list benchmark_imglist/yours.txt"):
-        load_benchmark("cifar10", root=cifar_root, lists={"near/tin": "yours.txt"})
-
-
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"lists": {"near/tiny": "x"}}, "there is no set near/tiny; did you mean 'near/tin'"),
     ({"wokers": 1}, "no option 'wokers'; did you mean 'workers'"),
     ({"pixels": 7}, "pixels of cifar10 must be a whole number from 8 to 1024, not 7"),
     ({"known_classes": 11}, "from 2 to 10, not 11"), ({"workers": True}, "workers of cifar10 must be a whole number"),
@@ -474,7 +473,8 @@ def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
 def cars_root(tmp_path_factory) -> Path:
     "cars-small, and OOD sets for cars: photographs wider than high, and higher than wide."
     root = tmp_path_factory.mktemp("cars")
-    trees.make_cars(root, size=(37, 26)), trees.make_samples(root, 12, size=(26, 41)), trees.make_textures(root, size=(33, 33))
+    trees.make_cars(root, size=(37, 26)), trees.make_samples(root, 12, size=(26, 41))
+    trees.make_textures(root, size=(33, 33))
     build.build_cars_small(root, n_val=3, n_far=4, progress=False)
     build.build_cars(root, progress=False)
     fill_lists(root, "cars", n=3)
@@ -530,11 +530,12 @@ def test_training_images_are_cropped_each_in_its_own_way_and_normalised_as_decla
 def test_augmentation_does_not_depend_on_the_number_of_workers(tmp_path):
     for i in range(6):
         trees.save_image(tmp_path / f"{i}.jpg", (40 * i, 90, 120), (60, 50), RNG)
-    source, transform = disk._Listed([tmp_path / f"{i}.jpg" for i in range(6)]), disk._transforms(SPECS["waterbirds"])[True]
+    source = disk._Listed([tmp_path / f"{i}.jpg" for i in range(6)])
+    transform = disk._transforms(SPECS["waterbirds"])[True]
 
     def rounds(workers: int, seed: int = 0):
-        images, generator = LazyImages(source, torch.arange(6), transform, workers=workers), torch.Generator().manual_seed(seed)
-        loader = data.batches(images, 4, shuffle=True, generator=generator)
+        images = LazyImages(source, torch.arange(6), transform, workers=workers)
+        loader = data.batches(images, 4, shuffle=True, generator=torch.Generator().manual_seed(seed))
         return [(torch.cat([x for x, _ in one]), torch.cat([y for _, y in one])) for one in ([*loader], [*loader])]
 
     alone, helped, other = rounds(0), rounds(2), rounds(0, seed=1)
@@ -545,14 +546,16 @@ def test_augmentation_does_not_depend_on_the_number_of_workers(tmp_path):
 
 @pytest.mark.parametrize(("name", "n"), [("cars", 7), ("cifar10-jpeg-holdout", 3)])
 def test_fewer_known_classes(cars_root, cifar_root, name, n):
-    options = {"root": cifar_root if name.startswith("cifar") else cars_root, "pixels": 16, "in_memory": True, "any_count": True}
+    options = {"root": cifar_root if name.startswith("cifar") else cars_root, "pixels": 16, "in_memory": True,
+               "any_count": True}
     full, part = load_benchmark(name, **options), load_benchmark(name, known_classes=n, **options)
     kept, _ = data.holdout_split(full.num_classes, n)
     assert part.num_classes == n and part.class_names == tuple(full.class_names[c] for c in kept)
     for which in ("train", "val", "test"):
         every, some = getattr(full, which), getattr(part, which)
         rows = [i for i, y in enumerate(every.labels.tolist()) if y in kept]
-        assert some.labels.tolist() == [kept.index(every.labels[i]) for i in rows] and torch.equal(some.images, every.images[rows])
+        assert some.labels.tolist() == [kept.index(every.labels[i]) for i in rows]
+        assert torch.equal(some.images, every.images[rows])
     for key, images in full.sets().items():
         assert key[0] == "id" or torch.equal(part.sets()[key].images, images.images)
     assert "of which" in part.sources["id/train"]
@@ -591,7 +594,8 @@ def cifar_archive(root: Path, name: str, monkeypatch):
 def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
     for name in ("CIFAR10", "CIFAR100"):
         cifar_archive(tmp_path, name, monkeypatch)
-    savemat(tmp_path / "test_32x32.mat", {"X": RNG.randint(255, size=(32, 32, 3, 6)).astype(np.uint8), "y": np.ones((6, 1), np.uint8)})
+    svhn = {"X": RNG.randint(255, size=(32, 32, 3, 6)).astype(np.uint8), "y": np.ones((6, 1), np.uint8)}
+    savemat(tmp_path / "test_32x32.mat", svhn)
     split = torchvision.datasets.SVHN.split_list
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", split | {"test": [*split["test"][:2], None]})
     load = functools.partial(load_benchmark, "cifar10", root=tmp_path, leave_out_missing=True, any_count=True)
@@ -600,10 +604,11 @@ def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
     listed(tmp_path, "images_classic/tin", "cifar10/val_tin.txt", 4)
     benchmark = load()
     assert (len(benchmark.train), len(benchmark.val), len(benchmark.test)) == (100, 1000, 100)
-    assert {n: len(s) for group in ("near", "far") for n, s in benchmark.ood[group].items()} == {"cifar100": 100, "svhn": 6}
+    assert len(benchmark.ood["near"]["cifar100"]) == 100 and len(benchmark.ood["far"]["svhn"]) == 6
     test = torchvision.datasets.CIFAR10(tmp_path, train=False)
     by_image = {np.ascontiguousarray(i.transpose(2, 0, 1)).tobytes(): y for i, y in zip(test.data, test.targets)}
-    assert {i.numpy().tobytes() for s in (benchmark.val, benchmark.test) for i in s.images} == set(by_image)  # none lost
+    assert {i.numpy().tobytes() for s in (benchmark.val, benchmark.test)
+            for i in s.images} == set(by_image)  # none lost
     assert [by_image[i.numpy().tobytes()] for i in benchmark.test.images] == benchmark.test.labels.tolist()
     assert benchmark.sources["far/svhn"] == "torchvision SVHN: 6 images"
     few = load(known_classes=4)
@@ -636,10 +641,11 @@ def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, c
     done = capsys.readouterr()
     assert "cifar10-jpeg: cannot run" in done.out and done.err == ""
     assert "id/train: incomplete, 20 images, expected 50000" in done.out
-    with pytest.raises(DataError, match="id/train: .*train_cifar10.txt: 20 images.*but it has 50,000; the list or the copy is cut off"):
+    with pytest.raises(DataError, match="id/train: .*train_cifar10.txt: 20 images.*but it has 50,000; .* is cut off"):
         load_benchmark("cifar10-jpeg", root=cifar_root)
     spec = SPECS["cifar10-jpeg"]
-    monkeypatch.setitem(disk.SPECS, spec.name, spec.model_copy(update={"id": {p: s.model_copy(update={"count": 20}) for p, s in spec.id.items()}}))
+    twenty = {part: one.model_copy(update={"count": 20}) for part, one in spec.id.items()}
+    monkeypatch.setitem(disk.SPECS, spec.name, spec.model_copy(update={"id": twenty}))
     monkeypatch.setenv("ASCOOD_DATA", str(cifar_root))
     assert disk.main(["check", "cifar10-jpeg"]) == 0
     assert disk.main(["check", "waterbirds", "cifar10-jpeg"]) == 1

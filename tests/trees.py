@@ -1,4 +1,4 @@
-"""Tiny data in the layouts of the real ones, drawn by a seed: raw data sets, OpenOOD's lists, the authors' data root."""
+"""Tiny data in the layouts of the real ones, drawn by a seed: raw data sets, OpenOOD's lists, the authors' root."""
 
 import csv
 from collections.abc import Sequence
@@ -10,12 +10,14 @@ from scipy.io import savemat
 
 SPECIES = ("001.Black_footed_Albatross", "009.Brewer_Blackbird", "086.Pacific_Loon", "088.Western_Meadowlark",
            "146.Forsters_Tern")
-PLACES = {"bamboo_forest": (90, 150, 60), "forest/broadleaf": (50, 110, 40), "ocean": (40, 90, 160), "lake/natural": (60, 130, 150)}
+PLACES = {"bamboo_forest": (90, 150, 60), "forest/broadleaf": (50, 110, 40), "ocean": (40, 90, 160),
+          "lake/natural": (60, 130, 150)}
 WNIDS = [f"n{10_000_000 + 37 * i:08d}" for i in range(100)]
 # The 40 attributes in the official order.
-ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Blurry
-Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache
-Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair
+ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
+Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones
+Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks
+Sideburns Smiling Straight_Hair Wavy_Hair
 Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young""".split()
 
 
@@ -32,8 +34,9 @@ def _text(path: Path, lines) -> Path:
     return path
 
 
-def make_cub(root, per_species: int = 8, species: Sequence[str] = SPECIES, size=(40, 30), masks: str = "beside", seed: int = 0) -> Path:
-    "CUB_200_2011/ and its segmentations, `masks` = 'beside' or 'inside'; every other image is for training. Returns the folder."
+def make_cub(root, per_species: int = 8, species: Sequence[str] = SPECIES, size=(40, 30), masks: str = "beside",
+             seed: int = 0) -> Path:
+    "CUB_200_2011/ and its segmentations, `masks` = 'beside' or 'inside'; every other image is for training."
     cub, rng = Path(root, "CUB_200_2011"), np.random.RandomState(seed)
     segmentations = (cub if masks == "inside" else Path(root)) / "segmentations"
     rows = []
@@ -75,7 +78,8 @@ def make_celeba(root, n: int = 320, size=(18, 22), seed: int = 0) -> Path:
         color = [150 if person[name] else 70 for name in ("Bald", "Gray_Hair", "Male")]
         save_image(celeba / "img_align_celeba" / f"{i + 1:06d}.jpg", color, size, rng)
     _text(celeba / "list_attr_celeba.txt", lines)
-    _text(celeba / "list_eval_partition.txt", (f"{i + 1:06d}.jpg {0 if i < n // 2 else 1 if i < 3 * n // 4 else 2}" for i in range(n)))
+    _text(celeba / "list_eval_partition.txt",
+          (f"{i + 1:06d}.jpg {0 if i < n // 2 else 1 if i < 3 * n // 4 else 2}" for i in range(n)))
     return celeba
 
 
@@ -85,7 +89,8 @@ def make_cars(root, train: int = 3, test: int = 1, num_classes: int = 196, size=
     (cars / "devkit").mkdir(parents=True)
     colors = rng.randint(20, 235, (num_classes, 3))
     fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
-    for part, count, file in (("train", train, "devkit/cars_train_annos.mat"), ("test", test, "cars_test_annos_withlabels.mat")):
+    for part, count, file in (("train", train, "devkit/cars_train_annos.mat"),
+                              ("test", test, "cars_test_annos_withlabels.mat")):
         order = rng.permutation(np.repeat(np.arange(num_classes), count))
         rows = [(1, 1, *size, c + 1, f"{i:05d}.jpg") for i, c in enumerate(order, 1)]
         rows = np.array(rows, dtype=[(name, "O") for name in fields])
@@ -97,7 +102,8 @@ def make_cars(root, train: int = 3, test: int = 1, num_classes: int = 196, size=
     return cars
 
 
-def make_aircraft(root, train: int = 2, val: int = 2, test: int = 1, num_classes: int = 100, size=(12, 9), seed: int = 0) -> Path:
+def make_aircraft(root, train: int = 2, val: int = 2, test: int = 1, num_classes: int = 100, size=(12, 9),
+                  seed: int = 0) -> Path:
     "fgvc-aircraft-2013b/ as torchvision reads it, with so many images of each variant. Returns the folder."
     aircraft, rng = Path(root, "fgvc-aircraft-2013b"), np.random.RandomState(seed)
     data, parts = aircraft / "data", {"train": [], "val": [], "test": []}
@@ -140,7 +146,7 @@ def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 2, val: int =
 
 
 def make_samples(root, others: int = 20, classes: Sequence[str] | None = None, size=(14, 10), seed: int = 0) -> Path:
-    "images_largescale/imagenet_samples/<wnid>_<class>.jpg: the classes (those with cars if None), `others`. Returns the folder."
+    "images_largescale/imagenet_samples/<wnid>_<class>.jpg: classes (those with cars if None), `others`."
     from ascood.benchmarks.build import CAR_CLASSES, CARS_IN_VIEW
 
     samples, rng = Path(root, "images_largescale", "imagenet_samples"), np.random.RandomState(seed)
@@ -159,7 +165,8 @@ def make_textures(root, names: Sequence[str] = ("banded", "dotted"), each=3, siz
     return textures
 
 
-def listed(root: Path, folder: str, file: str, n: int, classes: int | None = None, size=(36, 32), suffix="jpg", relative_to=""):
+def listed(root: Path, folder: str, file: str, n: int, classes: int | None = None, size=(36, 32), suffix="jpg",
+           relative_to=""):
     "`n` images in a folder of the root, and the list that names them; its paths start at `relative_to`."
     rng, lines = np.random.RandomState(len(file) + n), []
     for i in range(n):
