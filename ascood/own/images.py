@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ..benchmarks.builders.lists import SUFFIXES, progress_bar
+from ..benchmarks.disk import SUFFIXES, progress_bar
 from ..benchmarks.embedded import PHOTOGRAPHS, _photograph
 from ..data import load_benchmark
 
