@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from .attribution import submodule_modes
 from .data import Benchmark, ImageSet, LazyImages, batches
 from .detectors import IODIN, create_detector, list_detectors, packed_row_sums, perturbed_scores, recipe
-from .models import Classifier
+from .models import Classifier, space_mean
 from .settings import BOTH_FPR, METRICS  # noqa: F401 (METRICS is looked for here)
 
 # %% ../nbs/09_evaluation.ipynb #ae48ea17
@@ -68,7 +68,7 @@ def _observe(model: Classifier, x: Tensor, also: Collection[str],
     features = model.pool(maps)
     found = {"logits": model.head(features), "features": features}
     if "h" in also and model.normalization != "none":
-        found["h"] = maps.mean((-2, -1))
+        found["h"] = space_mean(maps)
     if "maps" in also:
         found["maps"] = maps
     if map_scores is not None:
@@ -462,7 +462,8 @@ def read_once(
     model once."""
     start, shelf, found = time.perf_counter(), Shelf(memory), {}
     passing = _map_scorers(model, benchmark, wanted)
-    kept = {name: given for name, given in wanted.items() if name not in passing}
+    unread = () if getattr(model.backbone, "ends", True) else ("stages", "gram")  # the detector itself will say so
+    kept = {name: given for name, given in wanted.items() if name not in passing and recipe(name).reads not in unread}
     map_scores = partial(_score_maps, passing) if passing.detectors else None
     for key, images in sets.items():
         found[key] = extract(model, images, also=_also(kept), shelf=shelf, map_scores=map_scores)

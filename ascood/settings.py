@@ -59,13 +59,13 @@ def checked(make: type[_Made], what: str, **values) -> _Made:
     try:
         return make.model_validate(values)
     except ValidationError as error:
-        said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()]
         raise ValueError(f"{what}: {'; '.join(said)}") from None
 
 # %% ../nbs/03b_settings.ipynb #345c9716
 class TrainConfig(Settings):
     "How a model is trained, whatever the method. Defaults are those of the embedded benchmarks, else the paper's."
-    backbone: Literal[*BACKBONE_NAMES] = "tiny_resnet"  # type: ignore[valid-type]
+    backbone: str = "tiny_resnet"  # one of BACKBONE_NAMES, or torchvision/<name> or timm/<name>
     pretrained: bool | str = Field(False, union_mode="left_to_right")  # start from ImageNet weights; or their file
     epochs: int = Field(10, ge=0)  # 0 leaves the model as it was created
     batch_size: int = Field(64, ge=2)  # images a step, without the outliers made from them
@@ -78,6 +78,13 @@ class TrainConfig(Settings):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"  # "no": everything in 32 bits
     channels_last: bool = True  # memory order of activations; the result differs in rounding only
     keep: Literal["best", "last"] = "best"  # which epoch's weights: best by the method's `keep_by`, as in the paper
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, name):
+        if name not in BACKBONE_NAMES and not name.startswith(("torchvision/", "timm/")):
+            raise ValueError(f"unknown backbone {name!r}{did_you_mean(name, BACKBONE_NAMES)}")
+        return name
 
     @field_validator("pretrained", mode="before")
     @classmethod
