@@ -203,10 +203,11 @@ def check_apart(
     seen: dict[str, tuple[str, str]] = {}
     for name, pictures in ((name, pictures) for name, pictures in sets.items() if pictures):
         for digest, file in zip(pictures.digests, pictures.names):
-            before, twin = seen.setdefault(digest, (name, file))
-            if twin is not file and (before != name or pictures.classes):
+            before, twin = seen.get(digest, ("", ""))
+            if before and (before != name or pictures.classes):
                 where = f"in {before} and {name}" if before != name else f"both in {name}"
                 raise ValueError(f"{twin} and {file} are the same image, {where}; remove one")
+            seen[digest] = name, file
 
 # %% ../../nbs/own/00_images.ipynb #00000025
 def hold_out(
