@@ -6,9 +6,9 @@
 __all__ = ['READS', 'DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'perturbation', 'input_gradients', 'first_alike', 'moved_logits',
            'perturbed_scores', 'IODIN', 'relation_score', 'Relation', 'pseudo_inverse', 'SpanMahalanobis', 'SpanRMD',
            'SpanMultiMahalanobis', 'gram_row_sums', 'packed_row_sums', 'stage_deviations', 'gram_bounds', 'read_gram',
-           'PackedGram', 'without_first_component', 'FusedRankFeat', 'ShiftedASH', 'WarmTemperatureScaling',
-           'UnclampedGEN', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe', 'HeadGradNorm',
-           'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
+           'PackedGram', 'without_first_component', 'rank_logits', 'FusedRankFeat', 'ShiftedASH',
+           'WarmTemperatureScaling', 'UnclampedGEN', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe',
+           'HeadGradNorm', 'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
 
 # %% ../nbs/08_detectors.ipynb #2f3af564
 import re
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from pytorch_ood.api import (
-    Detector, DetectorInfo, FeaturesDetector, GradientDetector, Paper, RequiresFittingException, StructuredDetector,
-    Task,
+    Detector, DetectorInfo, FeaturesDetector, GradientDetector, LogitsDetector, Paper, RequiresFittingException,
+    StructuredDetector, Task,
 )
 from pytorch_ood.detector import (
     ASH, DICE, GEN, KNN, ODIN, RMD, SCALE, SHE, EnergyBased, GradNorm, Gram, KLMatching, Mahalanobis, MaxLogit,
@@ -339,10 +339,22 @@ def without_first_component(
     return (rest.mT if wide else rest).reshape(maps.shape)
 
 # %% ../nbs/08_detectors.ipynb #1ef2fa16
-class FusedRankFeat(StructuredDetector):
-    """RankFeat of the last two stages (Song et al., NeurIPS 2022, arXiv 2209.08590): minus the log-sum-exp of the mean
-    of two logit vectors, as in OpenOOD. Raises ValueError if the backbone has one stage only, or if maps have one
-    pixel. """
+@torch.no_grad()
+def rank_logits(
+    model: Classifier,
+    last: nn.Module,  # The last stage of its backbone
+    blocks: Sequence[Tensor],  # Maps before and after that stage
+) -> Tensor:  # [B,C]; NaN if maps have one pixel, as nothing is left of them
+    "Mean of the logits that both maps without their first singular component lead to."
+    if any(maps.shape[-1] * maps.shape[-2] == 1 for maps in blocks):
+        return torch.full((len(blocks[0]), model.num_classes), torch.nan, device=blocks[0].device)
+    block3, block4 = map(without_first_component, blocks)
+    return (model.head(model.pool(last(block3))) + model.head(model.pool(block4))) / 2
+
+
+class FusedRankFeat(LogitsDetector):
+    """RankFeat of the last two stages (Song et al., NeurIPS 2022, arXiv 2209.08590), as in OpenOOD: the energy of
+    `rank_logits`. Raises Unfit if the backbone has one stage only, ValueError if maps have one pixel."""
 
     info = RankFeat.info
 
@@ -352,17 +364,13 @@ class FusedRankFeat(StructuredDetector):
             raise Unfit("RankFeat reads the last two stages of the backbone; this one has one")
 
     def predict(self, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> scores [B]
-        for stage in self.stages[:-1]:
-            x = stage(x)
-        return self.predict_structured([x, self.stages[-1](x)])
+        *_, before, after = accumulate(self.stages, lambda maps, stage: stage(maps), initial=x)
+        return self.predict_logits(rank_logits(self.model, self.stages[-1], (before, after)))
 
-    @torch.no_grad()
-    def predict_structured(self, blocks: list[Tensor]) -> Tensor:  # Maps of the last two stages -> scores [B]
-        if any(maps.shape[-1] * maps.shape[-2] == 1 for maps in blocks):
+    def predict_logits(self, logits: Tensor) -> Tensor:  # `rank_logits` [B,C] -> scores [B]
+        if logits.isnan().all():
             raise ValueError("RankFeat removes the first singular vector of a map; a map of one pixel has no other")
-        block3, block4 = map(without_first_component, blocks)
-        logits = [self.model.head(self.model.pool(maps)) for maps in (self.stages[-1](block3), block4)]
-        return EnergyBased.score((logits[0] + logits[1]) / 2)
+        return EnergyBased.score(logits)
 
 # %% ../nbs/08_detectors.ipynb #61b462be
 class ShiftedASH(ASH):
@@ -453,7 +461,7 @@ READS = ("released", "standardised")  # what a detector of h reads on a network 
 class Recipe(NamedTuple):
     "How a detector is made for a classifier, and what it needs."
     make: Callable[..., Detector]  # (model, norm_std, **hyperparameters), and `reads`, one of READS, if it reads "h"
-    reads: str = "features"  # logits, h, features (the head's input), maps, blocks (not fitted), stages, gram, images
+    reads: str = "features"  # logits, h, features (the head's input), stages, gram, rank, images
     fits: str = ""  # "train", "val", or not at all
     grid: Callable[[Classifier], dict[str, list]] = lambda model: {}  # candidates of each hyperparameter
 
@@ -558,7 +566,7 @@ DETECTORS: dict[str, Recipe] = {  # post-hoc scores, in the paper's order
 # %% ../nbs/08_detectors.ipynb #33e1864b
 DETECTORS |= {
     "DICE": Recipe(_dice, "features", "train", _space(DICE)),
-    "RankFeat": Recipe(lambda model, std: FusedRankFeat(model), "blocks"),
+    "RankFeat": Recipe(lambda model, std: FusedRankFeat(model), "rank"),
     "ASH": Recipe(_ash, "h", grid=_space(ASH)),
     "SHE": Recipe(lambda model, std, reads: EveryClassSHE(model, reads), "h", "train"),
     "GEN": Recipe(lambda model, std, **kw: UnclampedGEN(model, **kw), "logits", grid=_gen_grid),

@@ -16,8 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from itertools import product
+from itertools import accumulate, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ from tqdm.auto import tqdm
 
 from .attribution import submodule_modes
 from .data import Benchmark, ImageSet, LazyImages, batches
-from .detectors import IODIN, create_detector, list_detectors, packed_row_sums, perturbed_scores, recipe
+from .detectors import IODIN, create_detector, list_detectors, packed_row_sums, perturbed_scores, rank_logits, recipe
 from .models import Classifier, space_mean
 from .settings import BOTH_FPR, METRICS  # noqa: F401 (METRICS is looked for here)
 
@@ -45,10 +44,9 @@ class Activations(NamedTuple):
     features: Tensor  # [N,m], as the head reads them
     labels: Tensor  # [N], -1 for OOD
     h: Tensor | None = None  # [N,m], before they are standardised; None also if the head reads h itself
-    maps: Tensor | None = None  # [N,m,H',W'], before pooling
     stages: tuple[Tensor, ...] | None = None  # spatial means of each stage's output, each [N,C_l]
     gram: Tensor | None = None  # row sums of the stages' Gram matrices, [N, sum C_l * orders]
-    map_scores: dict[str, Tensor] | None = None  # scores [N] that were computed from the maps during the pass
+    rank: Tensor | None = None  # logits [N,C] that RankFeat reads, see `rank_logits`
 
 # %% ../nbs/09_evaluation.ipynb #937a859b
 def _on(x: Tensor, device: torch.device) -> Tensor:
@@ -56,27 +54,20 @@ def _on(x: Tensor, device: torch.device) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if device.type == "cpu" else x.to(device)
 
 # %% ../nbs/09_evaluation.ipynb #937a859c
-def _observe(model: Classifier, x: Tensor, also: Collection[str],
-             map_scores: Callable | None = None) -> dict[str, Tensor]:
+def _observe(model: Classifier, x: Tensor, also: Collection[str]) -> dict[str, Tensor]:
     "One forward pass over a batch: logits, features, and what else is asked for."
-    stages = model.backbone.stages() if {*also} & {"stages", "gram"} or map_scores is not None else [model.feature_maps]
-    outputs = []
-    for stage in stages:
-        x = stage(x)
-        outputs.append(x)
-    maps = outputs[-1]
-    features = model.pool(maps)
+    stages = model.backbone.stages() if {*also} & {"stages", "gram", "rank"} else [model.backbone]
+    outputs = list(accumulate(stages, lambda maps, stage: stage(maps), initial=x))[1:]
+    features = model.pool(outputs[-1])
     found = {"logits": model.head(features), "features": features}
     if "h" in also and model.normalization != "none":
-        found["h"] = space_mean(maps)
-    if "maps" in also:
-        found["maps"] = maps
-    if map_scores is not None:
-        found |= {f"score {name}": scores for name, scores in map_scores(outputs).items()}
+        found["h"] = space_mean(outputs[-1])
     if "stages" in also:
         found |= {f"stage{i}": output.mean((-2, -1)) for i, output in enumerate(outputs)}
     if "gram" in also:
         found["gram"] = packed_row_sums(outputs)
+    if "rank" in also:
+        found["rank"] = rank_logits(model, stages[-1], outputs[-2:])
     return found
 
 # %% ../nbs/09_evaluation.ipynb #b0fe6467
@@ -110,9 +101,8 @@ def extract(
     model: Classifier,  # Its mode is put back afterwards
     dataset: ImageSet | LazyImages,
     batch_size: int | None = None,  # Images a forward pass; the set's own `scoring_batch` if None
-    also: Collection[str] = (),  # Any of "h", "maps", "stages", "gram"
+    also: Collection[str] = (),  # Any of "h", "stages", "gram", "rank"
     shelf: Shelf | None = None,  # Where arrays are kept; in memory if None
-    map_scores: Callable[[list[Tensor]], dict[str, Tensor]] | None = None,  # Scores [B] by name, of each stage's maps
 ) -> Activations:
     "Logits, features and more of a whole data set, in its order, in eval mode, from one forward pass an image."
     if len(dataset) == 0:
@@ -121,15 +111,14 @@ def extract(
     device = next(model.parameters()).device
     with submodule_modes(model, training=False):
         for x, y in batches(dataset.to(device), batch_size or dataset.scoring_batch):
-            for name, values in _observe(model, _on(x, device), also, map_scores).items():
+            for name, values in _observe(model, _on(x, device), also).items():
                 if name not in kept:
                     kept[name] = shelf.array(len(dataset), *values.shape[1:])
                 kept[name][at : at + len(x)] = values.float().cpu()
             labels[at : at + len(x)] = y
             at += len(x)
     stages = tuple(kept.pop(name) for name in [*kept] if name.startswith("stage")) or None
-    scored = {name.removeprefix("score "): kept.pop(name) for name in [*kept] if name.startswith("score ")}
-    return Activations(labels=labels, stages=stages, map_scores=scored or None, **kept)
+    return Activations(labels=labels, stages=stages, **kept)
 
 # %% ../nbs/09_evaluation.ipynb #434097ae
 def _as_scores(scores, side: str) -> Tensor:  # float64 [N]
@@ -232,8 +221,7 @@ def _fit(detector: Any, reads: str, found: Activations | None):
     if isinstance(detector, LogitsDetector):
         detector.fit_logits(found.logits, found.labels)
     elif isinstance(detector, FeatureMapsDetector):
-        detector.fit_feature_maps(found.maps if reads == "maps" else _features(reads, found)[..., None, None],
-                                  found.labels)
+        detector.fit_feature_maps(_features(reads, found)[..., None, None], found.labels)
     elif reads in ("h", "features"):
         detector.fit_features(_features(reads, found), found.labels)
     elif reads == "gram":
@@ -245,7 +233,7 @@ def _fit(detector: Any, reads: str, found: Activations | None):
 def _predict(detector: Detector, reads: str, found: Activations, device, chunk: int = 1024) -> np.ndarray:
     _check_activations(found)
     columns: Any = {"logits": [found.logits], "features": [found.features], "h": [_features("h", found)],
-                    "maps": [found.maps], "stages": found.stages, "gram": [found.logits, found.gram]}[reads]
+                    "rank": [found.rank], "stages": found.stages, "gram": [found.logits, found.gram]}[reads]
     # one block: many small ones between large ones would keep these from being used again
     values = np.empty(len(found.labels), np.float32)
     for start in range(0, len(found.labels), chunk):
@@ -253,7 +241,7 @@ def _predict(detector: Detector, reads: str, found: Activations, device, chunk: 
         if isinstance(detector, LogitsDetector):
             scores = detector.predict_logits(*part)
         elif isinstance(detector, FeatureMapsDetector):
-            scores = detector.predict_feature_maps(part[0] if reads == "maps" else part[0][..., None, None])
+            scores = detector.predict_feature_maps(part[0][..., None, None])
         elif reads in ("h", "features"):
             scores = detector.predict_features(*part)
         else:
@@ -375,64 +363,6 @@ def _sets(benchmark: Benchmark, validation_only: bool) -> dict[Key, ImageSet | L
             raise ValueError(f"benchmark {benchmark.name}: the set {'/'.join(key)} is empty; fill it or take it out")
     return sets
 
-# %% ../nbs/09_evaluation.ipynb #77667f00
-class _MapScorers:
-    """Detectors scored during the forward pass: all that read blocks, and those that read maps without fitting or
-    tuning."""
-
-    def __init__(self):  # Each by the detector's name
-        self.params, self.detectors, self.failed, self.seconds = {}, {}, {}, {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.params
-
-    def attempt(self, name: str, work: Callable):
-        """Do a detector's work within the pass, and count its seconds. If it fails, it is a gap of this detector, not
-        the end of the pass."""
-        start = time.perf_counter()
-        try:
-            return work()
-        except NameError:
-            raise
-        except Exception as failure:
-            log.info("%s failed", name, exc_info=True)
-            self.failed[name] = failure
-            self.detectors.pop(name, None)
-        finally:
-            self.seconds[name] += time.perf_counter() - start
-
-# %% ../nbs/09_evaluation.ipynb #7f40f022
-def _map_scorers(model: Classifier, benchmark: Benchmark, wanted: dict[str, dict]) -> _MapScorers:
-    "Those among the wanted detectors. One that reads blocks and needs fitting or a choice is a gap."
-    passing = _MapScorers()
-
-    def make(name: str, simple: bool):
-        if not simple:
-            raise ValueError(f"{name} reads blocks, which are not kept: it can neither be fitted nor have "
-                             f"hyperparameters chosen")
-        passing.detectors[name] = create_detector(name, model, list(benchmark.std), **passing.params[name])
-
-    for name, given in wanted.items():
-        how = recipe(name)
-        if how.reads in ("maps", "blocks"):
-            tried = candidates(name, model, given)
-            simple = not how.fits and len(tried) == 1
-            if simple or how.reads == "blocks":
-                passing.params[name], passing.seconds[name] = tried[0], 0.0
-                passing.attempt(name, lambda: make(name, simple))
-    return passing
-
-# %% ../nbs/09_evaluation.ipynb #5c03e3a9
-def _score_maps(passing: _MapScorers, outputs: list[Tensor]) -> dict[str, Tensor]:  # Stages' maps -> scores by name
-    def score(name: str, detector: Detector) -> Tensor:
-        if recipe(name).reads == "blocks":
-            return detector.predict_structured(outputs[-2:])
-        return detector.predict_feature_maps(outputs[-1])
-
-    found = {name: passing.attempt(name, lambda: score(name, detector))
-             for name, detector in [*passing.detectors.items()]}
-    return {name: scores for name, scores in found.items() if scores is not None}
-
 # %% ../nbs/09_evaluation.ipynb #dc11f271
 class Reading(NamedTuple):
     "What one pass over a benchmark has read: the input of all later stages."
@@ -440,13 +370,14 @@ class Reading(NamedTuple):
     benchmark: Benchmark
     activations: dict[Key, Activations]  # of every set
     fit_on: dict[str, Activations]  # "val" and, if a detector is fitted on it, "train"
-    passing: _MapScorers  # detectors that scored the maps as they passed by
     seconds: float
 
 
-def _also(wanted: dict[str, dict], fits: tuple[str, ...] = ("", "val", "train")) -> set[str]:
-    "What those of the wanted detectors read that are fitted on one of these."
+def _also(model: Classifier, wanted: dict[str, dict], fits: Collection[str] = ("", "val", "train")) -> set[str]:
+    "What those of the wanted detectors read that are fitted on one of these, as far as the model has it."
     reads = {what_it_reads(name, given) for name, given in wanted.items() if recipe(name).fits in fits}
+    stages = len(getattr(model.backbone, "ends", "ab"))  # of a backbone that does not tell: enough
+    reads -= {"rank"} if stages == 1 else {"rank", "gram", "stages"} if not stages else set()
     return reads | {"stages"} if "gram" in reads else reads  # for the widths of the stages
 
 # %% ../nbs/09_evaluation.ipynb #d7d9a48b
@@ -461,19 +392,14 @@ def read_once(
     """The one pass: each image of every set, and of the training set if a detector is fitted on it, goes through the
     model once."""
     start, shelf, found = time.perf_counter(), Shelf(memory), {}
-    passing = _map_scorers(model, benchmark, wanted)
-    unread = () if getattr(model.backbone, "ends", True) else ("stages", "gram")  # the detector itself will say so
-    kept = {name: given for name, given in wanted.items() if name not in passing and recipe(name).reads not in unread}
-    map_scores = partial(_score_maps, passing) if passing.detectors else None
     for key, images in sets.items():
-        found[key] = extract(model, images, also=_also(kept), shelf=shelf, map_scores=map_scores)
+        found[key] = extract(model, images, also=_also(model, wanted), shelf=shelf)
         step("/".join(key))
     fit_on = {"val": found["id", "val"]}
-    if any(recipe(name).fits == "train" for name in kept):
-        fit_on["train"] = extract(model, _fitting_set(benchmark), also=_also(kept, ("train",)), shelf=shelf)
+    if any(recipe(name).fits == "train" for name in wanted):
+        fit_on["train"] = extract(model, _fitting_set(benchmark), also=_also(model, wanted, ("train",)), shelf=shelf)
     step("training images")
-    return Reading(model, benchmark, found, fit_on, passing,
-                   time.perf_counter() - start - sum(passing.seconds.values()))
+    return Reading(model, benchmark, found, fit_on, time.perf_counter() - start)
 
 # %% ../nbs/09_evaluation.ipynb #77dce21d
 def try_candidates(name: str, reading: Reading, given: dict) -> Iterator[Attempt]:
@@ -509,17 +435,6 @@ def score_sets(attempt: Attempt, name: str, reading: Reading,
             for key, found in reading.activations.items() if which(key)}
 
 # %% ../nbs/09_evaluation.ipynb #846298c4
-def _from_reading(name: str, given: dict, reading: Reading) -> tuple[dict, dict[Key, np.ndarray]]:
-    "Hyperparameters and scores on every set, of a detector that reads activations."
-    if name not in reading.passing:
-        best = choose(try_candidates(name, reading, given))
-        return best.params, score_sets(best, name, reading)
-    if name in reading.passing.failed:
-        raise reading.passing.failed[name]
-    return reading.passing.params[name], {key: _checked((found.map_scores or {})[name], len(found.labels))
-                                          for key, found in reading.activations.items()}
-
-
 @contextmanager
 def _gap(result: Evaluation, *names: str):
     "A detector's failure is a gap in the table, with its reason, and not the end of the others."
@@ -575,9 +490,10 @@ def score_benchmark(
     with submodule_modes(model, False), _steps(f"scoring {benchmark.name}", len({*sets, *rest}) + 1, progress) as step:
         reading = read_once(model, benchmark, rest, sets, memory, step)
         for name, given in rest.items():
-            start = time.perf_counter() - reading.passing.seconds.get(name, 0)
+            start = time.perf_counter()
             with _gap(result, name):
-                result.hyperparameters[name], result.scores[name] = _from_reading(name, given, reading)
+                best = choose(try_candidates(name, reading, given))
+                result.hyperparameters[name], result.scores[name] = best.params, score_sets(best, name, reading)
             result.seconds[name] = time.perf_counter() - start
             step(name)
         if of_images:

@@ -28,7 +28,7 @@ def check_out(out: Path, *inputs: Path | None):
         if out.absolute().is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(out.absolute()):
             raise ValueError(f"--out {str(out)[-60:]} and {str(folder)[-60:]} lie one in the other; "
                              "choose a folder beside it")
-    if out.is_dir() and any(out.iterdir()) and not (out / "split.csv").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / "runs").is_dir():
         raise ValueError(f"--out {str(out)[-80:]} holds other files; choose a new folder, or an empty one")
 
 # %% ../../nbs/own/02_command.ipynb #04000007
@@ -65,9 +65,9 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, ood_val: Path
     counts = table["share"].value_counts().reindex(["train", "val", "test", "ood_val", "ood_test"], fill_value=0)
     say(f"{len(images['rest'].classes)} classes; images: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
     remove_stale(out)
-    write_file(out / "split.csv", table.to_csv(index=False))
     detector.fit(images["rest"], ood_val=images["ood_val"], out_dir=out)
     say("\non validation, in percent:\n" + detector.trials_.round(1).to_string(index=False))
+    write_file(out / "split.csv", table.to_csv(index=False))
     detector.save(out / "detector.safetensors")
     say(f"\n{write_report(detector, images['test'], images['ood_test'], out)}\n\nall of it: {out / 'README.md'}")
 
