@@ -70,6 +70,16 @@ def test_no_errors_likely_bugs_or_unsafe_calls():
     assert done.returncode == 0, done.stdout
 
 
+METHOD = [name for name in CONTRACTS["wings"]["layers"] if name not in ("__main__", "study", "own", "benchmarks", "data")]
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_lines_end_at_120_columns(module):
+    "Those of nbdev's list of names excepted."
+    lines = (ROOT / "ascood" / f"{module}.py").read_text().splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("__all__")] == []
+
+
 def test_types_fit():
     "The rules are in pyproject.toml. Without mypy, as in Colab, there is nothing to run."
     pytest.importorskip("mypy", reason="pip install mypy types-PyYAML to check types")
