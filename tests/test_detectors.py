@@ -373,7 +373,7 @@ def test_first_component_is_that_of_the_svd(b, c, h, w, seed):
 def test_rankfeat_costs_no_second_pass(trained, small):
     seen = []
     hook = trained.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    found = score_benchmark(trained, small, ["RankFeat"])
+    score_benchmark(trained, small, ["RankFeat"])
     hook.remove()
     assert sum(seen) == sum(len(s) for s in small.sets().values())
 

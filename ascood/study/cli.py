@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'run_notebook', 'run_profile', 'write_report', 'Places', 'main']
 
-# %% ../../nbs/study/10_command.ipynb #2567f3a4
+# %% ../../nbs/study/10_command.ipynb #c26d7246
 import os
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ import ascood
 from ..command import Commands, check_folder, create_app, run_app
 from .names import project_root, shipped, under_root
 
-# %% ../../nbs/study/10_command.ipynb #4b0633ef
+# %% ../../nbs/study/10_command.ipynb #b643fe0d
 def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path:  # `output`
     "Raises PapermillExecutionError if a cell fails; the executed notebook is then there, with the traceback."
     import papermill
@@ -35,9 +35,9 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #0c4b8d6f
+# %% ../../nbs/study/10_command.ipynb #ca269549
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
-    "Returns an exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
+    "An exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
     from ascood.study.results import check_form
     from ascood.study.runs import check_data
@@ -63,6 +63,18 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
     return status
 
 
+def _told(call: Callable[[], Path]) -> Path:
+    "A call that runs a notebook; a cell that fails is one line and exit status 1."
+    from papermill import PapermillExecutionError
+
+    try:
+        return call()
+    except PapermillExecutionError as error:
+        said = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+        print(f"error: {said}; the traceback is in the notebook", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
 def write_report(profile: str, results: str = "results", figures: str = "figures") -> Path:  # report.html
     "Collect the runs that are here, run report.ipynb, and write report.html and README.md."
     from ascood.study.profiles import load_profile
@@ -80,7 +92,7 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #15ea835b
+# %% ../../nbs/study/10_command.ipynb #b2f93c91
 class _WithGroups(Commands):
     "Groups of commands that are loaded when they are called, or when their help is asked for."
     groups = {"data": "ascood.benchmarks.disk", "build": "ascood.benchmarks.build", "own": "ascood.own.command"}
@@ -123,7 +135,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #6d67bfd7
+# %% ../../nbs/study/10_command.ipynb #eada5373
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -173,12 +185,12 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #98b7f13b
+# %% ../../nbs/study/10_command.ipynb #a32ff75b
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
     "Every table and figure, as report.html and README.md."
-    page = write_report(profile, *ctx.obj)
+    page = _told(lambda: write_report(profile, *ctx.obj))
     print(page)
     if show:
         webbrowser.open(page.resolve().as_uri())
@@ -189,7 +201,8 @@ def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None,
         "-p", help="NAME=VALUE, the value in YAML")] = None):
     "Run a notebook by papermill with this interpreter."
     given = [text.partition("=") for text in parameter or ()]
-    run_notebook(source, output, **{name: yaml.safe_load(value) if value else "" for name, _, value in given})
+    values = {name: yaml.safe_load(value) if value else "" for name, _, value in given}
+    _told(lambda: run_notebook(source, output, **values))
 
 
 @app.command("verify")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['table', 'figure', 'published', 'heading', 'write_pages']
 
-# %% ../../nbs/study/09_report.ipynb #dd1f8962
+# %% ../../nbs/study/09_report.ipynb #8a798b1e
 import base64
 import os
 import re
@@ -20,7 +20,7 @@ from .figures import draw, list_figures
 from .results import Results, describe_runs
 from .tables import TABLES, published_table, write_table
 
-# %% ../../nbs/study/09_report.ipynb #a69f9eb0
+# %% ../../nbs/study/09_report.ipynb #cbd64c95
 def table(results: Results, name: str) -> Markdown:
     "One of `TABLES`, written and shown, with links to its files and to the runs behind it."
     text = write_table(name, results)
@@ -29,8 +29,8 @@ def table(results: Results, name: str) -> Markdown:
 
 
 def figure(results: Results, name: str, title: str) -> Markdown:
-    """The pictures of one of `FIGURES`, drawn and shown with what to see in them. Where models or images are not on this
-    machine, the picture that is there stays, and the text says so."""
+    """The pictures of one of `FIGURES`, drawn and shown with what to see in them. Where models or images are not on
+    this machine, the picture that is there stays, and the text says so."""
     folder, parts = os.path.relpath(results.figures, results.folder), []
     for stem in list_figures(results.profile):
         if stem.partition("_")[0] == name:
@@ -50,9 +50,10 @@ def heading(results: Results) -> Markdown:
     protocol = ("\n\n[The protocol](protocol.md), written before any test set was read."
                 if (folder / "protocol.md").is_file() else "")
     few = {1: "\n\n**One seed says nothing about how much another training would differ.**"}.get(len(profile.seeds), "")
-    return Markdown(f"# {profile.name}\n\n{' '.join(profile.description.split())}\n\n{describe_runs(results)}{protocol}{few}")
+    what = " ".join(profile.description.split())
+    return Markdown(f"# {profile.name}\n\n{what}\n\n{describe_runs(results)}{protocol}{few}")
 
-# %% ../../nbs/study/09_report.ipynb #715e59ca
+# %% ../../nbs/study/09_report.ipynb #4f4c6471
 _TAGS = ["parameters", "injected-parameters", "remove"]  # of cells that are not shown
 
 
