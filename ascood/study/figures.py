@@ -393,7 +393,7 @@ def compared_rows(results: Results, benchmark: str) -> pd.DataFrame:  # name, ki
             learned, about = (benchmark, row.method, "") not in lost, row.group == SETTING_GROUP[row.setting]
             found.append((name, row.kind, row.group, row.seed, row.auroc, learned, about))
     table = pd.DataFrame(found, columns=["name", "kind", "group", "seed", "auroc", "learned", "about"])
-    order = table[table["about"]].groupby("name")["auroc"].mean().sort_values(ascending=False)
+    order = table[table["about"].astype(bool)].groupby("name")["auroc"].mean().sort_values(ascending=False)
     return table.set_index("name").loc[order.index].reset_index()
 
 
@@ -447,7 +447,7 @@ def common_detector(results: Results, benchmark: str) -> str:
 def figure_scores(results: Results, benchmark: str) -> Figure:
     "Scores of all methods by the same detector on one axis, a row a method; AUROC in percent."
     detector = common_detector(results, benchmark)
-    rows = group_auroc(results, benchmark).query("detector == @detector").sort_values("group", ascending=False)
+    rows = group_auroc(results, benchmark).query("detector == @detector")
     found = {name: quantile_groups(results, benchmark, name, detector) for name in rows["method"].unique()}
     bins = _bins([values for groups in found.values() for values in groups.values()])
     figure, axes = _panels(len(found), 1, ONE_COLUMN, 0.72, sharex=True)
