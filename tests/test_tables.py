@@ -32,9 +32,10 @@ def test_cells_by_hand():
                     ("b", "near_auroc", 80.0, 0.0, 1, 0, np.nan), ("b", "near_fpr95", 10.0, 2.0, 2, 1, np.nan), ("b", "Δ near AUROC", -4.0, np.nan, 3, 0, 5.0),
                     ("c", "near_auroc", np.nan, np.nan, 0, 3, np.nan), ("c", "Δ near AUROC", 2.0, np.nan, 1, 0, np.nan))
     texts, marks = printed(numbers, ["name"], 3, [])
-    assert texts.loc["a"].tolist() == ["90.00 ± 1.50", "20.00 ± 1.00", "+4.0 [+3.0, +5.0]"]
-    assert texts.loc["b"].tolist() == ["80.00 (1 of 3 seeds)", "10.00 ± 2.00 (2 of 3 seeds)", "-4.0 [-9.0, +1.0]"]
-    assert texts.loc["c"].tolist() == ["–", "", "+2.0"]
+    assert texts.columns.tolist() == ["near_auroc", "Δ near AUROC", "near_fpr95"], "a difference stands beside its quantity"
+    assert texts.loc["a"].tolist() == ["90.00 ± 1.50", "+4.0 [+3.0, +5.0]", "20.00 ± 1.00"]
+    assert texts.loc["b"].tolist() == ["80.00 (1 of 3 seeds)", "-4.0 [-9.0, +1.0]", "10.00 ± 2.00 (2 of 3 seeds)"]
+    assert texts.loc["c"].tolist() == ["–", "+2.0", ""]
     assert marks["Δ near AUROC"].tolist() == ["best", "", ""], "bold is what excludes zero"
     within = numbers.assign(benchmark="x")
     marks = printed(within, ["name"], 3, ["benchmark"])[1]

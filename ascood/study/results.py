@@ -6,7 +6,7 @@
 __all__ = ['TABLES', 'Results', 'check_form', 'collect', 'prune', 'describe_runs', 'pick_run', 'compare_numbers', 'Verification',
            'verify_run']
 
-# %% ../../nbs/study/04_results.ipynb #e1d140b0
+# %% ../../nbs/study/04_results.ipynb #be2be28b
 import json
 import random
 import sys
@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 
 from ..files import write_file
-from .profiles import Profile, RunSpec, check_names, under_root
+from .names import under_root
+from .profiles import Profile, RunSpec, check_names
 from ascood.study.runs import (
     NAMES,
     RunScores,
@@ -33,7 +34,7 @@ from ascood.study.runs import (
     train_run,
 )
 
-# %% ../../nbs/study/04_results.ipynb #076d6264
+# %% ../../nbs/study/04_results.ipynb #6e680d84
 TABLES = "metrics", "groups", "history", "diagnostics", "runs"
 
 
@@ -63,7 +64,7 @@ class Results:
         path = self.folder / "scores" / f"{run_id}.npz"
         return load_scores(path) if path.is_file() else None
 
-# %% ../../nbs/study/04_results.ipynb #399ed343
+# %% ../../nbs/study/04_results.ipynb #34138660
 def _in_this_form(path: Path) -> pd.DataFrame:
     "The rows of a collected file. Raises ValueError if an earlier version wrote them, in another form."
     rows = read_rows(path)
@@ -79,7 +80,7 @@ def check_form(profile: Profile, results: str | Path = "results"):
         if path.is_file():
             _in_this_form(path)
 
-# %% ../../nbs/study/04_results.ipynb #3059a54c
+# %% ../../nbs/study/04_results.ipynb #446d7692
 _AS_JSON = ["options", "settings", "config", "detectors", "lists", "sources", "libraries", "evaluation_seconds"]
 
 
@@ -119,7 +120,7 @@ def collect(profile: Profile, results: str | Path = "results") -> Results:
         write_file(folder / f"{name}.csv", csv_text(rows))
     return Results(profile, results)
 
-# %% ../../nbs/study/04_results.ipynb #e6ef1378
+# %% ../../nbs/study/04_results.ipynb #7bdedc99
 def _say_kept(profile: Profile, kept: pd.DataFrame):
     "On stderr: of which runs earlier rows stay."
     planned = kept["run_id"].isin([run.run_id for run in profile.runs])
@@ -142,7 +143,7 @@ def prune(profile: Profile, results: str | Path = "results") -> list[str]:  # Id
         (folder / "scores" / f"{run_id}.npz").unlink(missing_ok=True)
     return sorted(gone)
 
-# %% ../../nbs/study/04_results.ipynb #67108c61
+# %% ../../nbs/study/04_results.ipynb #b4635fd5
 def describe_runs(results: Results) -> str:
     "Which runs, seeds, code, versions and device, and what is missing."
     profile, runs = results.profile, results.runs
@@ -160,7 +161,7 @@ def describe_runs(results: Results) -> str:
             f"{used}; {', '.join(runs['device'].unique())}; {hours:.1f} hours. "
             f"A row a run: `results/{profile.name}/runs.csv`." + protocol + (gone if missing else ""))
 
-# %% ../../nbs/study/04_results.ipynb #6ea3d70d
+# %% ../../nbs/study/04_results.ipynb #5168a608
 def pick_run(
     results: Results,
     benchmark: str | None = None,  # Only runs of this benchmark...
@@ -194,7 +195,7 @@ def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: floa
     same = (both["here"] == both["committed"]) | both.isna().all(axis=1)
     return found.assign(state=np.select([same, found["difference"].abs() <= tolerance], ["exact", "close"], "differs"))
 
-# %% ../../nbs/study/04_results.ipynb #2547da23
+# %% ../../nbs/study/04_results.ipynb #a3d582a5
 class Verification(NamedTuple):
     "A run that was made again."
     numbers: pd.DataFrame  # see `compare_numbers`

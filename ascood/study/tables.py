@@ -7,7 +7,7 @@ __all__ = ['TABLES', 'summary', 'against', 'printed', 'to_markdown', 'to_latex',
            'read_published', 'published_beside', 'published_table', 'main_rows', 'set_rows', 'component_rows',
            'iodin_rows', 'reliance_rows', 'hyperparameter_rows', 'cost_rows', 'tuning_rows']
 
-# %% ../../nbs/study/07_tables.ipynb #cf2c6e7f
+# %% ../../nbs/study/07_tables.ipynb #e256f7b6
 import json
 import re
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from ..files import write_file
 from . import statistics
 from .claims import judge, verdicts
 from .diagnostics import diagnostics_rows
-from .names import KINDS, METHOD_STYLE, QUANTITIES, method_label, paper_synthesis
-from .profiles import Profile, shipped
+from .names import KINDS, METHOD_STYLE, QUANTITIES, method_label, paper_synthesis, shipped
+from .profiles import Profile
 from .results import Results, describe_runs
 from ascood.study.statistics import (
     INTERVAL,
@@ -36,7 +36,7 @@ from ascood.study.statistics import (
     over_seeds,
 )
 
-# %% ../../nbs/study/07_tables.ipynb #2a809d14
+# %% ../../nbs/study/07_tables.ipynb #c0ce37ff
 _OF = ["benchmark", "setting", "kind", *ROW]
 
 
@@ -65,7 +65,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #6682fc99
+# %% ../../nbs/study/07_tables.ipynb #217bdec0
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -89,14 +89,21 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     return marks.mask(decided, "best")
 
 
+def _place(column: str) -> int:
+    "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
+    quantity = column.partition(" (")[0]
+    return _ORDER.index(quantity) if quantity in _ORDER else len(_ORDER)
+
+
 def printed(
     numbers: pd.DataFrame, labels: list[str], seeds: int, within: list[str] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "Texts and marks, a row a row of labels, a column a `column`, both in the order in which they first occur."
+    "Texts and marks, a row a row of labels, a column a `column`."
     numbers = numbers.reindex(columns=[*dict.fromkeys([*numbers, "half_width", "by_seed"])]).reset_index(drop=True)
     cells = numbers.assign(text=[_text(row, seeds) for row in numbers.itertuples()], mark=_marks(numbers, within))
-    for name in [*labels, "column"]:
+    for name in labels:
         cells[name] = pd.Categorical(cells[name], cells[name].unique())
+    cells["column"] = pd.Categorical(cells["column"], sorted(cells["column"].unique(), key=_place))
     wide = [cells.pivot(index=labels, columns="column", values=value).astype(object) for value in ("text", "mark")]
     order = cells[labels].drop_duplicates()
     return tuple(
@@ -106,7 +113,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #8dcbba23
+# %% ../../nbs/study/07_tables.ipynb #d788aafb
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -153,7 +160,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #b8808b0d
+# %% ../../nbs/study/07_tables.ipynb #beef4123
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -199,7 +206,7 @@ def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataF
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #5bb67aad
+# %% ../../nbs/study/07_tables.ipynb #ded0ac5f
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -241,7 +248,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #221f9877
+# %% ../../nbs/study/07_tables.ipynb #15379bec
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -283,20 +290,9 @@ def main_rows(results: Results) -> pd.DataFrame:
             column.map({name: i for i, name in enumerate(profile.benchmarks)})
         ),
     )
-    return _in_columns(numbers, _ORDER)
+    return numbers
 
-
-def _in_columns(numbers: pd.DataFrame, first: list[str]) -> pd.DataFrame:
-    "In an order in which the columns come as wanted: some first, others as they are; rows stay in theirs."
-    columns = [*dict.fromkeys([*first, *numbers["column"]])]
-    place = numbers.groupby([name for name in ("benchmark", *ROW, "ood_set") if name in numbers], sort=False).ngroup()
-    return (
-        numbers.assign(_row=place, _column=numbers["column"].map(columns.index))
-        .sort_values(["_row", "_column"], kind="stable")
-        .drop(columns=["_row", "_column"])
-    )
-
-# %% ../../nbs/study/07_tables.ipynb #f590cc27
+# %% ../../nbs/study/07_tables.ipynb #6a0adda0
 def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
     profile, shown = results.profile, numbers[numbers["column"].str.startswith("Δ ")]
     decided = (shown["mean"].abs() > shown["half_width"]).sum()
@@ -320,7 +316,7 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
         + careful
     )
 
-# %% ../../nbs/study/07_tables.ipynb #94672836
+# %% ../../nbs/study/07_tables.ipynb #ad808c73
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -368,9 +364,9 @@ def component_rows(results: Results) -> pd.DataFrame:
         of = against(results, method) if method else pd.DataFrame(columns=["benchmark", "column"])
         of = of[of["benchmark"].map(ours) == method] if method else of
         differences.append(_only(of.assign(column=of["column"] + " (from ASCOOD)"), rows) if len(of) else of)
-    return _in_columns(_named(pd.concat([rows, *differences]), results), _ORDER) if len(rows) else rows
+    return _named(pd.concat([rows, *differences]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #6ba2f0d5
+# %% ../../nbs/study/07_tables.ipynb #f577ac5a
 def iodin_rows(results: Results) -> pd.DataFrame:
     "ODIN and every i-ODIN on the baseline's model, and the difference from ODIN."
     profile, metrics = results.profile, results.metrics
@@ -396,9 +392,9 @@ def iodin_rows(results: Results) -> pd.DataFrame:
         else {"ODIN": "all"}.get(row.detector, "none")
         for row in numbers.itertuples()
     ]
-    return _in_columns(numbers.assign(elements=elements), _ORDER)
+    return numbers.assign(elements=elements)
 
-# %% ../../nbs/study/07_tables.ipynb #a0f8b1ac
+# %% ../../nbs/study/07_tables.ipynb #10982230
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -439,7 +435,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #55593870
+# %% ../../nbs/study/07_tables.ipynb #d0e6dad0
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -479,7 +475,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #1d0536f3
+# %% ../../nbs/study/07_tables.ipynb #69f841ed
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -566,6 +562,7 @@ TABLES = {  # in the paper's order
             "Of the trained models, on ID validation images: where the gradient points, how large the step is, "
             "and what the model says of image and outlier."
         ),
+        shown=lambda rows: rows.drop(columns="runs").assign(method=rows["method"].map(method_label)),
     ),
     "table_hyperparameters": Table(
         "Hyperparameters of detectors",
