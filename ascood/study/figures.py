@@ -404,7 +404,7 @@ def figure_compared(results: Results, benchmark: str) -> Figure:
     names, groups = [*rows["name"].unique()], [*rows["group"].unique()]
     if len(names) < 2:
         raise Missing(f"fewer than two methods have scores on {benchmark}")
-    figure, axes = _panels(len(groups), len(groups), TWO_COLUMNS, 0.4 + 0.135 * len(names), sharey=True)
+    figure, axes = _panels(len(groups), len(groups), TWO_COLUMNS, 0.6 + 0.14 * len(names), sharey=True)
     for axis, group in zip(axes, groups):
         for (name, kind, learned), part in rows[rows["group"] == group].groupby(["name", "kind", "learned"]):
             _dots(axis, part["auroc"], names.index(name), KINDS[kind], learned)
@@ -510,7 +510,7 @@ def _draw_lines(axis: Axes, rows: pd.DataFrame, looks: dict[str, dict]):
 def _lines(rows: pd.DataFrame, looks: dict[str, dict], columns: int, dotted: str = "") -> Figure:
     "Of rows with panel, line, x, value, xlabel, ylabel, yscale, level and own. Up to two columns wide."
     panels = [part for _, part in rows.dropna(subset=["value"]).groupby(["panel", "xlabel", "ylabel"], sort=False)]
-    figure, axes = _panels(len(panels), columns, max(ONE_COLUMN, TWO_COLUMNS * min(1, columns / 3)), 1.5)
+    figure, axes = _panels(len(panels), columns, max(ONE_COLUMN, TWO_COLUMNS * min(1, columns / 3)), 1.65)
     for axis, part in zip(axes, panels):
         _draw_lines(axis, part, looks)
     shown = {name: {"lw": 1.2} | look for name, look in looks.items() if name in set(rows["line"])}
@@ -570,11 +570,12 @@ _SYMBOLS = {"alpha_factor": r"$\alpha$, times the profile's", "weight_factor": r
 
 def numeric_points(profile: Profile) -> pd.DataFrame:  # study, benchmark, method, variant, varied, x
     "Points of studies that vary one setting, and that over numbers."
-    points = [(point.study, point.benchmark, point.method, point.variant, *item) for point in profile.points
-              for item in point.values.items() if len(point.values) == 1]
-    found = pd.DataFrame(points, columns=["study", "benchmark", "method", "variant", "varied", "x"])
-    is_number = found["x"].map(lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)).astype(bool)
-    return found[is_number.groupby(found["study"]).transform("all")].astype({"x": float}) if len(found) else found
+    varied = {name: [*study.vary.items()] for name, study in profile.studies.items()}
+    over_numbers = {name for name, ((_, values), *others) in varied.items()
+                    if not others and all(type(value) in (int, float) for value in values)}
+    points = [(point.study, point.benchmark, point.method, point.variant, *next(iter(point.values.items())))
+              for point in profile.points if point.study in over_numbers]
+    return pd.DataFrame(points, columns=["study", "benchmark", "method", "variant", "varied", "x"])
 
 # %% ../../nbs/study/08_figures.ipynb #a2d859a6
 def sensitivity_rows(results: Results) -> pd.DataFrame:  # of `numeric_points`, seed, detector, quantity, value
