@@ -37,8 +37,12 @@ wildcard_constraints:
     run="|".join(map(re.escape, RUNS)),
 
 
+DONE = [f"{OUT}/runs/{run}/done" for run in RUNS]
+
+
 rule all:
     input:
+        DONE,  # named as targets too: Snakemake would not make a missing one again while the report is there
         f"{OUT}/report.html",
 
 
@@ -59,7 +63,7 @@ rule run:
 
 rule report:
     input:
-        expand(f"{OUT}/runs/{{run}}/done", run=RUNS),
+        DONE,
         [os.path.relpath(Path(ascood.__file__).parent / "study" / f"{name}.py") for name in STUDY],
         ancient(str(shipped("nbs/experiments/report.ipynb"))),
         [str(path) for path in sorted(Path(shipped("results/published")).glob("*.csv"))],

@@ -6,8 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("Snakefile", "nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "results/*/*.csv", "results/*/*.md",
-           "tests/reference/*")
+SHIPPED = ("Snakefile", "nbs/experiments/*.ipynb", "nbs/experiments/profiles/*.yaml", "nbs/experiments/benchmarks/*.yaml",
+           "results/*/*.csv", "results/*/*.md", "tests/reference/*")
 
 
 class WithShippedFiles(build_py):

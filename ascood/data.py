@@ -29,7 +29,8 @@ from .models import did_you_mean
 class _Labelled(Dataset):
     "What both kinds of image sets share."
 
-    def __init__(self, n: int, labels: Tensor | int, transform: Callable, environments: Tensor | None, masks: Tensor | None = None):
+    def __init__(self, n: int, labels: Tensor | int, transform: Callable, environments: Tensor | None,
+                 masks: Tensor | None = None):
         self.labels = torch.full((n,), labels) if isinstance(labels, int) else labels
         self.transform, self.environments, self.masks = transform, environments, masks
         for name, values in (("labels", self.labels), ("environments", environments), ("masks", masks)):
@@ -50,8 +51,8 @@ class _Labelled(Dataset):
 
 # %% ../nbs/05_data.ipynb #10e18157
 class ImageSet(_Labelled):
-    """Images in memory: `set[i]` is `(image, label)`, `set[[i, j]]` a batch, both after `transform`. Label -1 means out-of-distribution.
-    Raises ValueError if lengths, dtype or shape do not fit."""
+    """Images in memory: `set[i]` is `(image, label)`, `set[[i, j]]` a batch, both after `transform`. Label -1 means
+    out-of-distribution. Raises ValueError if lengths, dtype or shape do not fit."""
     scoring_batch = 256  # images per forward pass outside training
 
     def __init__(
@@ -163,12 +164,13 @@ def batches(
     drop_last: bool = False,  # Leave out a last batch that is not full
     views: int = 1,  # How often each image of a batch is transformed
 ) -> DataLoader:  # of (images, labels), [views*B,3,H,W] and [views*B]: first views, then second ones
-    "A DataLoader that transforms whole batches of an ImageSet and copies nothing; LazyImages are decoded by their workers."
+    "A DataLoader that transforms whole batches of an ImageSet and copies nothing; LazyImages have workers that decode."
     if isinstance(dataset, LazyImages):
         order = _SeededOrder(len(dataset), generator) if shuffle else None
-        return DataLoader(_LazyViews(dataset, views), batch_size, sampler=order, drop_last=drop_last, num_workers=dataset.workers,
-                          pin_memory=torch.cuda.is_available())
-    return DataLoader(_WholeBatches(dataset, views), batch_size, shuffle, generator=generator, drop_last=drop_last, collate_fn=_as_is)
+        return DataLoader(_LazyViews(dataset, views), batch_size, sampler=order, drop_last=drop_last,
+                          num_workers=dataset.workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(_WholeBatches(dataset, views), batch_size, shuffle, generator=generator, drop_last=drop_last,
+                      collate_fn=_as_is)
 
 # %% ../nbs/05_data.ipynb #7368db01
 class RandomShift(nn.Module):
@@ -184,7 +186,8 @@ class RandomShift(nn.Module):
         dy, dx = torch.randint(-self.pixels, self.pixels + 1, (2, n, 1), device=batch.device)
         rows, columns = (torch.arange(side, device=batch.device) + d for side, d in ((height, dy), (width, dx)))
         first = torch.arange(n, device=batch.device)[:, None, None]
-        moved = batch.permute(0, 2, 3, 1)[first, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+        kept_rows, kept_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+        moved = batch.permute(0, 2, 3, 1)[first, kept_rows[:, :, None], kept_columns[:, None, :]]
         if self.black:
             inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
             moved = moved * inside[..., None]
@@ -201,11 +204,12 @@ class RandomFlip(nn.Module):
 
 # %% ../nbs/05_data.ipynb #6edbdab1
 class RandomCrops(nn.Module):
-    """torchvision's RandomResizedCrop with a box of its own for each image of a batch, resized by one bilinear sampling.
+    """torchvision's RandomResizedCrop with a box of its own for each image of a batch, resized by one bilinear step.
 
     Boxes are drawn by torchvision itself, so `scale` and `ratio` mean what they mean there."""
 
-    def __init__(self, pixels: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)):
+    def __init__(self, pixels: int, scale: tuple[float, float] = (0.08, 1.0),
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3)):
         super().__init__()
         self.pixels, self.scale, self.ratio = pixels, scale, ratio
 
@@ -218,7 +222,8 @@ class RandomCrops(nn.Module):
         (n, _, height, width), side = batch.shape, self.pixels
         top, left, tall, wide = self.boxes(n, height, width).float().to(batch.device).T
         middle = (torch.arange(side, device=batch.device) + 0.5) / side
-        y, x = (2 * (start[:, None] + size[:, None] * middle) / whole - 1 for start, size, whole in ((top, tall, height), (left, wide, width)))
+        y = 2 * (top[:, None] + tall[:, None] * middle) / height - 1
+        x = 2 * (left[:, None] + wide[:, None] * middle) / width - 1
         grid = torch.stack([x[:, None].expand(n, side, side), y[:, :, None].expand(n, side, side)], dim=-1)
         cropped = F.grid_sample(batch.float(), grid, padding_mode="border", align_corners=False)
         return cropped.round().clamp(0, 255).to(torch.uint8).reshape(*images.shape[:-2], side, side)
@@ -234,7 +239,7 @@ class _Sets:
     std: tuple[float, float, float]
 
     def sets(self) -> dict[tuple[str, str], ImageSet | LazyImages]:
-        "Every set that is scored, by (group, name): ID validation and test, OOD validation, and every group of OOD test sets."
+        "Every set that is scored, by (group, name): ID validation and test, OOD validation, each group of OOD tests."
         found = {("id", "val"): self.val, ("id", "test"): self.test}
         found |= {("val", name): images for name, images in self.ood_val.items()}
         return found | {(group, name): images for group, sets in self.ood.items() for name, images in sets.items()}
@@ -256,10 +261,10 @@ class Benchmark(_Sets):
     val: ImageSet | LazyImages  # all others are without
     test: ImageSet | LazyImages
     ood_val: dict[str, ImageSet | LazyImages]  # for choosing hyperparameters; no image of it is in a test set
-    ood: dict[str, dict[str, ImageSet | LazyImages]]  # {group: {name: set}}: "near" and "far", and a third group of some benchmarks
+    ood: dict[str, dict[str, ImageSet | LazyImages]]  # {group: {name: set}}: "near", "far", at some a third
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # per channel, of pixels in [0, 1]
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    auxiliary: ImageSet | LazyImages | None = None  # outliers for methods that train with some; no image of it is in any other set
+    auxiliary: ImageSet | LazyImages | None = None  # outliers for methods that train with some, in no other set
     class_names: tuple[str, ...] = ()
     majority: dict[int, set[int]] = field(default_factory=dict)  # {label: environments that go with it in training}
     sources: dict[str, str] = field(default_factory=dict)  # {"group/set": the files it was read from, for provenance}
@@ -288,14 +293,15 @@ class Registered(NamedTuple):
     setting: str  # one of SETTINGS
     build: Callable[..., Benchmark]  # of `seed` and options; of `root` too if on disk
     on_disk: bool
-    check: Callable[..., object] | None = None  # of all options: raises ValueError for an impossible one, before any work
+    check: Callable[..., object] | None = None  # of all options: raises ValueError for an impossible one
 
 
 _REGISTER: dict[str, Registered] = {}
 
 
-def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False, check: Callable[..., object] | None = None):
-    "Register a benchmark under its name; it replaces an earlier one of that name. Raises ValueError for an unknown setting."
+def register(name: str, setting: str, build: Callable[..., Benchmark], on_disk: bool = False,
+             check: Callable[..., object] | None = None):
+    "Register a benchmark under its name, in place of an earlier one. Raises ValueError for an unknown setting."
     if setting not in SETTINGS:
         raise ValueError(f"benchmark {name}: unknown setting {setting!r}; choose one of {', '.join(SETTINGS)}")
     _REGISTER[name] = Registered(setting, build, on_disk, check)
@@ -312,7 +318,8 @@ def list_benchmarks(
     on_disk: bool | None = None,  # Only those that need a data root (True), or that need none (False)
 ) -> list[str]:
     "Names that `load_benchmark` knows."
-    return [name for name, entry in registered().items() if setting in (None, entry.setting) and on_disk in (None, entry.on_disk)]
+    return [name for name, entry in registered().items()
+            if setting in (None, entry.setting) and on_disk in (None, entry.on_disk)]
 
 # %% ../nbs/05_data.ipynb #e7f422e9
 def default_options(name: str) -> dict:
@@ -335,16 +342,19 @@ def check_options(name: str, options: dict):
 
 # %% ../nbs/05_data.ipynb #3a38619a
 def load_benchmark(
-    name: str,  # One of `list_benchmarks()`
+    name: str | Path,  # One of `list_benchmarks()`, or a YAML file that declares a benchmark on disk
     root: str | Path | None = None,  # Data root of benchmarks on disk; if None, $ASCOOD_DATA, else the folder `data`
     seed: int = 0,  # Decides which image goes into which set, and every random background
     **options,  # Of one benchmark, such as `correlation` of scene-digits in [0, 1], or `workers` of those on disk
 ) -> Benchmark:
     "Build a benchmark. The same arguments give the same pixels. Raises ValueError or FileNotFoundError."
-    if name not in list_benchmarks():
-        raise ValueError(f"unknown benchmark {name!r}{did_you_mean(name, list_benchmarks())}")
+    known = str(name)
+    if known.endswith((".yaml", ".yml")):
+        known = importlib.import_module(_WING).disk.declare(name)
+    if known not in list_benchmarks():
+        raise ValueError(f"unknown benchmark {known!r}{did_you_mean(known, list_benchmarks())}")
     if root is not None and not Path(root).is_dir():
-        raise FileNotFoundError(f"the data folder {root} does not exist; correct the path, or leave it out for embedded data")
-    check_options(name, options)
-    entry = registered()[name]
+        raise FileNotFoundError(f"the data folder {root} does not exist; correct it, or leave it out for embedded data")
+    check_options(known, options)
+    entry = registered()[known]
     return entry.build(**({"root": root} if entry.on_disk else {}), seed=seed, **options)

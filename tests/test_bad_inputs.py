@@ -51,7 +51,7 @@ COMMANDS = [
     (FIT + "--train photos/nothing", "the folder of training images photos/nothing is not there; correct the path"),
     (FIT + "--ood-val photos/train", "are the same image, in train and ood_val; remove one"),
     (FIT + "--batch-size 900", "images that are left for training; lower it"),
-    (FIT + "--train photos/torn", "torn/cat/0.png is truncated or no image; get it again, or remove it"),
+    (FIT + "--train photos/torn", "torn/cat/0.png is truncated or no image, or may not be read; get it again, or remove it"),
 ]
 CALLS = [
     ("data.load_benchmark('scene-digit')", "unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),

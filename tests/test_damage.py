@@ -5,13 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from PIL import Image
 
-from ascood.benchmarks import disk
 from ascood.files import NotWritten
 from ascood.models import load_classifier
 from ascood.study.collect import collect
@@ -119,20 +115,6 @@ def test_a_damaged_csv_file_is_named_and_collecting_again_mends_it_once_deleted(
 def _written(path):
     path.write_text(yaml.safe_dump(PROFILE))
     return path
-
-
-@pytest.mark.parametrize("damage", [flip, half])
-def test_a_damaged_cache_of_images_is_made_again(tmp_path, monkeypatch, damage):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    paths = [tmp_path / f"{i}.png" for i in range(3)]
-    for i, path in enumerate(paths):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    images = disk._decode_once(source := disk._Listed(paths), 8, at_least=0)
-    file, = (tmp_path / "cache").rglob("*.npy")
-    whole = file.read_bytes()
-    file.write_bytes(damage(whole))
-    assert torch.equal(disk._decode_once(source, 8, at_least=0), images)
-    assert file.read_bytes() == whole and not list(file.parent.glob("*.unfinished"))
 
 
 def test_a_full_disk_is_one_line_that_names_the_file_and_a_repeat_ends_as_if_nothing_had_happened(run, finished, results, monkeypatch):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ascood.benchmarks import embedded
-from ascood.data import ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks, load_benchmark, registered
+from ascood.data import (ImageSet, LazyImages, RandomShift, batches, default_options, holdout_split, list_benchmarks,
+                         load_benchmark, registered)
 
 EMBEDDED = list_benchmarks(on_disk=False)
 built = functools.cache(load_benchmark)  # nothing here changes what was built
@@ -29,7 +30,8 @@ def all_sets(benchmark) -> dict:
 def only_ink(monkeypatch):
     "Without photographs and without chance in placing, so that one digit on two backgrounds would be found."
     monkeypatch.setattr(embedded, "_scenes", lambda photos, opacity, rng:
-                        rng.normal(100, 50, photos.shape) if opacity is None else 255 * np.repeat(opacity[..., None], 3, -1))
+                        rng.normal(100, 50, photos.shape)
+                        if opacity is None else 255 * np.repeat(opacity[..., None], 3, -1))
     monkeypatch.setattr(embedded, "_opacity", lambda ink, rng: np.pad(ink / 255, ((0, 0), (18, 18), (18, 18))))
     monkeypatch.setattr(embedded, "match_statistics", lambda images, reference, rng: images)
 
@@ -92,7 +94,7 @@ def test_benchmark_is_deterministic_and_well_formed(name):
     for key, images in first.sets().items():
         assert torch.equal(images.images, again.sets()[key].images) and len(images) > 0
         assert images.images.shape[1:] == (3, 64, 64)
-        assert (images.labels == -1).all() if key[0] != "id" else set(images.labels.tolist()) == set(range(first.num_classes))
+        assert set(images.labels.tolist()) == (set(range(first.num_classes)) if key[0] == "id" else {-1})
     assert not torch.equal(first.train.images, other.train.images)
     assert torch.equal(first.auxiliary.images, again.auxiliary.images) and (first.auxiliary.labels == -1).all()
     assert first.setting in ("spurious", "fine-grained", "conventional") and name in list_benchmarks(first.setting)
@@ -120,7 +122,8 @@ def test_far_outliers_have_the_statistics_of_known_images(name):
     known = benchmark.test.images.float()
     for images in benchmark.ood["far"].values():
         for statistic in (lambda x: x.mean((2, 3)), lambda x: x.std((2, 3))):
-            torch.testing.assert_close(statistic(images.images.float()).mean(0), statistic(known).mean(0), atol=6, rtol=0)
+            torch.testing.assert_close(statistic(images.images.float()).mean(0), statistic(known).mean(0), atol=6,
+                                       rtol=0)
 
 
 def test_matched_images_have_a_reference_images_statistics_exactly():
@@ -154,7 +157,8 @@ def test_correlation_of_digits_and_backgrounds(correlation):
     benchmark = built("scene-digits", correlation=correlation)
 
     def share(images: ImageSet) -> float:
-        return np.mean([e in benchmark.majority[y] for y, e in zip(images.labels.tolist(), images.environments.tolist())])
+        return np.mean([e in benchmark.majority[y] for y,
+                        e in zip(images.labels.tolist(), images.environments.tolist())])
 
     assert share(benchmark.train) == pytest.approx(correlation, abs=0.03)
     assert share(benchmark.test) == pytest.approx(0.5, abs=0.06)
@@ -191,12 +195,13 @@ def test_batches_cover_the_set_once_and_in_a_repeatable_order(digits):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_views_are_the_same_images_augmented_anew(digits, lazy):
     pixels, labels = digits.train.images[:10], torch.arange(10)
-    images = LazyImages(pixels, labels, digits.train.transform) if lazy else ImageSet(pixels, labels, digits.train.transform)
+    images = (LazyImages if lazy else ImageSet)(pixels, labels, digits.train.transform)
 
     def rounds(views, workers=0):
         torch.manual_seed(0)
         images.workers = workers
-        loader = batches(images, 4, shuffle=True, generator=torch.Generator().manual_seed(1), drop_last=True, views=views)
+        loader = batches(images, 4, shuffle=True, generator=torch.Generator().manual_seed(1), drop_last=True,
+                         views=views)
         return list(loader)
 
     once, twice = rounds(1), rounds(2)
@@ -217,5 +222,7 @@ def test_a_plain_data_loader_works_too(digits):
 
 
 def test_options_of_embedded_and_of_disk_are_found_alike():
-    assert default_options("scene-digits")["correlation"] == 0.9 and "correlation" not in default_options("scene-digits-all")
-    assert set(EMBEDDED).isdisjoint(list_benchmarks(on_disk=True)) and list_benchmarks() == EMBEDDED + list_benchmarks(on_disk=True)
+    assert default_options("scene-digits")["correlation"] == 0.9
+    assert "correlation" not in default_options("scene-digits-all")
+    on_disk = list_benchmarks(on_disk=True)
+    assert set(EMBEDDED).isdisjoint(on_disk) and list_benchmarks() == EMBEDDED + on_disk

@@ -15,7 +15,7 @@ from nbconvert import MarkdownExporter
 from nbdev.export import nb_export
 
 ROOT = Path(__file__).parents[1]
-WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "benchmarks/builders", "study", "own")]
+WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "study", "own")]
 ROOMS = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
 TOURS = ("index", "start_here", "guide", "other_libraries")

@@ -16,7 +16,7 @@ from ascood.data import default_options, list_benchmarks, load_benchmark, regist
 
 ROOT = Path(__file__).parents[1]
 CONTRACTS = {c["id"]: c for c in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]}
-FOLDERS = {"wings": "nbs", "benchmarks": "nbs/benchmarks", "builders": "nbs/benchmarks/builders", "study": "nbs/study", "own": "nbs/own"}
+FOLDERS = {"wings": "nbs", "benchmarks": "nbs/benchmarks", "study": "nbs/study", "own": "nbs/own"}
 
 
 def test_imports_lead_backwards_only():
@@ -25,7 +25,7 @@ def test_imports_lead_backwards_only():
 
 @pytest.mark.parametrize("module, line", [
     ("data", "from ascood.benchmarks import disk"), ("attribution", "from ascood.evaluation import METRICS"), ("benchmarks/disk", "import ascood.study.profiles"),
-    ("study/reporting", "from ascood.study import runs"), ("own/detector", "from ascood.study.bootstrap import draw_weights"), ("own/images", "import ascood.own.command"), ("benchmarks/builders/lists", "from ascood.benchmarks.scenes import NAME")])
+    ("study/reporting", "from ascood.study import runs"), ("own/detector", "from ascood.study.bootstrap import draw_weights"), ("own/images", "import ascood.own.command"), ("benchmarks/scenes", "from ascood.benchmarks.build import BUILDERS")])
 def test_an_import_that_leads_forwards_is_found(tmp_path, module, line):
     shutil.copytree(ROOT / "ascood", tmp_path / "ascood", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -42,7 +42,7 @@ def test_rooms_are_numbered_in_the_order_of_their_imports(contract, folder):
     for path in sorted((ROOT / folder).glob("[0-9]*.ipynb")):
         cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.source.startswith("#| default_exp")]
         rooms += [cell.split()[-1].split(".")[-1] for cell in cells]
-    layers = [name for name in reversed(CONTRACTS[contract]["layers"]) if not (ROOT / "ascood" / name).is_dir() and name not in ("__main__", "builders")]
+    layers = [name for name in reversed(CONTRACTS[contract]["layers"]) if not (ROOT / "ascood" / name).is_dir() and name != "__main__"]
     assert rooms == layers
 
 
@@ -68,6 +68,16 @@ def test_no_errors_likely_bugs_or_unsafe_calls():
     "The rules are in pyproject.toml."
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "ascood", "tests", "setup.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+METHOD = [name for name in CONTRACTS["wings"]["layers"] if name not in ("__main__", "study", "own", "benchmarks", "data")]
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_lines_end_at_120_columns(module):
+    "Those of nbdev's list of names excepted."
+    lines = (ROOT / "ascood" / f"{module}.py").read_text().splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("__all__")] == []
 
 
 def test_types_fit():

@@ -1,5 +1,6 @@
-"""Tiny raw data sets in the layout of the real ones, drawn by a seed: CUB, Places365, CelebA, Cars, Aircraft, ImageNet."""
+"""Tiny data in the layouts of the real ones, drawn by a seed: raw data sets, OpenOOD's lists, the authors' root."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.io import savemat
 
-SPECIES = ("001.Black_footed_Albatross", "009.Brewer_Blackbird", "086.Pacific_Loon", "088.Western_Meadowlark", "146.Forsters_Tern")
-PLACES = {"bamboo_forest": (90, 150, 60), "forest/broadleaf": (50, 110, 40), "ocean": (40, 90, 160), "lake/natural": (60, 130, 150)}
-WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361")
+SPECIES = ("001.Black_footed_Albatross", "009.Brewer_Blackbird", "086.Pacific_Loon", "088.Western_Meadowlark",
+           "146.Forsters_Tern")
+PLACES = {"bamboo_forest": (90, 150, 60), "forest/broadleaf": (50, 110, 40), "ocean": (40, 90, 160),
+          "lake/natural": (60, 130, 150)}
+WNIDS = [f"n{10_000_000 + 37 * i:08d}" for i in range(100)]
 # The 40 attributes in the official order.
-ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Blurry
-Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache
-Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair Wavy_Hair
+ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
+Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones
+Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks
+Sideburns Smiling Straight_Hair Wavy_Hair
 Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young""".split()
 
 
@@ -30,8 +34,9 @@ def _text(path: Path, lines) -> Path:
     return path
 
 
-def make_cub(root, per_species: int = 8, species: Sequence[str] = SPECIES, size=(40, 30), masks: str = "beside", seed: int = 0) -> Path:
-    "CUB_200_2011/ and its segmentations, `masks` = 'beside' or 'inside'; every other image is of the training half. Returns the folder."
+def make_cub(root, per_species: int = 8, species: Sequence[str] = SPECIES, size=(40, 30), masks: str = "beside",
+             seed: int = 0) -> Path:
+    "CUB_200_2011/ and its segmentations, `masks` = 'beside' or 'inside'; every other image is for training."
     cub, rng = Path(root, "CUB_200_2011"), np.random.RandomState(seed)
     segmentations = (cub if masks == "inside" else Path(root)) / "segmentations"
     rows = []
@@ -53,18 +58,12 @@ def make_cub(root, per_species: int = 8, species: Sequence[str] = SPECIES, size=
 
 
 def make_places(root, per_category: int = 20, layout: str = "data_256", size=(32, 32), seed: int = 0) -> Path:
-    "places365/, `layout` = 'data_256' (the training archive), 'plain' (a folder a category) or 'val' (flat, with lists). Returns the folder."
-    places, rng, lines, number = Path(root, "places365"), np.random.RandomState(seed), [], 0
+    "places365/, `layout` = 'data_256' (the training archive) or 'plain' (a folder a category). Returns the folder."
+    places, rng = Path(root, "places365"), np.random.RandomState(seed)
     for category, color in PLACES.items():
-        folder = {"data_256": f"data_256/{category[0]}/{category}", "plain": category, "val": "val_256"}[layout]
         for i in range(per_category):
-            number += 1
-            name = f"Places365_val_{number:08d}.jpg" if layout == "val" else f"{i + 1:08d}.jpg"
-            save_image(places / folder / name, color, size, rng)
-            lines.append(f"{name} {100 + list(PLACES).index(category)}")
-    if layout == "val":
-        _text(places / "places365_val.txt", lines)
-        _text(places / "categories_places365.txt", (f"/{category[0]}/{category} {100 + i}" for i, category in enumerate(PLACES)))
+            folder = f"data_256/{category[0]}/{category}" if layout == "data_256" else category
+            save_image(places / folder / f"{i + 1:08d}.jpg", color, size, rng)
     return places
 
 
@@ -79,7 +78,8 @@ def make_celeba(root, n: int = 320, size=(18, 22), seed: int = 0) -> Path:
         color = [150 if person[name] else 70 for name in ("Bald", "Gray_Hair", "Male")]
         save_image(celeba / "img_align_celeba" / f"{i + 1:06d}.jpg", color, size, rng)
     _text(celeba / "list_attr_celeba.txt", lines)
-    _text(celeba / "list_eval_partition.txt", (f"{i + 1:06d}.jpg {0 if i < n // 2 else 1 if i < 3 * n // 4 else 2}" for i in range(n)))
+    _text(celeba / "list_eval_partition.txt",
+          (f"{i + 1:06d}.jpg {0 if i < n // 2 else 1 if i < 3 * n // 4 else 2}" for i in range(n)))
     return celeba
 
 
@@ -89,9 +89,11 @@ def make_cars(root, train: int = 3, test: int = 1, num_classes: int = 196, size=
     (cars / "devkit").mkdir(parents=True)
     colors = rng.randint(20, 235, (num_classes, 3))
     fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
-    for part, count, file in (("train", train, "devkit/cars_train_annos.mat"), ("test", test, "cars_test_annos_withlabels.mat")):
+    for part, count, file in (("train", train, "devkit/cars_train_annos.mat"),
+                              ("test", test, "cars_test_annos_withlabels.mat")):
         order = rng.permutation(np.repeat(np.arange(num_classes), count))
-        rows = np.array([(1, 1, *size, c + 1, f"{i:05d}.jpg") for i, c in enumerate(order, 1)], dtype=[(name, "O") for name in fields])
+        rows = [(1, 1, *size, c + 1, f"{i:05d}.jpg") for i, c in enumerate(order, 1)]
+        rows = np.array(rows, dtype=[(name, "O") for name in fields])
         savemat(cars / file, {"annotations": rows[None]})
         for row in rows:
             save_image(cars / f"cars_{part}" / row["fname"], colors[row["class"] - 1], size, rng)
@@ -100,14 +102,16 @@ def make_cars(root, train: int = 3, test: int = 1, num_classes: int = 196, size=
     return cars
 
 
-def make_aircraft(root, train: int = 2, val: int = 2, test: int = 1, num_classes: int = 100, size=(12, 9), seed: int = 0) -> Path:
+def make_aircraft(root, train: int = 2, val: int = 2, test: int = 1, num_classes: int = 100, size=(12, 9),
+                  seed: int = 0) -> Path:
     "fgvc-aircraft-2013b/ as torchvision reads it, with so many images of each variant. Returns the folder."
     aircraft, rng = Path(root, "fgvc-aircraft-2013b"), np.random.RandomState(seed)
     data, parts = aircraft / "data", {"train": [], "val": [], "test": []}
     variants = [f"Model {c:03d}-A" for c in range(num_classes)]
     _text(data / "variants.txt", variants)
     colors = rng.randint(20, 235, (num_classes, 3))
-    for i, (c, part) in enumerate((c, part) for c in range(num_classes) for part in ["train"] * train + ["val"] * val + ["test"] * test):
+    each = ["train"] * train + ["val"] * val + ["test"] * test
+    for i, (c, part) in enumerate((c, part) for c in range(num_classes) for part in each):
         save_image(data / "images" / f"{i:07d}.jpg", colors[c], size, rng)
         parts[part].append(f"{i:07d} {variants[c]}")
     for part, lines in (parts | {"trainval": sorted(parts["train"] + parts["val"])}).items():
@@ -115,10 +119,11 @@ def make_aircraft(root, train: int = 2, val: int = 2, test: int = 1, num_classes
     return aircraft
 
 
-def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 6, val: int = 8, flat: bool = False, size=(16, 12), seed: int = 0) -> Path:
+def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 2, val: int = 3, flat: bool = False, size=(16, 12),
+                  seed: int = 0) -> Path:
     """images_largescale/imagenet_1k/{train,val}/<wnid>/. Returns the folder.
 
-    `flat`: validation images in one folder and OpenOOD's lists, and (empty) folders for the rest of the 1,000 classes.
+    `flat`: validation images in one folder and OpenOOD's lists, and (empty) folders for the rest of the classes.
     """
     imagenet, rng = Path(root, "images_largescale", "imagenet_1k"), np.random.RandomState(seed)
     every = sorted({*wnids, *(f"n{90000000 + i}" for i in range(1000 - len(wnids)))}) if flat else sorted(wnids)
@@ -133,7 +138,7 @@ def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 6, val: int =
             number += 1
             name = f"ILSVRC2012_val_{number:08d}.JPEG"
             save_image(imagenet / "val" / ("" if flat else wnid) / name, color, size, rng)
-            lists["val" if i < 2 else "test"].append(f"imagenet_1k/val/{name} {every.index(wnid)}")
+            lists["val" if i < 1 else "test"].append(f"imagenet_1k/val/{name} {every.index(wnid)}")
     for part, lines in lists.items():
         if flat:
             _text(Path(root, "benchmark_imglist", "imagenet", f"{part}_imagenet.txt"), lines)
@@ -141,8 +146,8 @@ def make_imagenet(root, wnids: Sequence[str] = WNIDS, train: int = 6, val: int =
 
 
 def make_samples(root, others: int = 20, classes: Sequence[str] | None = None, size=(14, 10), seed: int = 0) -> Path:
-    "images_largescale/imagenet_samples/<wnid>_<class>.jpg: the given classes (all that show cars if None) and `others`. Returns the folder."
-    from ascood.benchmarks.builders.cars_small import CAR_CLASSES, CARS_IN_VIEW
+    "images_largescale/imagenet_samples/<wnid>_<class>.jpg: classes (those with cars if None), `others`."
+    from ascood.benchmarks.build import CAR_CLASSES, CARS_IN_VIEW
 
     samples, rng = Path(root, "images_largescale", "imagenet_samples"), np.random.RandomState(seed)
     names = [*(CAR_CLASSES + CARS_IN_VIEW if classes is None else classes), *(f"thing_{i}" for i in range(others))]
@@ -151,10 +156,52 @@ def make_samples(root, others: int = 20, classes: Sequence[str] | None = None, s
     return samples
 
 
-def make_textures(root, names: Sequence[str] = ("banded", "dotted"), each: int = 3, size=(14, 10), seed: int = 0) -> Path:
+def make_textures(root, names: Sequence[str] = ("banded", "dotted"), each=3, size=(14, 10), seed: int = 0) -> Path:
     "images_largescale/textures/<name>/<name>_<i>.jpg. Returns the folder."
     textures, rng = Path(root, "images_largescale", "textures"), np.random.RandomState(seed)
     for name in names:
         for i in range(each):
             save_image(textures / name / f"{name}_{i}.jpg", rng.randint(20, 235, 3), size, rng)
     return textures
+
+
+def listed(root: Path, folder: str, file: str, n: int, classes: int | None = None, size=(36, 32), suffix="jpg",
+           relative_to=""):
+    "`n` images in a folder of the root, and the list that names them; its paths start at `relative_to`."
+    rng, lines = np.random.RandomState(len(file) + n), []
+    for i in range(n):
+        path = root / folder / f"{i}.{suffix}"
+        save_image(path, rng.randint(20, 235, 3), size, rng)
+        lines.append(f"{path.relative_to(root / relative_to).as_posix()} {i % classes if classes else -1}")
+    _text(root / "benchmark_imglist" / file, lines)
+
+
+def fill_lists(root: Path, name: str, n: int = 10):
+    "An image list for every set of a benchmark that has none yet, in OpenOOD's names or in the builders'."
+    from ascood.benchmarks import disk
+
+    spec = disk.SPECS[name]
+    for (group, which), one in spec.sets().items():
+        if disk.find_place(spec, root, group, which) is None:
+            classes = len(sum(spec.split(), [])) if group == "id" else None
+            place = next(iter(one.where.values()))[-1]
+            listed(root, f"images_classic/{which}-{group}", place.list, 2 * classes if classes else n, classes)
+
+
+def make_released(root: Path, n: int = 3) -> list[dict]:
+    "The authors' data root: each list, with its own folder, of the CSV file; returns its rows."
+    from ascood.benchmarks import disk
+
+    with open(Path(__file__).parent / "reference" / "released_data_root.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if not (root / row["list"]).exists():
+            known = row["group"] == "id"
+            classes = disk.SPECS[released_name(row)].classes if known else None
+            listed(root, f"{row['data_dir']}{Path(row['list']).stem}", row["list"].removeprefix("benchmark_imglist/"),
+                   classes or n, classes, (9, 8), relative_to=row["data_dir"])
+    return rows
+
+
+def released_name(row: dict) -> str:
+    return {"imagenet": "imagenet1k"}.get(row["benchmark"], row["benchmark"])

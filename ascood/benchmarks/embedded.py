@@ -26,13 +26,16 @@ from ..models import brief
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #23de96df
 PHOTOGRAPHS = {  # {use: {name: file within an installed package}}
-    "background": {"grass": "skimage/data/grass.png", "gravel": "skimage/data/gravel.png", "brick": "skimage/data/brick.png",
+    "background": {"grass": "skimage/data/grass.png", "gravel": "skimage/data/gravel.png",
+                   "brick": "skimage/data/brick.png",
                    "tissue": "skimage/data/ihc.png"},
-    "test": {"astronaut": "skimage/data/astronaut.png", "cat": "skimage/data/chelsea.png", "rocket": "skimage/data/rocket.jpg",
+    "test": {"astronaut": "skimage/data/astronaut.png", "cat": "skimage/data/chelsea.png",
+             "rocket": "skimage/data/rocket.jpg",
              "temple": "sklearn/datasets/images/china.jpg", "flower": "sklearn/datasets/images/flower.jpg"},
     "val": {"camera": "skimage/data/camera.png", "coins": "skimage/data/coins.png", "moon": "skimage/data/moon.png",
             "coffee": "skimage/data/coffee.png"},
-    "auxiliary": {"portrait": "matplotlib/mpl-data/sample_data/grace_hopper.jpg", "motorcycle": "skimage/data/motorcycle_left.png",
+    "auxiliary": {"portrait": "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+                  "motorcycle": "skimage/data/motorcycle_left.png",
                   "galaxies": "skimage/data/hubble_deep_field.jpg", "retina": "skimage/data/retina.jpg"},
 }
 ENVIRONMENTS = tuple(PHOTOGRAPHS["background"])
@@ -83,7 +86,7 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _deal(digits: Sequence[int], n_train: int, seed: int) -> dict[str, np.ndarray]:
-    "Indices of the given digits for each share, disjoint: `n_train` of each digit for training (option `n_train`), and a fixed number for the others."
+    "Indices of the given digits for each share, disjoint: `n_train` of each digit for training."
     shares = {"train": n_train, "val": 200 // len(digits), "test": 400 // len(digits), "chimeras": 30}
     rng = np.random.RandomState(seed)
     parts: dict[str, list] = {name: [] for name in shares}
@@ -120,7 +123,7 @@ def _glyphs(characters: str, n: int, rng: np.random.RandomState) -> np.ndarray:
     return np.stack(ink)
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #f13fdc52
-def _chimeras(strokes: np.ndarray, label: np.ndarray, n: int, rng: np.random.RandomState) -> np.ndarray:  # uint8 [n,28,28]
+def _chimeras(strokes: np.ndarray, label: np.ndarray, n: int, rng: np.random.RandomState) -> np.ndarray:  # [n,28,28]
     left, right = (rng.randint(len(strokes), size=20 * n) for _ in range(2))
     left, right = (side[label[left] != label[right]][:n] for side in (left, right))
     fade = np.clip((np.arange(28) - 11) / 6, 0, 1)
@@ -135,11 +138,12 @@ def _opacity(ink: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     placed = np.zeros((len(ink), SIDE, SIDE), np.float32)
     for image, strokes in zip(placed, ink):
         y, x = rng.randint(SIDE - _INK + 1, size=2)
-        image[y : y + _INK, x : x + _INK] = np.asarray(Image.fromarray(strokes).resize((_INK, _INK), Image.Resampling.BILINEAR))
+        enlarged = Image.fromarray(strokes).resize((_INK, _INK), Image.Resampling.BILINEAR)
+        image[y : y + _INK, x : x + _INK] = np.asarray(enlarged)
     return placed / 255
 
 
-def _scenes(photos: np.ndarray, opacity: np.ndarray | None, rng: np.random.RandomState) -> np.ndarray:  # [N,SIDE,SIDE,3]
+def _scenes(photos: np.ndarray, opacity: np.ndarray | None, rng: np.random.RandomState) -> np.ndarray:  # as `photos`
     "White ink on darkened photographs, or the darkened photographs alone."
     scene = _DARKER * photos.astype(np.float32)
     if opacity is None:
@@ -156,16 +160,18 @@ def match_statistics(
     reference: np.ndarray,  # [M,H,W,3]: a random one of them for each image
     rng: np.random.RandomState,
 ) -> np.ndarray:  # float [N,H,W,3]
-    "Images with the mean and standard deviation of a reference image in each channel, before they are clipped to 0..255."
+    "Images with the mean and standard deviation of a reference image in each channel, before clipping to 0..255."
     wanted = reference[rng.randint(len(reference), size=len(images))]
-    (mean, std), (its_mean, its_std) = ((a.mean((1, 2), keepdims=True), a.std((1, 2), keepdims=True)) for a in (wanted, images))
+    (mean, std), (its_mean, its_std) = ((a.mean((1, 2), keepdims=True), a.std((1, 2), keepdims=True))
+                                        for a in (wanted, images))
     return (images - its_mean) / np.maximum(its_std, 1e-6) * std + mean
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #de79e667
 def _faces(rng: np.random.RandomState) -> np.ndarray:  # [100,SIDE,SIDE,3]
     "The hundred grey faces of 25 x 25 pixels that scikit-image carries (from Labeled Faces in the Wild), enlarged."
     faces = (255 * np.load(_file("skimage/data/lfw_subset.npy"))[:100]).astype(np.uint8)
-    return np.stack([np.asarray(Image.fromarray(face).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")) for face in faces])
+    pictures = (Image.fromarray(face).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for face in faces)
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
 def _noise(n: int, rng: np.random.RandomState) -> np.ndarray:
@@ -187,19 +193,22 @@ def _on_backgrounds(ink: np.ndarray | None, share: str, rng: np.random.RandomSta
     return _ood(_scenes(_backgrounds(rng.randint(len(ENVIRONMENTS), size=n), share, rng), opacity, rng))
 
 
-def _known(index: np.ndarray, label: np.ndarray, environment: np.ndarray, share: str, rng: np.random.RandomState) -> ImageSet:
+def _known(index: np.ndarray, label: np.ndarray, environment: np.ndarray, share: str,
+           rng: np.random.RandomState) -> ImageSet:
     "Digits of MNIST, by index, on the given backgrounds."
     opacity = _opacity(_mnist()[0][index], rng)
     images = _as_images(_scenes(_backgrounds(environment, share, rng), opacity, rng))
     transform = _SHIFTED if share == "train" else _PLAIN
-    return ImageSet(images, torch.from_numpy(label), transform, torch.from_numpy(environment), torch.from_numpy(opacity > 0.5))
+    return ImageSet(images, torch.from_numpy(label), transform, torch.from_numpy(environment),
+                    torch.from_numpy(opacity > 0.5))
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #d1398e34
 def _pixels(images: ImageSet) -> np.ndarray:
     return images.images.permute(0, 2, 3, 1).numpy()
 
 
-def _validation_outliers(pool: np.ndarray, label: np.ndarray, val: ImageSet, n: int, rng: np.random.RandomState) -> dict[str, ImageSet]:
+def _validation_outliers(pool: np.ndarray, label: np.ndarray, val: ImageSet, n: int,
+                         rng: np.random.RandomState) -> dict[str, ImageSet]:
     photos = match_statistics(_photographs("val", n, rng), _pixels(val), rng)
     return {
         "chimeras": _on_backgrounds(_chimeras(_mnist()[0][pool], label, n, rng), "val", rng),
@@ -223,9 +232,9 @@ def _auxiliary(seed: int, n: int = 640) -> ImageSet:
     return ImageSet(_as_images(np.concatenate([drawn, _scenes(photos[n // 2 :], None, rng)])), -1, _SHIFTED)
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #508721e5
-def _benchmark(name: str, setting: str, labels: dict[int, int], near, seed: int, n_train: int, n_ood: int, correlation: float | None = None,
-               **more) -> Benchmark:
-    "A benchmark of the digits in `labels` ({digit: class}); `near` makes its other groups of outliers from a random generator."
+def _benchmark(name: str, setting: str, labels: dict[int, int], near, seed: int, n_train: int, n_ood: int,
+               correlation: float | None = None, **more) -> Benchmark:
+    "A benchmark of the digits in `labels` ({digit: class}); `near` makes its other groups of outliers by a generator."
     shares, digit = _deal(list(labels), n_train, seed), _mnist()[1]
     rng = np.random.RandomState(seed + 1)
     sets: dict[str, Any] = {}
@@ -240,7 +249,7 @@ def _benchmark(name: str, setting: str, labels: dict[int, int], near, seed: int,
 
 
 def _environments(label: np.ndarray, correlation: float | None, rng: np.random.RandomState) -> np.ndarray:
-    "Index of each image's background: any; or, for two classes, one of its class's own two with probability `correlation`."
+    "Index of each image's background: any; or, for two classes, one of its class's two with probability `correlation`."
     if correlation is None:
         return rng.randint(len(ENVIRONMENTS), size=len(label))
     own = np.where(rng.random_sample(len(label)) < correlation, label, 1 - label)
@@ -249,7 +258,8 @@ def _environments(label: np.ndarray, correlation: float | None, rng: np.random.R
 # %% ../../nbs/benchmarks/00_embedded.ipynb #c212a4dd
 def _check_options(digits: int, n_train: int, n_ood: int, correlation: float = 0.9):
     "Raise ValueError for an impossible option of a benchmark of so many digits."
-    for name, value, low, high in (("n_train", n_train, 1, 470 - 200 // digits - 400 // digits), ("n_ood", n_ood, 2, 2000)):
+    most = 470 - 200 // digits - 400 // digits
+    for name, value, low, high in (("n_train", n_train, 1, most), ("n_ood", n_ood, 2, 2000)):
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"{name} must be a whole number from {low} to {high}, not {brief(value)}")
     if type(correlation) not in (int, float) or not 0 <= correlation <= 1:
@@ -276,7 +286,8 @@ def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 200) -> Bench
         unseen = rng.permutation(np.flatnonzero(np.isin(digit, held_out)))[:n_ood]
         return {"near": {"held-out-digits": _on_backgrounds(strokes[unseen], "ood", rng)}}
 
-    return _benchmark("scene-digits-holdout", "fine-grained", {d: i for i, d in enumerate(known)}, near, seed, n_train, n_ood,
+    labels = {name: i for i, name in enumerate(known)}
+    return _benchmark("scene-digits-holdout", "fine-grained", labels, near, seed, n_train, n_ood,
                       class_names=tuple(map(str, known)))
 
 
@@ -289,7 +300,7 @@ def _build_all(seed: int = 0, n_train: int = 80, n_ood: int = 200) -> Benchmark:
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #5132755a
 def remembered(build: Callable[..., Benchmark]) -> Callable[..., Benchmark]:
-    "A builder that keeps the last two benchmarks it has built. Their images are shared by all who get them, so nobody may change them in place."
+    "A builder that keeps the last two benchmarks it has built. Their images are shared: change none in place."
     kept = functools.lru_cache(maxsize=2)(build)
 
     @functools.wraps(build)

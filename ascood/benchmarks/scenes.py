@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ANIMALS', 'OTHER_ANIMAL', 'ENVIRONMENTS', 'FAR_TEXTURES', 'VAL_TEXTURES', 'NAME', 'Sources', 'find_sources', 'deal',
-           'environments_of', 'Sizes', 'plan', 'soft_ellipse', 'paste_animal', 'compose', 'build_texture_animals']
+           'checked_share', 'checked_whole', 'exact_environments', 'environments_of', 'Sizes', 'plan', 'soft_ellipse',
+           'paste_animal', 'compose', 'build_texture_animals']
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #ff31961b
 import functools
@@ -20,18 +21,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .builders.lists import checked_share, checked_whole, exact_environments
 from ..data import Benchmark, ImageSet, RandomFlip, RandomShift, _normalize, register
-from .disk import SPECS, DataError, Found, _Listed, data_root, find_set
+from .disk import COMPOSED, SPECS, DataError, Found, _Listed, data_root, find_set
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #185d5a79
 ANIMALS = ("cat", "dog")  # labels 0 and 1, unless the option `animals` names others
 OTHER_ANIMAL = "deer"  # four legs and fur as well, but no class that the network knows
-ENVIRONMENTS = ("banded", "bubbly", "chequered", "cracked")  # in training the first two go with label 0, the others with label 1
+ENVIRONMENTS = ("banded", "bubbly", "chequered", "cracked")  # in training two go with label 0, the others with label 1
 FAR_TEXTURES = ("braided", "cobwebbed", "crystalline")
 VAL_TEXTURES = ("blotchy", "bumpy", "crosshatched")
 _CIFAR_LABELS = {"cat": 3, "deer": 4, "dog": 5, "horse": 7}
-_NOT_OUTLIERS = (("n02085620", "n02130308"), ("n02389026", "n02391049"))  # WordNet ids, first and last: dogs to cheetah; sorrel and zebra
+# WordNet ids, first and last: dogs to cheetah; sorrel and zebra
+_NOT_OUTLIERS = (("n02085620", "n02130308"), ("n02389026", "n02391049"))
 
 
 class Sources(NamedTuple):
@@ -55,9 +56,11 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _find_textures(root: Path) -> dict[str, list[Path]]:
     folders, names = ("images_largescale/textures", "dtd/dtd/images"), ENVIRONMENTS + FAR_TEXTURES + VAL_TEXTURES
-    found = {name: next((images for folder in folders if (images := _images_in(root / folder / name))), []) for name in names}
+    places = {name: [_images_in(root / folder / name) for folder in folders] for name in names}
+    found = {name: next(filter(None, images), []) for name, images in places.items()}
     if missing := [name for name, images in found.items() if not images]:
-        raise DataError(f"textures: no images of {', '.join(missing)} in folders of these names under {' or '.join(folders)}; {_GET['textures']}")
+        raise DataError(f"textures: no images of {', '.join(missing)} in such folders of {' or '.join(folders)}; "
+                        f"{_GET['textures']}")
     return found
 
 
@@ -77,8 +80,8 @@ def find_sources(root: Path) -> Sources:
     "Every file that the benchmark may use. Raises DataError that names all that is missing, not the first alone."
     cifar, faults = SPECS["cifar10-jpeg"], []
     found: list[Any] = []
-    for find in (lambda: find_set(cifar.train, root, 10), lambda: find_set(cifar.test, root, 10), lambda: _find_textures(root),
-                 lambda: _find_imagenet(root)):
+    for find in (lambda: find_set(cifar, root, "id", "train"), lambda: find_set(cifar, root, "id", "test"),
+                 lambda: _find_textures(root), lambda: _find_imagenet(root)):
         try:
             found.append(find())
         except DataError as error:
@@ -104,13 +107,40 @@ def deal(
     order = iter(_rng(seed, what).permutation(len(items)))
     return {share: [items[next(order)] for _ in range(n)] for share, n in sizes.items()}
 
+# %% ../../nbs/benchmarks/02_scenes.ipynb #69e40e76
+def checked_share(name: str, value, low: float = 0, high: float = 1) -> float:
+    "An option that is a fraction in [low, high]. Raises ValueError for anything else."
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low}, {high}], not {value!r}")
+    return float(value)
+
+
+def checked_whole(name: str, value, low: int = 0) -> int:
+    "An option that is a whole number in [low, 2**32). Raises ValueError for anything else."
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < 2**32:
+        raise ValueError(f"{name} must be a whole number, {low} or more, not {value!r}")
+    return int(value)
+
+# %% ../../nbs/benchmarks/02_scenes.ipynb #98a6db42
+def exact_environments(
+    labels: np.ndarray,  # int64 [N] of 0 and 1
+    correlation: float,  # P(environment = label), in [0, 1]
+    rng: np.random.RandomState,
+) -> np.ndarray:  # int64 [N] of 0 and 1
+    "An environment for each image: of each class exactly `round(correlation * n)` get the one that goes with it."
+    environments = 1 - labels
+    for label in (0, 1):
+        index = rng.permutation(np.flatnonzero(labels == label))
+        environments[index[: round(correlation * len(index))]] = label
+    return environments
+
 # %% ../../nbs/benchmarks/02_scenes.ipynb #56e7905e
 def environments_of(
     labels: np.ndarray,  # int64 [N] of 0 and 1
     correlation: float,  # Share of each class whose surroundings go with it, in [0, 1]
     rng: np.random.RandomState,
 ) -> np.ndarray:  # int64 [N], indices of ENVIRONMENTS
-    "Of each class exactly `round(correlation * n)` images get one of its own two environments, both equally often (to one image)."
+    "Of each class exactly `round(correlation * n)` images get one of its own two environments, both equally often."
     side, environments = exact_environments(labels, correlation, rng), np.empty_like(labels)
     for label in (0, 1):
         for own in (0, 1):
@@ -139,18 +169,20 @@ def _behind(environments: np.ndarray, share: str, textures: dict[str, list[Path]
         count = {s: int(fraction * len(textures[name])) for s, fraction in _SHARES.items()}
         if not min(count.values()):
             raise DataError(f"textures/{name}: at least 10 photographs are needed, but there are {len(textures[name])}")
-        own, index = deal(textures[name], count, f"photographs of {name}", seed)[share], np.flatnonzero(environments == e)
+        own = deal(textures[name], count, f"photographs of {name}", seed)[share]
+        index = np.flatnonzero(environments == e)
         photographs[index] = [own[i % len(own)] for i in _rng(seed, f"{share} on {name}").permutation(len(index))]
     return photographs.tolist()
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a9f49649
 def _animals(found: Found, name: str, sizes: dict[str, int], seed: int) -> dict[str, list[Path]]:
     "Pictures of one animal, dealt."
-    paths = [path for path, label in zip(found.paths or (), found.labels) if label == _CIFAR_LABELS[name]]
+    paths = [path for path, label in zip(found.images.paths, found.labels) if label == _CIFAR_LABELS[name]]
     return deal(paths, sizes, f"pictures of a {name} in {found.source.partition(':')[0]}", seed)
 
 
-def _scenes(share: str, animals: Sequence[Path] | None, labels: np.ndarray, environments: np.ndarray, sources: Sources, seed: int) -> pd.DataFrame:
+def _scenes(share: str, animals: Sequence[Path] | None, labels: np.ndarray, environments: np.ndarray, sources: Sources,
+            seed: int) -> pd.DataFrame:
     "Rows of the plan: images on the environments' photographs."
     return pd.DataFrame({"set": share, "label": labels, "environment": environments, "animal": animals or None,
                          "photograph": _behind(environments, share, sources.textures, seed)})
@@ -159,12 +191,14 @@ def _scenes(share: str, animals: Sequence[Path] | None, labels: np.ndarray, envi
 def _known(sources: Sources, sizes: Sizes, correlation: float, seed: int, names: Sequence[str]) -> list[pd.DataFrame]:
     "Rows of the three ID sets. Validation has pictures of CIFAR's training half that training does not use."
     parts = []
-    for found, shares in ((sources.train, {"val": sizes.val, "train": sizes.train}), (sources.test, {"test": sizes.test})):
+    for found, shares in ((sources.train, {"val": sizes.val, "train": sizes.train}),
+                          (sources.test, {"test": sizes.test})):
         pools = [_animals(found, name, {share: -(-n // 2) for share, n in shares.items()}, seed) for name in names]
         for share, n in shares.items():
             labels = np.arange(n) % 2
             animals = [pools[label][share][i // 2] for i, label in enumerate(labels)]
-            environments = environments_of(labels, correlation if share == "train" else 0.5, _rng(seed, f"environments of {share}"))
+            rng = _rng(seed, f"environments of {share}")
+            environments = environments_of(labels, correlation if share == "train" else 0.5, rng)
             parts.append(_scenes(f"id/{share}", animals, labels, environments, sources, seed))
     return parts
 
@@ -176,11 +210,13 @@ def _outliers(sources: Sources, sizes: Sizes, seed: int) -> list[pd.DataFrame]:
     for share, animals in (("near/surroundings", None), ("animals/other-animal", deer)):
         environments = _rng(seed, f"environments of {share}").permutation(np.arange(n) % len(ENVIRONMENTS))
         parts.append(_scenes(share, animals, np.full(n, -1), environments, sources, seed))
-    photographs = {f"{share}/imagenet": paths for share, paths in deal(
-        sources.imagenet, {"far": n, "val": sizes.ood_val, "auxiliary": sizes.auxiliary}, "ImageNet photographs", seed).items()}
+    shares = {"far": n, "val": sizes.ood_val, "auxiliary": sizes.auxiliary}
+    dealt = deal(sources.imagenet, shares, "ImageNet photographs", seed)
+    photographs = {f"{share}/imagenet": paths for share, paths in dealt.items()}
     for share, names, count in (("far/textures", FAR_TEXTURES, n), ("val/other-textures", VAL_TEXTURES, sizes.ood_val)):
         photographs |= deal([path for name in names for path in sources.textures[name]], {share: count}, share, seed)
-    parts += [pd.DataFrame({"set": share, "label": -1, "environment": -1, "animal": None, "photograph": paths}) for share, paths in photographs.items()]
+    parts += [pd.DataFrame({"set": share, "label": -1, "environment": -1, "animal": None, "photograph": paths})
+              for share, paths in photographs.items()]
     return parts
 
 
@@ -190,13 +226,14 @@ def plan(
     correlation: float = 0.9,  # In training, in [0, 1]
     seed: int = 0,
     animals: Sequence[str] = ANIMALS,
-) -> pd.DataFrame:  # A row for each image: set ("group/name"), label, environment (-1: none), animal (a path or None), photograph (a path)
+) -> pd.DataFrame:  # A row for each image: set ("group/name"), label, environment (or -1), animal (or None), photograph
     "Which files each image is made of. Raises DataError if there are not enough."
-    return pd.concat([*_known(sources, sizes, correlation, seed, animals), *_outliers(sources, sizes, seed)], ignore_index=True)
+    known = _known(sources, sizes, correlation, seed, animals)
+    return pd.concat([*known, *_outliers(sources, sizes, seed)], ignore_index=True)
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a255b4b7
 def _square(photograph: Image.Image, pixels: int, rng: np.random.RandomState | None) -> np.ndarray:
-    "A random square, at least `pixels` wide where the photograph is, or the middle one without `rng`: uint8 [pixels,pixels,3]."
+    "A random square, at least `pixels` wide if the photograph is; without `rng` the middle: uint8 [pixels,pixels,3]."
     shorter = min(photograph.size)
     side = shorter if rng is None else rng.randint(min(max(pixels, shorter // 2), shorter), shorter + 1)
     spare = photograph.width - side, photograph.height - side
@@ -241,7 +278,8 @@ class _Photographs:
         if path not in self.known:
             image = _Listed([path])[0]
             scale = self.most / min(image.size)
-            self.known[path] = image if scale >= 1 else image.resize([max(self.most, round(scale * s)) for s in image.size], Image.Resampling.BOX)
+            size = [max(self.most, round(scale * side)) for side in image.size]
+            self.known[path] = image if scale >= 1 else image.resize(size, Image.Resampling.BOX)
         return self.known[path]
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #22536076
@@ -267,7 +305,8 @@ _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 _SHIFT = 4
 
 
-def _checked(seed: int, animals: Sequence[str], correlation: float, pixels: int, object_pixels: int, **sizes: int) -> Sizes:
+def _checked(seed: int, animals: Sequence[str], correlation: float, pixels: int, object_pixels: int,
+             **sizes: int) -> Sizes:
     "Raises ValueError for the first option that is out of range."
     checked_whole("seed", seed), checked_share("correlation", correlation)
     known = sorted(_CIFAR_LABELS.keys() - {OTHER_ANIMAL})
@@ -284,7 +323,8 @@ def _origin(rows: pd.DataFrame, sources: Sources, root: Path) -> str:
     "What a set was made of, for provenance: the list, and a digest of the files' names."
     names = "\n".join(str(path.relative_to(root)) for path in [*rows["animal"].dropna(), *rows["photograph"]])
     share, digest = rows["set"].iloc[0], hashlib.sha256(names.encode()).hexdigest()[:12]
-    animals = "" if rows["animal"].isna().all() else (sources.train if share in ("id/train", "id/val") else sources.test).source + "; "
+    found = sources.train if share in ("id/train", "id/val") else sources.test
+    animals = "" if rows["animal"].isna().all() else f"{found.source}; "
     return f"{animals}{len(rows)} images, {rows['photograph'].nunique()} photographs, sha256 of their names {digest}"
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #41fd4c32
@@ -293,15 +333,15 @@ def _image_set(rows: pd.DataFrame, pixels: int, object_pixels: int, seed: int) -
     images, masks = compose(rows, pixels, object_pixels, _rng(seed, f"pixels of {share}"))
     augmentation = (RandomFlip(), RandomShift(_SHIFT)) if share == "id/train" or share.startswith("auxiliary/") else ()
     labels, environments = (torch.tensor(rows[column].to_numpy()) for column in ("label", "environment"))
-    return ImageSet(images, labels, _normalize(_MEAN, _STD, *augmentation), None if environments.min() < 0 else environments,
-                    None if rows["animal"].isna().all() else masks)
+    return ImageSet(images, labels, _normalize(_MEAN, _STD, *augmentation),
+                    None if environments.min() < 0 else environments, None if rows["animal"].isna().all() else masks)
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #26cdfb7c
 def build_texture_animals(
     root: str | Path | None = None,  # See `ascood.benchmarks.disk.data_root`
     seed: int = 0,  # Decides which file goes into which set, and where every animal stands
     animals: Sequence[str] = ANIMALS,  # Labels 0 and 1: two of cat, dog, horse
-    correlation: float = 0.9,  # Share of each class whose surroundings go with it in training, in [0, 1]; elsewhere it is 0.5
+    correlation: float = 0.9,  # Share of each class whose surroundings go with it in training; elsewhere it is 0.5
     pixels: int = 64,  # Side of an image; the photographs have enough detail for 64 to 96
     object_pixels: int = 40,  # Side of the square that an animal is enlarged to
     n_train: int = Sizes().train,
@@ -311,18 +351,21 @@ def build_texture_animals(
     n_ood_val: int = Sizes().ood_val,  # And of each OOD validation set
     n_auxiliary: int = Sizes().auxiliary,
 ) -> Benchmark:
-    "Animals on textured surroundings. Raises ValueError for an option out of range, DataError for what is missing or broken."
-    sizes = _checked(seed, animals, correlation, pixels, object_pixels, n_train=n_train, n_val=n_val, n_test=n_test, n_ood=n_ood, n_ood_val=n_ood_val,
-                     n_auxiliary=n_auxiliary)
+    "Animals on textured surroundings. Raises ValueError for an option out of range, DataError for files."
+    sizes = _checked(seed, animals, correlation, pixels, object_pixels, n_train=n_train, n_val=n_val, n_test=n_test,
+                     n_ood=n_ood, n_ood_val=n_ood_val, n_auxiliary=n_auxiliary)
     root = data_root(root)
     sources = find_sources(root)
     parts = dict(list(plan(sources, sizes, correlation, seed, animals).groupby("set", sort=False)))
     sets = {tuple(share.split("/")): _image_set(rows, pixels, object_pixels, seed) for share, rows in parts.items()}
-    groups: dict[str, Any] = {group: {name: images for (g, name), images in sets.items() if g == group} for group in ("val", "near", "animals", "far")}
-    return Benchmark(NAME, "spurious", len(animals), sets["id", "train"], sets["id", "val"], sets["id", "test"], groups.pop("val"), groups, _MEAN, _STD,
-                      sets["auxiliary", "imagenet"], tuple(animals), {0: {0, 1}, 1: {2, 3}},
-                     {share: _origin(rows, sources, root) for share, rows in parts.items()})
+    groups: dict[str, Any] = {group: {name: images for (g, name), images in sets.items() if g == group}
+                              for group in ("val", "near", "animals", "far")}
+    origins = {share: _origin(rows, sources, root) for share, rows in parts.items()}
+    return Benchmark(NAME, "spurious", len(animals), sets["id", "train"], sets["id", "val"], sets["id", "test"],
+                     groups.pop("val"), groups, _MEAN, _STD, sets["auxiliary", "imagenet"], tuple(animals),
+                     {0: {0, 1}, 1: {2, 3}}, origins)
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a7d3df00
 NAME = "texture-animals"
+COMPOSED[NAME] = find_sources
 register(NAME, "spurious", build_texture_animals, True, functools.partial(_checked, 0))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'run_notebook', 'run_profile', 'write_report', 'Places', 'main']
 
-# %% ../../nbs/study/10_command.ipynb #6c71a440
+# %% ../../nbs/study/10_command.ipynb #2567f3a4
 import os
 import subprocess
 import sys
@@ -23,7 +23,7 @@ import ascood
 from ..command import Commands, check_folder, create_app, run_app
 from .names import project_root, shipped, under_root
 
-# %% ../../nbs/study/10_command.ipynb #c7ba1b1f
+# %% ../../nbs/study/10_command.ipynb #4b0633ef
 def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path:  # `output`
     "Raises PapermillExecutionError if a cell fails; the executed notebook is then there, with the traceback."
     import papermill
@@ -35,7 +35,7 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #b055c073
+# %% ../../nbs/study/10_command.ipynb #0c4b8d6f
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
     "Returns an exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
@@ -80,10 +80,10 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #e023a701
+# %% ../../nbs/study/10_command.ipynb #15ea835b
 class _WithGroups(Commands):
     "Groups of commands that are loaded when they are called, or when their help is asked for."
-    groups = {"data": "ascood.benchmarks.disk", "build": "ascood.benchmarks.builders.command", "own": "ascood.own.command"}
+    groups = {"data": "ascood.benchmarks.disk", "build": "ascood.benchmarks.build", "own": "ascood.own.command"}
 
     def list_commands(self, ctx) -> list[str]:
         return [*super().list_commands(ctx), *self.groups]
@@ -123,7 +123,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #a8d6144c
+# %% ../../nbs/study/10_command.ipynb #6d67bfd7
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -173,7 +173,7 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #d5fd90d9
+# %% ../../nbs/study/10_command.ipynb #98b7f13b
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):

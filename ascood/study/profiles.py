@@ -6,7 +6,7 @@
 __all__ = ['MethodPlan', 'JUDGED', 'BenchmarkPlan', 'Study', 'Point', 'Profile', 'RunSpec', 'kind_of', 'check_names',
            'profiles_dir', 'list_profiles', 'load_profile', 'find_run']
 
-# %% ../../nbs/study/01_profiles.ipynb #6c68241a
+# %% ../../nbs/study/01_profiles.ipynb #b05f7536
 import hashlib
 import json
 import re
@@ -23,11 +23,12 @@ from pydantic import AfterValidator, ConfigDict, Field
 from .. import baselines  # noqa: F401 (registers its methods)
 from ..data import Benchmark, check_options, default_options, list_benchmarks, load_benchmark
 from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_detectors, recipe
-from ..models import Classifier, brief, create_backbone, did_you_mean
+from ..models import Classifier, create_backbone
+from ..settings import Settings, brief, checked, did_you_mean
 from .names import shipped, under_root
-from ..training import Method, Settings, TrainConfig, checked, create_method, list_methods
+from ..training import Method, TrainConfig, create_method, list_methods
 
-# %% ../../nbs/study/01_profiles.ipynb #c7cd873f
+# %% ../../nbs/study/01_profiles.ipynb #24654c7c
 class _OfEveryMethod(Settings):
     "What a profile may say of any method, besides that method's own settings."
     model_config = ConfigDict(extra="allow")
@@ -46,7 +47,7 @@ class BenchmarkPlan(Settings):
     methods: dict[str, MethodPlan] = {}  # overrides of the profile's methods
     leave_out: list[str] = []  # methods that are not run on this benchmark
 
-# %% ../../nbs/study/01_profiles.ipynb #db42b035
+# %% ../../nbs/study/01_profiles.ipynb #393f7b9c
 class Study(Settings):
     "Variants of methods, for the table of components and the figure of sensitivity."
     methods: list[str] = ["ascood"]
@@ -63,7 +64,7 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #111e23c1
+# %% ../../nbs/study/01_profiles.ipynb #5cbfb019
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
 
@@ -121,7 +122,7 @@ class Profile(Settings):
         found.sort(key=lambda run: run.settings["synthesis"] != synthesis)
         return found[0].method if found else ""
 
-# %% ../../nbs/study/01_profiles.ipynb #c287d3c9
+# %% ../../nbs/study/01_profiles.ipynb #5018f405
 class RunSpec(Settings):
     "One training run of a profile, fully resolved."
     profile: str
@@ -157,7 +158,7 @@ class RunSpec(Settings):
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
-# %% ../../nbs/study/01_profiles.ipynb #85b8418f
+# %% ../../nbs/study/01_profiles.ipynb #89282f39
 _FAMILIES = "post-hoc", "training", "ASCOOD"
 
 
@@ -171,7 +172,7 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #b41b8998
+# %% ../../nbs/study/01_profiles.ipynb #759c9034
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
@@ -200,7 +201,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: P
                    config=config, detectors=detectors, judged=judged, validation_only=profile.validation_only,
                    memory=profile.memory, snapshots=profile.snapshots if first else [])
 
-# %% ../../nbs/study/01_profiles.ipynb #1cee91ad
+# %% ../../nbs/study/01_profiles.ipynb #9e4abfe7
 _FACTORS = {"alpha_factor": ("alpha_max", "alpha_min"), "weight_factor": ("weight",)}
 
 
@@ -226,7 +227,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #3b5d426a
+# %% ../../nbs/study/01_profiles.ipynb #8ffa8440
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -254,7 +255,7 @@ def _content(path: Path) -> dict:
         raise ValueError(f"{path.name} is no mapping of settings to values; write lines such as `seeds: [0]`")
     return content
 
-# %% ../../nbs/study/01_profiles.ipynb #8f06a6ec
+# %% ../../nbs/study/01_profiles.ipynb #c588181d
 def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     "A file's keys over those of the profile that it extends, without the methods that it leaves out."
     if path in above:
@@ -279,7 +280,7 @@ def _without(names, out: list[str]):
         return {name: value for name, value in names.items() if name not in out}
     return [name for name in names if name not in out] if isinstance(names, list) else names
 
-# %% ../../nbs/study/01_profiles.ipynb #940cd2e6
+# %% ../../nbs/study/01_profiles.ipynb #9c6fad40
 def _check(profile: Profile):
     "Raise ValueError if names do not fit together, or a benchmark or detector has no such option."
     if twice := [seed for seed, times in Counter(profile.seeds).items() if times > 1]:
@@ -304,7 +305,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #76ea560f
+# %% ../../nbs/study/01_profiles.ipynb #53bbfe93
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]

@@ -7,7 +7,7 @@ __all__ = ['EVALUATED', 'RowKey', 'NAMES', 'code_digest', 'Keys', 'run_keys', 'r
            'run_state', 'check_data', 'csv_text', 'read_rows', 'provenance', 'RunScores', 'joint_ranks',
            'packed_scores', 'load_scores', 'train_run', 'evaluate_run', 'make_run']
 
-# %% ../../nbs/study/03_runs.ipynb #91834be2
+# %% ../../nbs/study/03_runs.ipynb #e5b5f67f
 import ast
 import functools
 import hashlib
@@ -32,11 +32,10 @@ from ..evaluation import Evaluation, accuracy_of, group_table, metrics_table, sc
 from ..files import remove_stale, write_file
 from ..models import load_classifier
 from .diagnostics import diagnose_run
-if not hasattr(disk, "list_digests"): disk.list_digests, disk.check_available = lambda *a: {}, lambda *a: None
 from .profiles import Profile, RunSpec
 from ..training import create_method, train
 
-# %% ../../nbs/study/03_runs.ipynb #96e91711
+# %% ../../nbs/study/03_runs.ipynb #04cf0650
 _TRAINING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
              "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes")
 _SCORING = ("detectors", "evaluation", "study/diagnostics")
@@ -60,7 +59,7 @@ def code_digest(modules: tuple[str, ...]) -> str:
     folder = Path(ascood.__file__).parent
     return _digest("\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in modules))[:10]
 
-# %% ../../nbs/study/03_runs.ipynb #171619ec
+# %% ../../nbs/study/03_runs.ipynb #fa6e89f7
 class Keys(NamedTuple):
     "What decides a run's weights, and what decides its numbers."
     training: str
@@ -83,7 +82,7 @@ def read_record(run: RunSpec, results: str | Path = "results") -> dict[str, Any]
     except (OSError, TypeError, ValueError):
         return {}
 
-# %% ../../nbs/study/03_runs.ipynb #07f61b97
+# %% ../../nbs/study/03_runs.ipynb #d16d9567
 EVALUATED = "metrics.csv", "groups.csv", "scores.npz"
 
 
@@ -106,7 +105,7 @@ def run_state(run: RunSpec, results: str | Path = "results") -> str:  # "done", 
     begun = "begun" if (run.folder(results) / "settings.json").is_file() else "not begun"
     return "trained" if is_trained(run, results) else begun
 
-# %% ../../nbs/study/03_runs.ipynb #f7894b96
+# %% ../../nbs/study/03_runs.ipynb #8cd744ef
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError, FileNotFoundError or ValueError if a run that is still to be done lacks what it reads."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen and not is_fresh(run, results)]
@@ -116,7 +115,7 @@ def check_data(profile: Profile, results: str | Path = "results"):
         exposed = [r.method for r in alike if r.declared["needs_outliers"]]
         disk.check_available(run.benchmark, run.options, bool(exposed))
 
-# %% ../../nbs/study/03_runs.ipynb #e46a2284
+# %% ../../nbs/study/03_runs.ipynb #40e16283
 def csv_text(rows: pd.DataFrame) -> str:
     "Rows as a CSV file of six digits, where an empty text and a missing number differ."
     return rows.to_csv(index=False, float_format="%.6g", na_rep="nan")
@@ -130,7 +129,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:60]
         raise ValueError(f"{path} is damaged ({reason}); restore it from git, or delete it and collect again") from None
 
-# %% ../../nbs/study/03_runs.ipynb #2df0e593
+# %% ../../nbs/study/03_runs.ipynb #cb319e8f
 _LIBRARIES = "torch", "torchvision", "accelerate", "pytorch-ood", "scikit-learn", "scikit-image", "mlxtend", "numpy"
 
 
@@ -153,7 +152,7 @@ def _peak_mib() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../../nbs/study/03_runs.ipynb #3d90dbb4
+# %% ../../nbs/study/03_runs.ipynb #b1ba26f1
 RowKey = tuple[str, str, str]  # (detector, params, reads)
 
 
@@ -171,7 +170,7 @@ def joint_ranks(by_set: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, st
     ends = np.cumsum([len(values) for values in by_set.values()])
     return dict(zip(by_set, np.split(ranks.astype(np.uint16), ends[:-1])))
 
-# %% ../../nbs/study/03_runs.ipynb #09309da3
+# %% ../../nbs/study/03_runs.ipynb #2f4359ac
 def _params(label: str, given: dict) -> str:
     "What tells apart two entries of one detector in a profile, such as `i-ODIN` and `i-ODIN@k=10`."
     return json.dumps(given, sort_keys=True) if "@" in label else ""
@@ -198,7 +197,7 @@ def _quantiles(found: Evaluation, judged: list[str]) -> dict[tuple[str, str, str
         kept |= {(what, group, name): np.quantile(each, at).astype(np.float32) for what, each in values.items()}
     return kept
 
-# %% ../../nbs/study/03_runs.ipynb #96dca3ba
+# %% ../../nbs/study/03_runs.ipynb #8f663d04
 def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes:
     "scores.npz: see `RunScores`."
     arrays: dict[str, Any] = {"correct": correct}
@@ -231,7 +230,7 @@ def load_scores(path: str | Path) -> RunScores:
             found.quantiles[names[0], group, name] = values
     return found
 
-# %% ../../nbs/study/03_runs.ipynb #505df83c
+# %% ../../nbs/study/03_runs.ipynb #9f11ad21
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True):
     "Train one run, or go on with it. Stale weights are removed first."
     folder, key, start = run.folder(results), run_keys(run, results).training, time.perf_counter()
@@ -252,7 +251,7 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", json.dumps(record, indent=1))
 
-# %% ../../nbs/study/03_runs.ipynb #c4382f0e
+# %% ../../nbs/study/03_runs.ipynb #4b641664
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
 
 
@@ -292,7 +291,7 @@ def evaluate_run(
     _write_evaluation(run.folder(results), tables, scores, record)
     return tables["metrics"]
 
-# %% ../../nbs/study/03_runs.ipynb #641f361c
+# %% ../../nbs/study/03_runs.ipynb #67c42dd4
 def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
     "Every file of an evaluation; run.json last, so that it never stands beside files that it does not describe."
     remove_stale(folder)
