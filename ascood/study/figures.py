@@ -89,7 +89,7 @@ def _dots(axis: Axes, values: pd.Series, y: float, color: str, filled: bool = Tr
     axis.scatter(values, [y] * len(values), s=5, color=color, alpha=0.6, lw=0)
     axis.scatter(values.mean(), y, s=22, color=color if filled else "white", edgecolors=color, zorder=3)
 
-
+# %% ../../nbs/study/08_figures.ipynb #c10d783d
 def _see(figure: Figure, text: str) -> Figure:
     "With a sentence of what to see, kept as the figure's label."
     figure.set_label(text)
@@ -111,7 +111,7 @@ def _groups(known: np.ndarray, unknown: _Unknown) -> dict[str, tuple[np.ndarray,
     colors = dict(zip(groups, [*GROUP_COLORS.values(), *KINDS.values()])) | GROUP_COLORS
     return {name: (np.asarray(values, float), colors[name]) for name, values in groups.items()}
 
-
+# %% ../../nbs/study/08_figures.ipynb #de218b6b
 @styled
 def plot_roc(
     known: np.ndarray,  # Scores of ID images [N]; higher: more OOD
@@ -137,7 +137,7 @@ def _bins(groups: list[np.ndarray], low: float = np.inf) -> np.ndarray:
     low, high = min(low, ends.min()), ends.max()
     return np.linspace(low, high + 0.02 * (high - low) + 1e-9, 41)
 
-
+# %% ../../nbs/study/08_figures.ipynb #661a7ee4
 @styled
 def plot_scores(
     known: np.ndarray,  # Scores of ID images [N]; higher: more OOD
@@ -180,7 +180,7 @@ def _evenly(among: Tensor | int, n: int) -> list[int]:
     rows = torch.arange(among) if isinstance(among, int) else among
     return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()].tolist()
 
-
+# %% ../../nbs/study/08_figures.ipynb #5a2137a5
 def _benchmark(results: Results, name: str) -> Benchmark:
     "A benchmark as the profile uses it. Raises `Missing` if its images are not there."
     try:
@@ -208,7 +208,7 @@ def _problem_rows(benchmark: Benchmark, columns: int) -> dict[str, dict[str, Ten
             for name, some in shown}
     return rows
 
-
+# %% ../../nbs/study/08_figures.ipynb #e47c2799
 @styled
 def figure_problem(results: Results, benchmark: str) -> Figure:
     "Training images, and images of every OOD set, on which a model should be unsure."
@@ -273,7 +273,7 @@ def _ascood(profile: Profile, benchmark: str) -> list[RunSpec]:
             and "synthesis" in run.settings and run.config.seed == profile.seeds[0]]
     return sorted(runs, key=lambda run: run.method != first)
 
-
+# %% ../../nbs/study/08_figures.ipynb #9ba0d698
 def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
     return cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer()
 
@@ -396,7 +396,7 @@ def compared_rows(results: Results, benchmark: str) -> pd.DataFrame:  # name, ki
     order = table[table["about"].astype(bool)].groupby("name")["auroc"].mean().sort_values(ascending=False)
     return table.set_index("name").loc[order.index].reset_index()
 
-
+# %% ../../nbs/study/08_figures.ipynb #5dc9168d
 @styled
 def figure_compared(results: Results, benchmark: str) -> Figure:
     "AUROC of all methods, sorted by the OOD group that the setting is about; colour by kind."
@@ -466,7 +466,7 @@ def figure_scores(results: Results, benchmark: str) -> Figure:
 _FEATURES = {"norm of h": r"$\Vert h\Vert$", "norm read by the head": r"$\Vert\tilde{h}\Vert$, read by the head",
             "maximum logit": "maximum logit"}
 
-
+# %% ../../nbs/study/08_figures.ipynb #59509a9f
 @styled
 def figure_features(results: Results, benchmark: str) -> Figure:
     "Features of the baseline and of ASCOOD: norm of h, norm that the head reads, maximum logit."
@@ -625,7 +625,7 @@ def reliance_rows(results: Results, benchmark: str) -> pd.DataFrame:  # panel, w
     sure = sure.assign(panel="mean maximum softmax (%)", what=named, value=100 * sure["confidence"])
     return pd.concat([parts, sure])[["panel", "what", "method", "seed", "value"]]
 
-
+# %% ../../nbs/study/08_figures.ipynb #23c8418c
 @styled
 def figure_reliance(results: Results, benchmark: str) -> Figure:
     "Accuracy where the surroundings agree and disagree with the class, and confidence where there is no object."
