@@ -89,7 +89,7 @@ def _dots(axis: Axes, values: pd.Series, y: float, color: str, filled: bool = Tr
     axis.scatter(values, [y] * len(values), s=5, color=color, alpha=0.6, lw=0)
     axis.scatter(values.mean(), y, s=22, color=color if filled else "white", edgecolors=color, zorder=3)
 
-
+# %% ../../nbs/study/08_figures.ipynb #c10d783d
 def _see(figure: Figure, text: str) -> Figure:
     "With a sentence of what to see, kept as the figure's label."
     figure.set_label(text)
@@ -111,7 +111,7 @@ def _groups(known: np.ndarray, unknown: _Unknown) -> dict[str, tuple[np.ndarray,
     colors = dict(zip(groups, [*GROUP_COLORS.values(), *KINDS.values()])) | GROUP_COLORS
     return {name: (np.asarray(values, float), colors[name]) for name, values in groups.items()}
 
-
+# %% ../../nbs/study/08_figures.ipynb #de218b6b
 @styled
 def plot_roc(
     known: np.ndarray,  # Scores of ID images [N]; higher: more OOD
@@ -137,7 +137,7 @@ def _bins(groups: list[np.ndarray], low: float = np.inf) -> np.ndarray:
     low, high = min(low, ends.min()), ends.max()
     return np.linspace(low, high + 0.02 * (high - low) + 1e-9, 41)
 
-
+# %% ../../nbs/study/08_figures.ipynb #661a7ee4
 @styled
 def plot_scores(
     known: np.ndarray,  # Scores of ID images [N]; higher: more OOD
@@ -180,7 +180,7 @@ def _evenly(among: Tensor | int, n: int) -> list[int]:
     rows = torch.arange(among) if isinstance(among, int) else among
     return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()].tolist()
 
-
+# %% ../../nbs/study/08_figures.ipynb #5a2137a5
 def _benchmark(results: Results, name: str) -> Benchmark:
     "A benchmark as the profile uses it. Raises `Missing` if its images are not there."
     try:
@@ -208,7 +208,7 @@ def _problem_rows(benchmark: Benchmark, columns: int) -> dict[str, dict[str, Ten
             for name, some in shown}
     return rows
 
-
+# %% ../../nbs/study/08_figures.ipynb #e47c2799
 @styled
 def figure_problem(results: Results, benchmark: str) -> Figure:
     "Training images, and images of every OOD set, on which a model should be unsure."
@@ -273,7 +273,7 @@ def _ascood(profile: Profile, benchmark: str) -> list[RunSpec]:
             and "synthesis" in run.settings and run.config.seed == profile.seeds[0]]
     return sorted(runs, key=lambda run: run.method != first)
 
-
+# %% ../../nbs/study/08_figures.ipynb #9ba0d698
 def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
     return cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer()
 
@@ -393,10 +393,10 @@ def compared_rows(results: Results, benchmark: str) -> pd.DataFrame:  # name, ki
             learned, about = (benchmark, row.method, "") not in lost, row.group == SETTING_GROUP[row.setting]
             found.append((name, row.kind, row.group, row.seed, row.auroc, learned, about))
     table = pd.DataFrame(found, columns=["name", "kind", "group", "seed", "auroc", "learned", "about"])
-    order = table[table["about"]].groupby("name")["auroc"].mean().sort_values(ascending=False)
+    order = table[table["about"].astype(bool)].groupby("name")["auroc"].mean().sort_values(ascending=False)
     return table.set_index("name").loc[order.index].reset_index()
 
-
+# %% ../../nbs/study/08_figures.ipynb #5dc9168d
 @styled
 def figure_compared(results: Results, benchmark: str) -> Figure:
     "AUROC of all methods, sorted by the OOD group that the setting is about; colour by kind."
@@ -404,7 +404,7 @@ def figure_compared(results: Results, benchmark: str) -> Figure:
     names, groups = [*rows["name"].unique()], [*rows["group"].unique()]
     if len(names) < 2:
         raise Missing(f"fewer than two methods have scores on {benchmark}")
-    figure, axes = _panels(len(groups), len(groups), TWO_COLUMNS, 0.4 + 0.135 * len(names), sharey=True)
+    figure, axes = _panels(len(groups), len(groups), TWO_COLUMNS, 0.6 + 0.14 * len(names), sharey=True)
     for axis, group in zip(axes, groups):
         for (name, kind, learned), part in rows[rows["group"] == group].groupby(["name", "kind", "learned"]):
             _dots(axis, part["auroc"], names.index(name), KINDS[kind], learned)
@@ -447,7 +447,7 @@ def common_detector(results: Results, benchmark: str) -> str:
 def figure_scores(results: Results, benchmark: str) -> Figure:
     "Scores of all methods by the same detector on one axis, a row a method; AUROC in percent."
     detector = common_detector(results, benchmark)
-    rows = group_auroc(results, benchmark).query("detector == @detector").sort_values("group", ascending=False)
+    rows = group_auroc(results, benchmark).query("detector == @detector")
     found = {name: quantile_groups(results, benchmark, name, detector) for name in rows["method"].unique()}
     bins = _bins([values for groups in found.values() for values in groups.values()])
     figure, axes = _panels(len(found), 1, ONE_COLUMN, 0.72, sharex=True)
@@ -466,7 +466,7 @@ def figure_scores(results: Results, benchmark: str) -> Figure:
 _FEATURES = {"norm of h": r"$\Vert h\Vert$", "norm read by the head": r"$\Vert\tilde{h}\Vert$, read by the head",
             "maximum logit": "maximum logit"}
 
-
+# %% ../../nbs/study/08_figures.ipynb #59509a9f
 @styled
 def figure_features(results: Results, benchmark: str) -> Figure:
     "Features of the baseline and of ASCOOD: norm of h, norm that the head reads, maximum logit."
@@ -510,7 +510,7 @@ def _draw_lines(axis: Axes, rows: pd.DataFrame, looks: dict[str, dict]):
 def _lines(rows: pd.DataFrame, looks: dict[str, dict], columns: int, dotted: str = "") -> Figure:
     "Of rows with panel, line, x, value, xlabel, ylabel, yscale, level and own. Up to two columns wide."
     panels = [part for _, part in rows.dropna(subset=["value"]).groupby(["panel", "xlabel", "ylabel"], sort=False)]
-    figure, axes = _panels(len(panels), columns, max(ONE_COLUMN, TWO_COLUMNS * min(1, columns / 3)), 1.5)
+    figure, axes = _panels(len(panels), columns, max(ONE_COLUMN, TWO_COLUMNS * min(1, columns / 3)), 1.65)
     for axis, part in zip(axes, panels):
         _draw_lines(axis, part, looks)
     shown = {name: {"lw": 1.2} | look for name, look in looks.items() if name in set(rows["line"])}
@@ -570,11 +570,12 @@ _SYMBOLS = {"alpha_factor": r"$\alpha$, times the profile's", "weight_factor": r
 
 def numeric_points(profile: Profile) -> pd.DataFrame:  # study, benchmark, method, variant, varied, x
     "Points of studies that vary one setting, and that over numbers."
-    points = [(point.study, point.benchmark, point.method, point.variant, *item) for point in profile.points
-              for item in point.values.items() if len(point.values) == 1]
-    found = pd.DataFrame(points, columns=["study", "benchmark", "method", "variant", "varied", "x"])
-    is_number = found["x"].map(lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)).astype(bool)
-    return found[is_number.groupby(found["study"]).transform("all")].astype({"x": float}) if len(found) else found
+    varied = {name: [*study.vary.items()] for name, study in profile.studies.items()}
+    over_numbers = {name for name, ((_, values), *others) in varied.items()
+                    if not others and all(type(value) in (int, float) for value in values)}
+    points = [(point.study, point.benchmark, point.method, point.variant, *next(iter(point.values.items())))
+              for point in profile.points if point.study in over_numbers]
+    return pd.DataFrame(points, columns=["study", "benchmark", "method", "variant", "varied", "x"])
 
 # %% ../../nbs/study/08_figures.ipynb #a2d859a6
 def sensitivity_rows(results: Results) -> pd.DataFrame:  # of `numeric_points`, seed, detector, quantity, value
@@ -624,7 +625,7 @@ def reliance_rows(results: Results, benchmark: str) -> pd.DataFrame:  # panel, w
     sure = sure.assign(panel="mean maximum softmax (%)", what=named, value=100 * sure["confidence"])
     return pd.concat([parts, sure])[["panel", "what", "method", "seed", "value"]]
 
-
+# %% ../../nbs/study/08_figures.ipynb #23c8418c
 @styled
 def figure_reliance(results: Results, benchmark: str) -> Figure:
     "Accuracy where the surroundings agree and disagree with the class, and confidence where there is no object."
