@@ -58,3 +58,14 @@ def make_small(pixels: int = 32) -> Benchmark:
 @pytest.fixture(scope="session")
 def small():
     return make_small()
+
+
+def stopping(method: type, epoch: int) -> type:
+    "The same method, but for an interruption in the first step of that epoch."
+    class Stopped(method):
+        def loss(self, model, x, y, step):
+            if step.epoch == epoch:
+                raise KeyboardInterrupt
+            return super().loss(model, x, y, step)
+
+    return Stopped
