@@ -47,7 +47,8 @@ def _check_input(x: Tensor, y: Tensor, mode: str):
 
 def _check_logits(logits: Tensor, y: Tensor):
     if logits.ndim != 2 or len(logits) != len(y):
-        raise ValueError(f"the model must return logits of shape ({len(y)}, classes), but returned {tuple(logits.shape)}")
+        raise ValueError(f"the model must return logits of shape ({len(y)}, classes), but returned "
+                         f"{tuple(logits.shape)}")
 
 # %% ../nbs/00_attribution.ipynb #8292d492
 def _gradient(logits: Tensor, x: Tensor, y: Tensor, keep_graph: bool = False) -> Tensor:
@@ -64,8 +65,9 @@ def true_class_gradient(
 ) -> Tensor:  # G [B,C,H,W], dtype of `x`, detached
     """`G = d sum_b z_{y_b}(x_b) / dx`, the gradient of each image's true-class logit by that image (paper, Section 3).
 
-    Leaves the model as it was, also when it raises: modes, `requires_grad`, `.grad` and buffers. Raises TypeError (dtypes)
-    and ValueError (shapes, `mode`). Values are not checked: a label out of range is torch's error, a NaN goes through.
+    Leaves the model as it was, also when it raises: modes, `requires_grad`, `.grad` and buffers. Raises TypeError
+    (dtypes) and ValueError (shapes, `mode`). Values are not checked: a label out of range is torch's own error, and a
+    NaN goes through.
     """
     _check_input(x, y, mode)
     if len(x) == 0:

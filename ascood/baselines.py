@@ -50,13 +50,14 @@ class ConfidenceClassifier(Classifier):
         self.confidence = nn.Linear(backbone.num_features, 1)
         self.register_buffer("weight", torch.tensor(0.1))
 
-    def forward(self, x: Tensor, with_confidence: bool = False):  # [B,3,H,W] -> logits [B,C] (, confidence's logit [B,1])
+    def forward(self, x: Tensor, with_confidence: bool = False):  # images -> logits [B,C] (, confidence's [B,1])
         h = self.features(x)
         return (self.head(h), self.confidence(h)) if with_confidence else self.head(h)
 
 # %% ../nbs/07_baselines.ipynb #ff5cbcaa
 class ConfBranch(CrossEntropy):
-    "DeVries & Taylor, Learning Confidence for Out-of-Distribution Detection in Neural Networks, arXiv 1802.04865 (2018)."
+    """DeVries & Taylor, Learning Confidence for Out-of-Distribution Detection in Neural Networks, arXiv 1802.04865
+    (2018)."""
 
     name: ClassVar[str] = "conf_branch"
     network: ClassVar[type[Classifier]] = ConfidenceClassifier
@@ -83,7 +84,8 @@ def rotations(
 ) -> Tensor:  # [4B,C,H,H]: all upright, then all turned by 90, by 180 and by 270 degrees
     "Four turns of each image, counter-clockwise. Raises ValueError if the images are not square."
     if x.shape[-1] != x.shape[-2]:
-        raise ValueError(f"only square images can be turned into the same shape, but these are {x.shape[-2]}x{x.shape[-1]}")
+        raise ValueError(f"only square images can be turned into the same shape, but these are "
+                         f"{x.shape[-2]}x{x.shape[-1]}")
     return torch.cat([torch.rot90(x, turns, (-2, -1)) for turns in range(4)])
 
 # %% ../nbs/07_baselines.ipynb #84695b1b
@@ -199,7 +201,8 @@ def virtual_outliers(
     wide = queue.double()  # a covariance of large features is not positive definite after rounding to float32
     mean = wide.mean(1, keepdim=True)
     centered = (wide - mean).flatten(0, 1)
-    covariance = centered.T @ centered / len(centered) + 1e-4 * torch.eye(queue.shape[-1], device=queue.device, dtype=wide.dtype)
+    ridge = 1e-4 * torch.eye(queue.shape[-1], device=queue.device, dtype=wide.dtype)
+    covariance = centered.T @ centered / len(centered) + ridge
     noise = torch.randn(len(queue), sample_from, queue.shape[-1], device=queue.device)
     longest = noise.norm(dim=-1).topk(select).indices
     noise = noise.gather(1, longest[..., None].expand(-1, -1, queue.shape[-1])).double()
@@ -216,11 +219,11 @@ def weighted_energy(logits: Tensor, weights: Tensor) -> Tensor:  # [B,C], [1,C] 
 class VirtualOutlierClassifier(Classifier):
     "A classifier that remembers features, with the two small layers that VOS trains beside it."
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5, queue: int = 100):
+    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5,
+                 queue: int = 100):
         super().__init__(backbone, num_classes, normalization, sigma)
         self.queue = FeatureQueue(num_classes, queue, backbone.num_features)
-        self.phi = nn.Linear(1, 2)
-        self.energy_weights = nn.Linear(num_classes, 1, bias=False)
+        self.phi, self.energy_weights = nn.Linear(1, 2), nn.Linear(num_classes, 1, bias=False)
         nn.init.uniform_(self.energy_weights.weight)
 
     def architecture(self) -> dict:
@@ -234,7 +237,8 @@ class VirtualOutlierClassifier(Classifier):
         "Cross-entropy, plus `weight` times the logistic loss of the energies of images and outliers."
         with torch.no_grad():
             self.energy_weights.weight.clamp_(min=0.01)  # with none above 0 the weighted energy is infinite
-        energy = torch.cat([weighted_energy(part, self.energy_weights.weight) for part in (logits, self.head(outliers))])
+        both = (logits, self.head(outliers))
+        energy = torch.cat([weighted_energy(part, self.energy_weights.weight) for part in both])
         is_known = torch.arange(len(energy), device=y.device) < len(y)
         return F.cross_entropy(logits, y) + weight * F.cross_entropy(self.phi(energy[:, None]), is_known.long())
 
@@ -356,7 +360,8 @@ class PrototypeClassifier(Classifier):
 # %% ../nbs/07_baselines.ipynb #6cfdafe9
 @torch.no_grad()
 def start_prototypes(model: Any, known: Iterable[tuple[Tensor, Tensor]]):
-    "Set the prototypes to the class means of the embeddings, of length 1; a class without an image keeps its random one."
+    """Set the prototypes to the class means of the embeddings, of length 1; a class without an image keeps its random
+    one."""
     prototypes, model = model.head.prototypes, model.eval()
     total = torch.zeros_like(prototypes)
     for x, y in known:
@@ -366,7 +371,7 @@ def start_prototypes(model: Any, known: Iterable[tuple[Tensor, Tensor]]):
 
 # %% ../nbs/07_baselines.ipynb #9d5d7b58
 class CIDER(CrossEntropy):
-    "Ming, Sun, Dia & Li, How to Exploit Hyperspherical Embeddings for Out-of-Distribution Detection?, ICLR 2023, arXiv 2203.04450."
+    "Ming et al., How to Exploit Hyperspherical Embeddings for Out-of-Distribution Detection?, ICLR 2023, 2203.04450."
     name: ClassVar[str] = "cider"
     network: ClassVar[type[Classifier]] = PrototypeClassifier
     network_settings: ClassVar[tuple[str, ...]] = ("dim", "tau")
@@ -378,18 +383,18 @@ class CIDER(CrossEntropy):
     gamma: float = Field(0.95, ge=0, lt=1)  # the authors' for CIFAR-10; 0.5 for CIFAR-100
     dim: int = Field(128, ge=2)  # of the embedding
 
-    def prepare(self, model: Classifier, known: Iterable[tuple[Tensor, Tensor]]):
-        start_prototypes(model, known)
+    def prepare(self, model: Classifier, known: Iterable[tuple[Tensor, Tensor]]): start_prototypes(model, known)
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         return self.closed_loss(model(x, embed=True), y, step.bare.head)
 
     def closed_loss(self, z: Tensor, y: Tensor, head: PrototypeHead) -> tuple[Tensor, Tensor]:
-        "Both losses of a batch of embeddings, in 32 bits, after which the head has the moved prototypes; and the logits."
-        with torch.autocast(z.device.type, enabled=False):  # 8 bits of a cosine, divided by tau, are too few to train by
+        "Both losses of a batch of embeddings, in 32 bits, and the logits; the head then has the moved prototypes."
+        with torch.autocast(z.device.type, enabled=False):  # 8 bits of a cosine over tau are too few to train by
             moved = moved_prototypes(head.prototypes, z := z.float(), y, self.gamma)
-            head.prototypes.copy_(moved.detach())
-            return dispersion(moved, self.tau) + self.weight * compactness(z, y, moved.detach(), self.tau), (z @ moved.T / self.tau).detach()
+            head.prototypes.copy_(fixed := moved.detach())
+            loss = dispersion(moved, self.tau) + self.weight * compactness(z, y, fixed, self.tau)
+            return loss, (z @ moved.T / self.tau).detach()
 
 # %% ../nbs/07_baselines.ipynb #aef204f0
 @torch.no_grad()
@@ -433,8 +438,8 @@ class BoundaryClassifier(PrototypeClassifier):
 
 # %% ../nbs/07_baselines.ipynb #551f6e1d
 class NPOS(CIDER):
-    """Tao, Du, Zhu & Li, Non-Parametric Outlier Synthesis, ICLR 2023, arXiv 2303.02966. The rest of the settings as in CIDER;
-    a smaller queue with smaller `k`, `boundary` and `candidates` than the authors'."""
+    """Tao, Du, Zhu & Li, Non-Parametric Outlier Synthesis, ICLR 2023, arXiv 2303.02966. The rest of the settings as in
+    CIDER; a smaller queue with smaller `k`, `boundary` and `candidates` than the authors'."""
     name: ClassVar[str] = "npos"
     network: ClassVar[type[Classifier]] = BoundaryClassifier
     network_settings: ClassVar[tuple[str, ...]] = ("dim", "tau", "queue")
@@ -449,7 +454,8 @@ class NPOS(CIDER):
     @model_validator(mode="after")
     def _possible(self):
         if self.k >= self.queue or self.boundary > self.queue:
-            raise ValueError(f"k {self.k} must be less than, and boundary {self.boundary} at most, the queue's length {self.queue}")
+            raise ValueError(f"k {self.k} must be less than, and boundary {self.boundary} at most, the queue's length "
+                             f"{self.queue}")
         return self
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -462,7 +468,8 @@ def npos_loss(settings: NPOS, z: Tensor, y: Tensor, step: Step) -> tuple[Tensor,
     started = step.epoch > settings.start * step.epochs and net.queue.full()
     outliers = z[:0].detach()
     if started:
-        outliers = boundary_outliers(net.queue.features, settings.k, settings.boundary, settings.candidates, settings.noise)
+        outliers = boundary_outliers(net.queue.features, settings.k, settings.boundary, settings.candidates,
+                                     settings.noise)
     net.queue.push(z, y)
     known, unknown = net.phi(torch.cat([z, outliers])).split([len(z), len(outliers)])
     return loss + (settings.open_weight if started else 0.0) * open_loss(known, unknown), logits

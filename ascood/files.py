@@ -44,12 +44,14 @@ def unfinished_as(unfinished: Path, path: Path) -> Iterator[None]:
         _remove(unfinished)
         if isinstance(error, NotWritten) or not reason:
             raise
-        raise NotWritten(f"{path} cannot be written ({reason}); what was complete before is kept: mend that, then repeat the command") from error
+        raise NotWritten(f"{path} cannot be written ({reason}); what was complete before is kept: mend that, then "
+                         "repeat the command") from error
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    "The name under which to write a file or a folder; at the end it is moved into place. Raises NotWritten for any error on the way."
+    """The name under which to write a file or a folder; at the end it is moved into place. Raises NotWritten for any
+    error on the way."""
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.unfinished")
     with unfinished_as(unfinished, path):
@@ -93,4 +95,5 @@ def read_csv(
         return pd.read_csv(path, **options)
     except ValueError as error:
         reason = " ".join(str(error).split())[:60]
-        raise ValueError(f"{path} is damaged ({reason}); delete it, or restore it from git, then repeat: {again}") from None
+        raise ValueError(f"{path} is damaged ({reason}); delete it, or restore it from git, then repeat: "
+                         f"{again}") from None

@@ -41,4 +41,5 @@ def no_normalization(h: Tensor) -> Tensor:
     return h
 
 
-NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"zscore": standardize, "l2": l2_normalize, "none": no_normalization}
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {"zscore": standardize, "l2": l2_normalize,
+                                                         "none": no_normalization}

@@ -99,18 +99,25 @@ SYNTHESES = {  # name: (x, G, alpha, p_inv, generator) -> x'
     "gaussian": lambda x, g, alpha, fraction, generator: gaussian_outliers(x, alpha, generator),  # needs no G
 }
 
+# %% ../nbs/01_synthesis.ipynb #d920c119
+def _check_synthesis(settings: "OutlierSynthesizer"):
+    if settings.kind not in SYNTHESES:
+        raise ValueError(f"unknown synthesis {settings.kind!r}; choose one of {', '.join(SYNTHESES)}")
+    _check_fraction(settings.fraction)
+    if not (settings.alpha_max >= 0 and settings.alpha_min >= 0):
+        raise ValueError(f"alpha must not be negative, but is {settings.alpha_max} to {settings.alpha_min}")
+
 # %% ../nbs/01_synthesis.ipynb #f6f94bf0
 @dataclass(frozen=True)
 class OutlierSynthesizer:
-    "Outliers from a batch of training images (paper, Section 3). Raises ValueError for an unknown `kind` or impossible numbers."
+    "Outliers from training images (paper, Section 3). Raises ValueError for an unknown `kind` or impossible numbers."
     kind: str = "gradient"  # one of SYNTHESES
     fraction: float = 0.1  # p_inv in [0, 1]; `gaussian` has no use for it
     alpha_max: float = 1.0  # alpha before the first epoch; `shuffle` has no use for it
     alpha_min: float = 1.0  # alpha in the last epoch
     mode: str = "eval"  # of the model during attribution: "eval" (the paper's) or "train"
 
-    def __post_init__(self):
-        _check_synthesis(self)
+    def __post_init__(self): _check_synthesis(self)
 
     def __call__(
         self,
@@ -124,12 +131,5 @@ class OutlierSynthesizer:
     ) -> Tensor:  # Outliers x' [B,C,H,W], dtype of `x`, detached
         "Outliers for this batch, with the alpha of this epoch. Raises as `true_class_gradient`."
         g = true_class_gradient(model, x, y, self.mode) if g is None and self.kind != "gaussian" else g
-        return SYNTHESES[self.kind](x, g, alpha_at(epoch, epochs, self.alpha_max, self.alpha_min), self.fraction, generator)
-
-# %% ../nbs/01_synthesis.ipynb #d920c119
-def _check_synthesis(settings: OutlierSynthesizer):
-    if settings.kind not in SYNTHESES:
-        raise ValueError(f"unknown synthesis {settings.kind!r}; choose one of {', '.join(SYNTHESES)}")
-    _check_fraction(settings.fraction)
-    if not (settings.alpha_max >= 0 and settings.alpha_min >= 0):
-        raise ValueError(f"alpha must not be negative, but is {settings.alpha_max} to {settings.alpha_min}")
+        alpha = alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
+        return SYNTHESES[self.kind](x, g, alpha, self.fraction, generator)

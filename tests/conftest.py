@@ -7,7 +7,7 @@ import torch
 
 torch.set_num_threads(1)
 
-from ascood.data import load_benchmark
+from ascood.data import Benchmark, ImageSet, _normalize, load_benchmark
 from ascood.models import load_classifier
 from ascood.training import CrossEntropy, TrainConfig, train
 
@@ -35,3 +35,37 @@ def trained(holdout, tmp_path_factory):
     "A small model that has learned something."
     run = train(CrossEntropy(), holdout, TrainConfig(epochs=6, batch_size=32), tmp_path_factory.mktemp("trained"), progress=False)
     return load_classifier(run.checkpoint)
+
+
+def make_small(pixels: int = 32) -> Benchmark:
+    "Stripes of three widths as classes, noise and plain images as outliers: a benchmark that is read in no time."
+    generator, classes = torch.Generator().manual_seed(0), torch.arange(36) % 3
+    columns = torch.arange(pixels) // (1 + classes[:, None]) % 2 * 120
+
+    def images(base=torch.zeros(12, 1)):
+        noise = torch.randint(0, 136, (len(base), 3, pixels, pixels), generator=generator)
+        return (noise + base[:, None, None]).to(torch.uint8)
+
+    def known():
+        return ImageSet(images(columns), classes, _normalize((0.5,) * 3, (0.5,) * 3))
+
+    train, plain = known(), known().transform
+    noise, dark, aux = (ImageSet(images(torch.full((n, 1), level)), -1, plain) for n, level in ((12, 90), (12, 0), (36, 60)))
+    return Benchmark("small", "conventional", 3, train, known(), known(), {"noise": noise}, {"near": {"noise": noise}, "far": {"dark": dark}},
+                     auxiliary=aux)
+
+
+@pytest.fixture(scope="session")
+def small():
+    return make_small()
+
+
+def stopping(method: type, epoch: int) -> type:
+    "The same method, but for an interruption in the first step of that epoch."
+    class Stopped(method):
+        def loss(self, model, x, y, step):
+            if step.epoch == epoch:
+                raise KeyboardInterrupt
+            return super().loss(model, x, y, step)
+
+    return Stopped

@@ -24,7 +24,7 @@ from torch import nn
 from ascood import detectors as ours
 from ascood.data import Benchmark, ImageSet, batches
 from ascood.detectors import (
-    DETECTORS, IODIN, NOT_AS_OPENOOD, OWN_SCORES, Recipe, Relation, create_detector, list_detectors, perturbation, recipe,
+    DETECTORS, IODIN, NOT_AS_OPENOOD, Recipe, Relation, create_detector, list_detectors, perturbation, recipe,
     without_first_component,
 )
 from ascood.evaluation import Shelf, _fitting_set, candidates, evaluate, extract, metrics_table, score_benchmark, validation_auroc
@@ -187,12 +187,6 @@ def test_test_sets_have_no_say_in_hyperparameters(trained, small):
     assert score_benchmark(trained, small, names).hyperparameters == score_benchmark(trained, swapped, names).hyperparameters
 
 
-def test_given_hyperparameters_are_kept(trained, small):
-    found = score_benchmark(trained, small, {"KNN": {"k": 7}, "ODIN": {"eps": 0.001}})
-    assert found.hyperparameters["KNN"] == {"k": 7}
-    assert found.hyperparameters["ODIN"]["eps"] == 0.001 and found.hyperparameters["ODIN"]["temperature"] in (1, 10, 100, 1000)
-
-
 def test_each_image_is_read_once_for_all_but_the_image_sweep(trained, small):
     seen = []
     hook = trained.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -213,8 +207,8 @@ def test_scores_are_the_same_from_disk(trained, small, monkeypatch):
 
 def test_budget_is_kept_and_the_rest_is_on_disk(trained, holdout):
     shelf = Shelf(100 * 64 * 4)  # the features of 100 images, no more
-    extract(trained, some(holdout.val, 100), shelf=shelf, also={"maps"})
-    assert 0 <= shelf.left < 100 * 64 * 4 and shelf.spilled >= 100 * 64 * 16 * 4
+    extract(trained, some(holdout.val, 100), shelf=shelf, also={"stages"})
+    assert 0 <= shelf.left < 100 * 64 * 4 and shelf.spilled >= 2 * 100 * 64 * 4
 
 
 def test_a_killed_process_leaves_no_file_behind(tmp_path):
@@ -353,11 +347,6 @@ def test_other_hyperparameters_rank_otherwise(reference, name, params):
     assert spearmanr(as_openood(found.scores[name]), PROBLEM[f"score_{name}"]).statistic < 0.999
 
 
-@pytest.mark.parametrize("name, fits", [("TempScale", "val"), ("KLM", "val"), ("ReAct", "val"), ("MDS", "train"), ("KNN", "train")])
-def test_fitted_where_openood_fits(name, fits):
-    assert recipe(name).fits == fits
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_first_component_is_that_of_the_svd(b, c, h, w, seed):
@@ -373,9 +362,9 @@ def test_first_component_is_that_of_the_svd(b, c, h, w, seed):
 def test_rankfeat_costs_no_second_pass(trained, small):
     seen = []
     hook = trained.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    found = score_benchmark(trained, small, ["RankFeat"])
+    score_benchmark(trained, small, ["RankFeat"])
     hook.remove()
-    assert sum(seen) == sum(len(s) for s in small.sets().values()) and found.activations["id", "test"].maps is None
+    assert sum(seen) == sum(len(s) for s in small.sets().values())
 
 
 # gaps
@@ -391,7 +380,7 @@ class Broken(FeaturesDetector):
     def predict_features(self, z):
         if self.how == "raises":
             raise RuntimeError("the covariance is singular")
-        return {"nan": torch.full((len(z),), math.nan), "short": torch.zeros(1), "constant": torch.zeros(len(z))}[self.how]
+        return {"nan": torch.full((len(z),), math.nan), "short": torch.zeros(1)}[self.how]
 
 
 @pytest.mark.parametrize("reads", ["features", "images"])
@@ -403,12 +392,6 @@ def test_failure_is_a_named_gap_and_stops_no_other(trained, small, monkeypatch, 
     assert len(broken) == 3 + 1 + 2 and broken.auroc.isna().all() and broken.gap.str.contains(words).all()
     others = table[table.detector != "Broken"]
     assert set(others.detector) == {"MSP", "i-ODIN", "KNN"} and others.auroc.notna().all() and (others.gap == "").all()
-
-
-def test_constant_scores_are_a_result(trained, small, monkeypatch):
-    monkeypatch.setitem(DETECTORS, "Constant", Recipe(lambda model, std: Broken("constant")))
-    table = evaluate(trained, small, ["Constant"])
-    assert (table.auroc == 50).all() and (table.fpr95 == 100).all() and (table.gap == "").all()
 
 
 def test_two_classes_and_few_images_leave_gaps_or_numbers(digits):
@@ -436,17 +419,6 @@ def test_empty_set_is_named_before_any_work(trained, small, monkeypatch):
     monkeypatch.setattr("ascood.evaluation.extract", lambda *_, **__: pytest.fail("work was started"))
     with pytest.raises(ValueError, match="near/nothing is empty"):
         evaluate(trained, replace(small, ood={"near": {"nothing": empty}}), ["MSP"])
-
-
-def test_rows_name_their_hyperparameters(trained, small):
-    found = score_benchmark(trained, small, ["ReAct", "MSP"])
-    table = metrics_table(found, 50.0).drop_duplicates("detector").set_index("detector")["hyperparameters"]
-    assert table["MSP"] == "{}" and table["ReAct"].startswith('{"percentile": 0.')
-
-
-def test_every_name_says_what_it_reads():
-    assert all(r.reads in ("logits", "h", "features", "maps", "blocks", "stages", "gram", "images") for r in (DETECTORS | OWN_SCORES).values())
-    assert len(DETECTORS) == 24
 
 
 @pytest.mark.parametrize("k", [1, 3, 100])

@@ -22,9 +22,9 @@ def fresh():
 
 def test_the_benchmark_runs_and_writes_its_tables(tmp_path):
     "The notebook itself checks that both steps give the same loss, and that ours needs one forward pass less."
-    words = ["nbs/experiments/benchmark.ipynb", tmp_path / "out.ipynb", "-p", "networks", "{tiny_resnet: [16, 4]}", "-p", "seconds", "0.01",
-             "-p", "detectors", "[MSP, KNN]", "-p", "images", "20", "-p", "results", tmp_path]
-    done = subprocess.run([sys.executable, "-m", "ascood.study.notebooks", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    values = {"networks": "{tiny_resnet: [16, 4]}", "seconds": 0.01, "detectors": "[MSP, KNN]", "images": 20, "results": tmp_path}
+    words = ["nbs/experiments/benchmark.ipynb", tmp_path / "out.ipynb", *(w for name, v in values.items() for w in ("-p", f"{name}={v}"))]
+    done = subprocess.run([sys.executable, "-m", "ascood", "notebook", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     steps = pd.read_csv(next((tmp_path / "benchmarks").glob("step_*.csv")))
     assert steps["precision"].tolist() == ["fp32", "bf16"] and (steps[["textbook (s)", "ours (s)"]] > 0).all(axis=None)

@@ -1,5 +1,6 @@
-"""The Snakefile, run for real on a tiny profile."""
+"""The command line and the Snakefile, run for real on a tiny profile."""
 
+import json
 import os
 import shlex
 import shutil
@@ -12,173 +13,166 @@ from pathlib import Path
 import pytest
 import yaml
 
-from road import make_all
-
-from ascood.study.profiles import load_profile
+from ascood.study.cli import main, run_notebook, write_report
+from ascood.study.profiles import list_profiles, load_profile
+from ascood.study.runs import make_run
 
 ROOT = Path(__file__).parents[1]
-PROFILE = {
-    "description": "for tests",
-    "seeds": [0],
-    "train": {"epochs": 1},
-    "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}},
-    "benchmarks": {"scene-digits-holdout": {"options": {"n_train": 40, "n_ood": 40}}},
-    "detectors": ["MSP"],
-}
+FEW = {"options": {"n_train": 40, "n_ood": 40}}
+TINY = {"description": "For tests.", "seeds": [0], "train": {"epochs": 1}, "detectors": ["MSP"],
+        "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}}, "benchmarks": {"scene-digits-holdout": FEW}}
+ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_profile_is_valid(name):
+    profile = load_profile(name)
+    assert len({run.run_id for run in profile.runs}) == len(profile.runs) > 0
 
 
 @pytest.fixture(scope="module")
-def workflow(tmp_path_factory):
-    "Snakemake on a profile of its own, state and results in a temporary folder; returns (output, exit status)."
-    folder = tmp_path_factory.mktemp("workflow")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
-    for name in ("ascood", "nbs", "Snakefile", "settings.ini"):
+def project(tmp_path_factory):
+    "A folder with links to the project's files, and a profile of its own."
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    for name in ("ascood", "nbs", "Snakefile", "settings.ini", "Makefile", "requirements.lock"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "results").mkdir()
+    (folder / "results" / "published").symlink_to(ROOT / "results" / "published")
+    return folder
 
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def run(*args):
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", *args, "--config", "profile=tiny.yaml"]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        return done.stdout + done.stderr, done.returncode
+def start(folder, *words):
+    return subprocess.Popen([sys.executable, "-m", "ascood", *words], cwd=folder, env=ENV, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
-    def start():
-        return subprocess.Popen([sys.executable, "-m", "ascood", "run", "tiny.yaml"], cwd=folder, env=env, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
-    run.folder, run.start = folder, start
-    return run
+def done(folder, *words):
+    "(output, exit status)."
+    process = start(folder, *words)
+    output, _ = process.communicate(timeout=600)
+    return output, process.returncode
 
 
 def jobs(output: str) -> dict[str, int]:
-    "The job counts that Snakemake announces."
-    table = output.split("Job stats:")[1].splitlines()[3:]
-    return {line.split()[0]: int(line.split()[1]) for line in table[: next(i for i, l in enumerate(table) if l.startswith("total"))]}
+    "The job counts that Snakemake announces; none if there is nothing to do."
+    lines = output.partition("Job stats:")[2].splitlines()[3:]
+    end = next((i for i, line in enumerate(lines) if line.startswith("total")), 0)
+    return {line.split()[0]: int(line.split()[1]) for line in lines[:end]}
 
 
-def test_two_calls_take_turns_and_a_killed_one_leaves_no_lock(workflow):
+def test_two_calls_take_turns_and_a_killed_one_leaves_no_lock(project):
     "The first is killed with all its jobs while it trains; the second waits for it, and makes what is left."
-    first, end = workflow.start(), time.monotonic() + 120
-    while not [*workflow.folder.glob("results/tiny/runs/*/settings.json")]:
+    first, end = start(project, "run", "tiny.yaml"), time.monotonic() + 240
+    while not [*project.glob("results/tiny/runs/*/settings.json")]:
         assert first.poll() is None and time.monotonic() < end
         time.sleep(0.05)
-    second = workflow.start()
+    second = start(project, "run", "tiny.yaml")
     assert "another process works on" in second.stdout.readline()
     os.killpg(first.pid, signal.SIGKILL)
-    output, _ = second.communicate(timeout=300)
+    output, _ = second.communicate(timeout=600)
     first.communicate()
-    assert second.returncode == 0 and output.rstrip().endswith("profile tiny is up to date; all on one page: results/tiny/report.html"), output[-3000:]
+    assert second.returncode == 0 and output.rstrip().endswith("tiny is up to date: results/tiny/report.html"), output[-3000:]
+    out = project / "results" / "tiny"
+    assert len([*out.glob("runs/*/run.ipynb")]) == len([*(out / "scores").iterdir()]) == 2
+    page, readme = (out / "report.html").read_text(), (out / "README.md").read_text()
+    assert "data:image/png" in page and "One seed says nothing" in page and "### Main results" in readme
+    assert all((out / link).exists() for link in ["table_main.csv", "../../figures/tiny/summary.png", "runs.csv"]) and "injected" not in page
 
 
-def test_only_what_hangs_on_a_deleted_checkpoint_is_made_again(workflow):
-    some = "results/tiny/table_main.md", "results/tiny/table_claims.md", "figures/tiny/roc_scene-digits-holdout.pdf"
-    out = workflow.folder / "results" / "tiny"
-    assert all((workflow.folder / path).is_file() for path in some)
-    assert len(list(out.glob("runs/*/train.ipynb"))) == 2 and (out / "notebooks" / "table_main.ipynb").is_file()
-
-    output, status = workflow()
-    assert status == 0 and "Nothing to be done" in output
-
-    table, metrics = out / "table_main.md", out / "metrics.csv"
-    before, content = table.read_bytes(), metrics.read_bytes()
-    metrics.write_text("damaged")  # so that the job fails
-    output, status = workflow(failed := "results/tiny/notebooks/tables.done")
-    assert status != 0 and table.read_bytes() == before
-    metrics.write_bytes(content)
-    output, status = workflow(failed)
-    assert status == 0 and jobs(output) == {"tables": 1} and table.read_bytes() == before, "a failed job is not taken for done"
-
+def test_nothing_is_made_twice_and_only_what_is_stale_is_made_again(project):
+    out = project / "results" / "tiny"
+    output, status = done(project, "run", "tiny.yaml")
+    assert status == 0 and not jobs(output)
     deleted = next(out.glob("runs/*ascood*/model.safetensors"))
     weights = deleted.read_bytes()
     deleted.unlink()
-    output, _ = workflow("--dry-run")
-    planned = jobs(output)
-    assert planned["train"] == planned["evaluate"] == planned["collect"] == planned["premises"] == planned["page"] == 1
-    assert planned["tables"] == planned["figures"] == 1
+    output, status = done(project, "run", "tiny.yaml")
+    assert status == 0 and jobs(output) == {"run": 1, "report": 1, "all": 1} and deleted.read_bytes() == weights
+    (project / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"detectors": ["MSP", "EBO"]}))
+    before = deleted.stat().st_mtime_ns
+    output, status = done(project, "run", "tiny.yaml")
+    assert status == 0 and jobs(output) == {"run": 2, "report": 1, "all": 1} and deleted.stat().st_mtime_ns == before
+    assert "EBO" in (out / "metrics.csv").read_text()
 
-    output, status = workflow(str(deleted.relative_to(workflow.folder)))
-    assert status == 0 and deleted.read_bytes() == weights
 
-
-def test_failed_cell_fails_the_run_and_its_notebook_is_kept(workflow):
-    (workflow.folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"train": {"epochs": 1, "lr": 1e30}, "methods": {"cross_entropy": {}}}))
-    output, status = workflow()
+def test_a_failed_cell_fails_the_run_and_its_notebook_is_kept(project):
+    (project / "bad.yaml").write_text(yaml.safe_dump(TINY | {"train": {"epochs": 1, "lr": 1e30}, "methods": {"cross_entropy": {}}}))
+    output, status = done(project, "run", "bad.yaml")
     assert status != 0 and "FloatingPointError" in output
-    (kept,) = [p for p in workflow.folder.glob("results/tiny/runs/*/train.ipynb") if "FloatingPointError" in p.read_text()]
-    assert not (kept.parent / "model.safetensors").exists()
+    (kept,) = project.glob("results/bad/runs/*/run.ipynb")
+    assert "FloatingPointError" in kept.read_text() and not (kept.parent / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_a_cluster_is_asked_for_what_training_needs(workflow, profile):
-    "A dry run needs no plugin of the cluster: the executor is replaced by the one that only plans."
-    (workflow.folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"seeds": [7]}))
-    output, status = workflow("--profile", str(ROOT / "profiles" / profile), "--executor", "dryrun", "--dry-run")
-    assert status == 0, output[-2000:]
-    asked = {block.split(":")[0]: block for block in output.split("\nrule ")[1:]}
-    assert "gpu=1" in asked["train"] and "runtime=1440" in asked["train"] and "mem_mb=32000" in asked["train"] and "gpu=1" in asked["evaluate"]
-    assert "gpu=0" not in asked["train"] and "gpu=1" not in asked["tables"] and "runtime=30" in asked["tables"]
-
-
-def test_the_workflow_refuses_a_profile_in_one_line_and_quotes_its_values(workflow):
-    quoted = workflow.folder / "a b.yaml"
-    quoted.write_text(yaml.safe_dump(PROFILE | {"name": "quoted"}))
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--printshellcmds", "--config"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, "profile=a b.yaml", "results=r $(touch pwned)"], cwd=workflow.folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and "-p profile 'a b.yaml' -p results 'r $(touch pwned)'" in done.stdout + done.stderr
-    quoted.write_text(yaml.safe_dump(PROFILE | {"name": "$(touch pwned)"}))
-    done = subprocess.run([*command, "profile=a b.yaml"], cwd=workflow.folder, env=env, capture_output=True, text=True)
-    assert done.returncode != 0 and "profile a b.yaml: name: '$(touch pwned)' is no name" in done.stdout + done.stderr
-    assert not (workflow.folder / "pwned").exists()
-
-
-def csv_lines(folder, besides=()):
-    "{CSV file: its lines}, without lines that have one of these texts in them."
-    return {path.name: [line for line in path.read_text().splitlines() if not any(text in line for text in besides)] for path in folder.glob("*.csv")}
-
-
-def reproduce(folder, profile):
-    "`make reproduce` in a clone, its output and status; the environment of the running interpreter stands in for .venv."
-    bin_ = folder / "venv" / "bin"
-    bin_.mkdir(parents=True)
-    ready = subprocess.run("cksum < requirements.lock | cut -d' ' -f1", shell=True, cwd=folder, capture_output=True, text=True).stdout.strip()
-    (folder / "venv" / f".ready-{ready}").touch()
-    (bin_ / "python").write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} \"$@\"\n")
+def test_reproducing_in_a_fresh_clone_keeps_the_rows_and_pictures_of_runs_that_are_elsewhere(project):
+    "`make reproduce` of one of two benchmarks, without the folders of earlier runs; the running interpreter stands in for .venv."
+    two = TINY | {"benchmarks": {"scene-digits": FEW, "scene-digits-holdout": FEW}, "detectors": ["MSP", "EBO"]}
+    path, out, figures = project / "two.yaml", project / "results" / "two", project / "figures" / "two"
+    path.write_text(yaml.safe_dump(two))
+    plan = load_profile(str(path))
+    here = os.getcwd()
+    os.chdir(project)
+    try:
+        for run in plan.runs:
+            make_run(run, plan, progress=False)
+        write_report("two.yaml")
+    finally:
+        os.chdir(here)
+    shutil.rmtree(out / "runs")
+    rows = {name: (out / f"{name}.csv").read_text().splitlines() for name in ("metrics", "groups", "history", "runs")}
+    pictures = {path: path.read_bytes() for path in figures.glob("gallery_scene-digits-holdout*")}
+    path.write_text(yaml.safe_dump(two | {"benchmarks": {"scene-digits": FEW | {"methods": {"ascood": {"weight": 0.2}}}, "scene-digits-holdout": FEW}}))
+    (bin_ := project / "venv" / "bin").mkdir(parents=True)
+    ready = subprocess.run("cksum < requirements.lock | cut -d' ' -f1", shell=True, cwd=project, capture_output=True, text=True).stdout.strip()
+    (project / "venv" / f".ready-{ready}").touch()
+    (bin_ / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (bin_ / "python").chmod(0o755)
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}  # `make test` sets them
-    done = subprocess.run(["make", "reproduce", "VENV=venv", "CORES=2", f"PROFILE={profile}"], cwd=folder, env=env, capture_output=True, text=True)
-    return done.stdout + done.stderr, done.returncode
+    env = {name: value for name, value in ENV.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}  # `make test` sets them
+    made = subprocess.run(["make", "reproduce", "VENV=venv", "CORES=2", "PROFILE=two.yaml:scene-digits"], cwd=project, env=env,
+                          capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    said = made.stdout + made.stderr
+    assert "kept: 2 runs not on this machine: cross_entropy on scene-digits-holdout, ascood on scene-digits-holdout" in said
+    assert "kept: 1 run no longer planned by two" in said
+    made_anew = next(run.run_id for run in plan.runs if (run.benchmark, run.method) == ("scene-digits", "cross_entropy"))
+    for name, lines in rows.items():
+        assert {line for line in lines if made_anew not in line} <= {*(out / f"{name}.csv").read_text().splitlines()}, name
+    assert pictures and all(path.read_bytes() == content for path, content in pictures.items())
+    assert "scene-digits-holdout" in (out / "table_main.md").read_text()
 
 
-def test_reproducing_a_part_keeps_the_rows_and_pictures_of_all_other_runs(tmp_path, monkeypatch):
-    "A clone without the folders of its runs; the profile has other settings for one method of one benchmark, and only that benchmark is made."
-    few = {"options": {"n_train": 40, "n_ood": 40}}
-    plan = PROFILE | {"benchmarks": {"scene-digits": few, "scene-digits-holdout": few}, "detectors": ["MSP", "EBO"]}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan))
-    for name in ("ascood", "nbs", "Snakefile", "settings.ini", "Makefile", "requirements.lock"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "published").symlink_to(ROOT / "results" / "published")
-    monkeypatch.chdir(tmp_path)
-    make_all("tiny.yaml", "results", "figures")
-    out, figures = tmp_path / "results" / "tiny", tmp_path / "figures" / "tiny"
-    old = next(run.run_id for run in load_profile("tiny.yaml").runs if (run.benchmark, run.method) == ("scene-digits", "ascood"))
-    shutil.rmtree(out / "runs")  # as in a fresh clone
-    made_anew = [f"{old.split('-ascood')[0]}-{method}-seed0" for method in ("cross_entropy", "ascood")]
-    rows, tables = csv_lines(out), csv_lines(out, [*made_anew, "scene-digits,"])
-    pictures = {path: path.read_bytes() for path in figures.glob("*scene-digits-holdout*")}
-    before = {path.name for path in [*out.glob("*.*"), *figures.glob("*")]}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(plan | {"benchmarks": {"scene-digits": few | {"methods": {"ascood": {"weight": 0.2}}}, "scene-digits-holdout": few}}))
+def test_a_cluster_is_asked_for_what_training_needs(project):
+    "A dry run needs no plugin of the cluster: the executor is replaced by the one that only plans."
+    (project / "dry.yaml").write_text(yaml.safe_dump(TINY | {"seeds": [7]}))
+    words = ["snakemake", "--profile", str(ROOT / "profiles" / "slurm"), "--executor", "dryrun", "--dry-run", "--config", "profile=dry.yaml"]
+    made = subprocess.run([sys.executable, "-m", *words], cwd=project, env=ENV, capture_output=True, text=True)
+    asked = {block.split(":")[0]: block for block in (made.stdout + made.stderr).split("\nrule ")[1:]}
+    assert made.returncode == 0 and "gpu=1" in asked["run"] and "runtime=1440" in asked["run"] and "mem_mb=64000" in asked["run"]
+    assert "gpu=1" not in asked["report"] and "runtime=60" in asked["report"]
 
-    output, status = reproduce(tmp_path, "tiny.yaml:scene-digits")
-    assert status == 0, output[-3000:]
-    assert "kept: 2 runs not on this machine: ascood on scene-digits-holdout, cross_entropy on scene-digits-holdout" in output
-    assert "kept: 1 run no longer planned by tiny (collect --prune removes them): ascood on scene-digits" in output
-    assert before <= {path.name for path in [*out.glob("*.*"), *figures.glob("*")]}
-    assert len(pictures) > 10 and all(path.read_bytes() == content for path, content in pictures.items())
-    now = csv_lines(out)
-    for name, lines in tables.items():
-        assert {*lines} <= {*now[name]} and len(rows[name]) <= len(now[name]), name
-    for name in ("metrics", "groups", "history", "runs"):  # the earlier settings too
-        assert [line for line in now[f"{name}.csv"] if old in line] == [line for line in rows[f"{name}.csv"] if old in line] != [], name
-    assert "scene-digits-holdout" in (out / "table_main.md").read_text() and "gallery_scene-digits-holdout.png" in (out / "README.md").read_text()
+
+def test_the_workflow_quotes_its_values_and_refuses_a_profile_in_one_line(project):
+    (project / "a b.yaml").write_text(yaml.safe_dump(TINY | {"name": "quoted"}))
+    words = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--printshellcmds", "--config"]
+    made = subprocess.run([*words, "profile=a b.yaml", "results=r $(touch pwned)"], cwd=project, env=ENV, capture_output=True, text=True)
+    assert made.returncode == 0 and "-p 'profile=a b.yaml'" in made.stdout + made.stderr and "'results=r $(touch pwned)'" in made.stdout + made.stderr
+    (project / "a b.yaml").write_text(yaml.safe_dump(TINY | {"name": "$(touch pwned)"}))
+    made = subprocess.run([*words, "profile=a b.yaml"], cwd=project, env=ENV, capture_output=True, text=True)
+    assert made.returncode != 0 and "profile a b.yaml: '$(touch pwned)' is no name" in made.stdout + made.stderr
+    assert not (project / "pwned").exists()
+
+
+def test_commands_in_a_fresh_process(tmp_path):
+    "Help loads nothing heavy; a mistake is one line and exit status 2; a notebook gets its parameters."
+    slow = "import sys; from ascood.study.cli import main; main(['--help']); print('loaded', {'torch', 'pandas', 'papermill'} & {*sys.modules})"
+    made = subprocess.run([sys.executable, "-c", slow], env=ENV, capture_output=True, text=True)
+    assert "loaded set()" in made.stdout and all(name in made.stdout for name in ("run", "verify", "data", "build", "own"))
+    made = subprocess.run([sys.executable, "-m", "ascood", "status", "smok"], cwd=tmp_path, env=ENV, capture_output=True, text=True)
+    assert made.returncode == 2 and made.stderr == "error: no profile 'smok'; did you mean 'smoke'?\n"
+    cells = [{"cell_type": "code", "execution_count": None, "id": name, "metadata": {"tags": tags}, "outputs": [], "source": source}
+             for name, tags, source in (("a", ["parameters"], "a, b = 1, 'x'"), ("b", [], "import sys; print(sys.executable, a, b)"))]
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}}
+    (tmp_path / "in.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    assert main(["notebook", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), "-p", "a=2", "-p", "b=k=1"]) == 0
+    assert f"{sys.executable} 2 k=1" in (tmp_path / "out.ipynb").read_text() and run_notebook
+    assert all(main([name, "--help"]) == 0 for name in ("run", "status", "one", "collect", "report", "verify", "data", "build", "own"))

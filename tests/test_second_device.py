@@ -1,0 +1,116 @@
+"""All of it on a second device gives the numbers of the first, bit for bit; what mixes both places raises, as on a GPU."""
+
+import pandas as pd
+import pytest
+import torch
+from second_device import Far, second_device
+
+from ascood import baselines  # noqa: F401 (registers its methods)
+from ascood.detectors import DETECTORS, IODIN, list_detectors
+from ascood.evaluation import evaluate
+from ascood.models import load_classifier
+from ascood.own.detector import OutlierDetector
+from ascood.own.images import example_folders
+from ascood.settings import TrainConfig
+from ascood.training import CrossEntropy, create_method, list_methods, train
+
+SETTINGS = {  # outliers are made within the first steps
+    "vos": dict(start=0, queue=4, sample_from=50), "cider": dict(dim=8),
+    "npos": dict(start=0, queue=6, k=2, boundary=3, candidates=4, dim=8)}
+RUNS = [(name, SETTINGS.get(name, {})) for name in list_methods() if name != "pretrained"] + [
+    ("ascood", dict(synthesis="shuffle", uncertainty="energy")), ("ascood", dict(synthesis="subtract", attribution_mode="shared")),
+    ("ascood", dict(synthesis="gaussian", attribution_mode="train")), ("ascood", dict(normalization="none")), ("cross_entropy", dict(normalization="l2"))]
+CONFIG = TrainConfig(epochs=1, batch_size=12)
+FIXED = {name: {} for name in list_detectors()} | {
+    "KNN": {"k": 3}, "NNGuide": {"k": 3}, "ODIN": {"eps": [0.001, 0.01]}, "i-ODIN": {"eps": [0.001, 0.01], "temperature": 10}}
+
+
+def test_the_device_is_one():
+    with second_device() as far:
+        x = torch.arange(6.0, device=far).view(2, 3)
+        assert isinstance(x, Far) and x.device == far and type(x.cpu()) is torch.Tensor and x.sum().item() == 15
+        assert isinstance(torch.tensor([1.0], device=far), Far) and x[torch.tensor([1])].tolist() == [[3.0, 4.0, 5.0]]
+        x[0] = 7.0  # through a view
+        assert x.tolist()[0] == [7.0, 7.0, 7.0]
+        for wrong in (lambda: x + torch.ones(2, 3), lambda: torch.cat([x, torch.ones(2, 3)]), lambda: torch.ones(3, 2) @ x):
+            with pytest.raises(RuntimeError, match="same device"):
+                wrong()
+        with pytest.raises((RuntimeError, TypeError)):
+            x.numpy()
+
+
+@pytest.mark.parametrize("name, settings", RUNS)
+def test_training(small, tmp_path, name, settings):
+    method = create_method(name, **settings)
+    near = train(method, small, CONFIG, tmp_path / "near", progress=False)
+    with second_device():
+        far = train(method, small, CONFIG, tmp_path / "far", progress=False)
+    pd.testing.assert_frame_equal(*(run.history[["loss", "accuracy", "val_accuracy"]] for run in (near, far)))
+    weights = [load_classifier(run.checkpoint).state_dict() for run in (near, far)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])  # fp16 has a scaler: some GPUs have no bf16
+def test_half_precision(small, tmp_path, precision):
+    config, whole = CONFIG.model_copy(update={"mixed_precision": precision}), CONFIG
+    with second_device():
+        half, full = (train(create_method("ascood"), small, c, tmp_path / c.mixed_precision, progress=False).history.loss[0] for c in (config, whole))
+    assert half != full and half == pytest.approx(full, rel=0.02)
+
+
+def test_a_loss_that_mixes_both_places_raises(small, tmp_path):
+    class Mixed(CrossEntropy):
+        def loss(self, model, x, y, step):
+            loss, logits = super().loss(model, x, y, step)
+            return loss + (logits - torch.zeros(len(logits), 3)).mean(), logits
+
+    with second_device(), pytest.raises(RuntimeError, match="same device"):
+        train(Mixed(), small, CONFIG, tmp_path, progress=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small, tmp_path_factory):
+    config = CONFIG.model_copy(update={"epochs": 10})
+    return train(create_method("ascood"), small, config, tmp_path_factory.mktemp("run"), progress=False).checkpoint
+
+
+def test_every_detector(small, checkpoint):
+    near = evaluate(load_classifier(checkpoint), small, FIXED, both_readings=True)
+    with second_device() as far:
+        found = evaluate(load_classifier(checkpoint, far), small, FIXED, both_readings=True)
+    assert set(near.gap) == {""} and {*near.detector} == {*DETECTORS}
+    assert found[["detector", "reads", "ood_set", "gap"]].equals(near[["detector", "reads", "ood_set", "gap"]])
+    assert found.auroc.to_numpy() == pytest.approx(near.auroc.to_numpy(), abs=1)  # another memory order, so other rounding
+
+
+@pytest.mark.parametrize("method, detector", [("conf_branch", "ConfBranch"), ("rot_pred", "RotPred"), ("godin", "G-ODIN")])
+def test_the_methods_own_detectors(small, tmp_path, method, detector):
+    path = train(create_method(method), small, CONFIG, tmp_path, progress=False).checkpoint
+    near = evaluate(load_classifier(path), small, [detector])
+    with second_device() as far:
+        pd.testing.assert_frame_equal(evaluate(load_classifier(path, far), small, [detector]), near, rtol=1e-4, atol=1e-2)
+
+
+def test_a_detector_that_mixes_both_places_is_a_gap(small, checkpoint, monkeypatch):
+    predict = IODIN.predict
+    monkeypatch.setattr("ascood.evaluation.perturbed_scores", lambda model, x, detectors: [predict(d, x) + torch.zeros(len(x)) for d in detectors])
+    with second_device() as far:
+        found = evaluate(load_classifier(checkpoint, far), small, {"i-ODIN": {"eps": 0.001, "temperature": 1}})
+    assert found.gap.str.contains("same device").all()
+
+
+def test_diagnostics(small, checkpoint):
+    premises = pytest.importorskip("ascood.study.premises").premises
+    synthesizer = create_method("ascood").synthesizer()
+    near = premises(load_classifier(checkpoint), small.train, synthesizer)
+    with second_device() as far:
+        assert premises(load_classifier(checkpoint, far), small.train, synthesizer) == pytest.approx(near, nan_ok=True)
+
+
+def test_own_images(tmp_path):
+    folder = example_folders(tmp_path / "images", classes=2, images=10)
+    made = lambda: OutlierDetector("tiny_resnet", 32, 1, 8, alphas=[1.0], weights=[0.1], flip=False)
+    near = made().fit(folder / "train", ood_val=folder / "ood-val")
+    with second_device():
+        far = made().fit(folder / "train", ood_val=folder / "ood-val")
+    pd.testing.assert_frame_equal(near.trials_, far.trials_)
