@@ -147,7 +147,7 @@ def test_folders_of_classes(tmp_path):
     ({"id": {"train": "a.txt", "val": "b.txt"}}, "id needs train, val and test"),
     ({"val": {}}, "val: Dictionary should have at least 1 item"),
     ({"near": {}, "far": {}}, "near or far needs a set"),
-    ({"near": {"x": "../x.txt"}}, "near.x.where.own.0: Value error, ../x.txt leaves the data root"),
+    ({"near": {"x": "../x.txt"}}, "near.x.where.own.0: ../x.txt leaves the data root"),
     ({"near": {"x": {"folder": "/etc"}}}, "/etc leaves the data root"),
     ({"near": {"x/y": "x.txt"}}, "String should match pattern"),
     ({"near": {"x": {"dataset": "SVNH"}}}, "torchvision has no dataset SVNH"),
@@ -407,8 +407,11 @@ def test_what_is_available_and_in_which_lists(cifar_root, tmp_path, monkeypatch)
         disk.check_available("cifar10", {"root": cifar_root})
     digests = disk.list_digests("cifar10", {"root": cifar_root})
     full = load_benchmark("cifar10", root=cifar_root, any_count=True)
+    declaration = digests.pop("declaration")
     assert {key: source.rpartition(" ")[2] for key, source in full.sources.items()} == digests
-    assert len(digests) == len(SPECS["cifar10"].sets())
+    for changes, same in (({"pixels": 48}, False), ({"get": "elsewhere"}, True)):
+        monkeypatch.setitem(disk.SPECS, "cifar10", SPECS["cifar10"].model_copy(update=changes))
+        assert (disk.list_digests("cifar10", {"root": cifar_root})["declaration"] == declaration) == same
     monkeypatch.setenv("ASCOOD_DATA", str(tmp_path / "nowhere"))
     assert disk.list_digests("cifar10") == disk.list_digests("scene-digits", {"root": cifar_root}) == {}
 
