@@ -132,8 +132,10 @@ def test_an_older_picture_stays_where_the_model_is_missing(results):
     files = [run.folder(results.results) / file for file in ("model.safetensors", "snapshot-0001.safetensors")]
     for file in files:
         save_classifier(untrained_model(run, run.load_benchmark()), file)
-    rows = figures._gallery_rows(results, ONE, 2)
-    assert [len(row.below) for row in rows] == [2, 0, 0, 2, 0, 2, 0, 2], "x, |G|, G_inv, two syntheses, epoch 1"
+    texts = [text.get_text() for text in figures.figure_gallery(results, ONE, images=2).axes[0].texts]
+    assert len([text for text in texts if text.endswith(" %")]) == 8, "of x, of two syntheses, and of epoch 1"
+    assert [text.split("\n")[0] for text in texts if "x$" in text or "epoch" in text][::3] == [
+        "image $x$", "model of epoch 1:"], texts
     path, _ = draw(stem, results)
     with Image.open(path) as picture:
         assert (picture.width, picture.mode) == (1400, "P") and path.with_suffix(".pdf").is_file()

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['styled', 'ONE_COLUMN', 'TWO_COLUMNS', 'FIGURES', 'Missing', 'save_figure', 'plot_roc', 'plot_scores',
-           'figure_problem', 'heat', 'signed_mask', 'figure_gallery', 'group_auroc', 'summary_rows', 'figure_summary',
-           'compared_rows', 'figure_compared', 'quantile_groups', 'common_detector', 'figure_scores', 'figure_features',
-           'figure_diagnostics', 'figure_training', 'numeric_points', 'sensitivity_rows', 'figure_sensitivity',
-           'reliance_rows', 'figure_reliance', 'FigurePlan', 'list_figures', 'draw']
+           'figure_problem', 'heat', 'signed_mask', 'plot_gallery', 'figure_gallery', 'group_auroc', 'summary_rows',
+           'figure_summary', 'compared_rows', 'figure_compared', 'quantile_groups', 'common_detector', 'figure_scores',
+           'figure_features', 'figure_diagnostics', 'figure_training', 'numeric_points', 'sensitivity_rows',
+           'figure_sensitivity', 'reliance_rows', 'figure_reliance', 'FigurePlan', 'list_figures', 'draw']
 
 # %% ../../nbs/study/08_figures.ipynb #41cf69a6
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -264,47 +264,9 @@ def _outlier_rows(
     factor = 0.5 / change.abs().flatten().quantile(0.99).clamp_min(1e-3).item()
     return [row, _Row(f"$x' - x$, times {factor:.1f}", (0.5 + factor * change).clamp(0, 1))]
 
-
-def _ascood(profile: Profile, benchmark: str) -> list[RunSpec]:
-    "The first seed's ASCOOD runs of a benchmark, that with the paper's synthesis first."
-    setting = next((name for name in SETTING_GROUP if benchmark in list_benchmarks(name)), "")
-    first = profile.ours(benchmark, paper_synthesis(benchmark, setting))
-    runs = [run for run in profile.runs if run.benchmark == benchmark and not run.variant
-            and "synthesis" in run.settings and run.config.seed == profile.seeds[0]]
-    return sorted(runs, key=lambda run: run.method != first)
-
-# %% ../../nbs/study/08_figures.ipynb #9ba0d698
-def _synthesizer(run: RunSpec) -> OutlierSynthesizer:
-    return cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer()
-
-# %% ../../nbs/study/08_figures.ipynb #39028b9c
-def _gallery_rows(results: Results, name: str, images: int) -> list[_Row]:
-    "Rows of the first seed's model with the paper's synthesis. Raises `Missing` if it or an image is not there."
-    run, *others = _ascood(results.profile, name)
-    kept = results.runs.loc[results.runs["run_id"] == run.run_id, "kept_epoch"]
-    epochs, trained = run.config.epochs, int([*kept, 0][0]) or run.config.epochs
-    files = checkpoints(run, results.results, trained)
-    if trained not in files:
-        raise Missing(f"the model of {method_label(run.method)} on {name} is not on this machine")
-    data, model, own = _benchmark(results, name), load_classifier(files[trained]), _synthesizer(run)
-    among = data.train.with_transform(data.test.transform)
-    x, y = among[_evenly(among.labels.argsort(stable=True), images)]
-    g = true_class_gradient(model, x, y, own.mode)
-    rows = [_Row(f"image $x$\n(model of epoch {trained})", data.pixels(x), _true_class(model, x, y)),
-            _Row("attribution $|G|$", heat(g.abs().sum(1))), _Row("$G_{inv}$", signed_mask(g, own.fraction))]
-    for made_by in [own, *map(_synthesizer, others)]:
-        rows += _outlier_rows(model, x, y, data, made_by, trained, epochs)
-    for epoch in sorted(files.keys() - {trained}):
-        first, *_ = _outlier_rows(load_classifier(files[epoch]), x, y, data, own, epoch, epochs)
-        rows.append(first._replace(label=f"model of epoch {epoch}:\n{first.label}"))
-    return rows
-
-# %% ../../nbs/study/08_figures.ipynb #33293a50
-@styled
-def figure_gallery(results: Results, benchmark: str, images: int = 8) -> Figure:
-    "How outliers are made, clipped for display; below images, the model's probability of the true class."
-    rows, left, y = _gallery_rows(results, benchmark, images), 1.45, 0.02  # inches
-    size = (TWO_COLUMNS - left) / images
+# %% ../../nbs/study/08_figures.ipynb #90381e71
+def _put_rows(rows: list[_Row]) -> Figure:
+    left, y, size = 1.45, 0.02, (TWO_COLUMNS - 1.45) / len(rows[0].images)  # inches
     heights = [size + 0.13 * bool(row.below) for row in rows]
     figure, axis = _page(TWO_COLUMNS, sum(heights))
     for row, height in zip(rows, heights):
@@ -314,6 +276,56 @@ def figure_gallery(results: Results, benchmark: str, images: int = 8) -> Figure:
             middle = left + (i + 0.475) * size
             axis.text(middle, y + 0.96 * size, f"{percent:.0f} %", ha="center", va="top", fontsize=6.5)
         y += height
+    return figure
+
+# %% ../../nbs/study/08_figures.ipynb #99f2cdb7
+@styled
+def plot_gallery(
+    model: nn.Module,  # Classifier in eval mode
+    x: Tensor,  # Images [B,3,H,W], normalised
+    y: Tensor,  # Their classes [B]
+    benchmark: Benchmark,  # For undoing the normalisation
+    synthesizers: list[OutlierSynthesizer],  # A pair of rows each; the first also says how G_inv is made
+    epoch: int = 1,  # That of the model, for the schedule of alpha
+    epochs: int = 1,
+    earlier: Mapping[int, nn.Module] = {},  # {epochs trained: the model then}: outliers of the first synthesizer
+) -> Figure:
+    "Images, attribution, G_inv and outliers; in percent the probability of the true class. Two columns wide."
+    own, of = synthesizers[0], f"\n(model of epoch {epoch})" if epochs > 1 else ""
+    g = true_class_gradient(model, x, y, own.mode)
+    rows = [_Row(f"image $x${of}", benchmark.pixels(x), _true_class(model, x, y)),
+            _Row("attribution $|G|$", heat(g.abs().sum(1))), _Row("$G_{inv}$", signed_mask(g, own.fraction))]
+    for made_by in synthesizers:
+        rows += _outlier_rows(model, x, y, benchmark, made_by, epoch, epochs)
+    for done, before in earlier.items():
+        first, *_ = _outlier_rows(before, x, y, benchmark, own, done, epochs)
+        rows.append(first._replace(label=f"model of epoch {done}:\n{first.label}"))
+    return _put_rows(rows)
+
+# %% ../../nbs/study/08_figures.ipynb #9ba0d698
+def _ascood(profile: Profile, benchmark: str) -> list[RunSpec]:
+    "The first seed's ASCOOD runs of a benchmark, that with the paper's synthesis first."
+    setting = next((name for name in SETTING_GROUP if benchmark in list_benchmarks(name)), "")
+    first = profile.ours(benchmark, paper_synthesis(benchmark, setting))
+    runs = [run for run in profile.runs if run.benchmark == benchmark and not run.variant
+            and "synthesis" in run.settings and run.config.seed == profile.seeds[0]]
+    return sorted(runs, key=lambda run: run.method != first)
+
+# %% ../../nbs/study/08_figures.ipynb #33293a50
+def figure_gallery(results: Results, benchmark: str, images: int = 8) -> Figure:
+    "How outliers are made, clipped for display; below images, the model's probability of the true class."
+    runs = _ascood(results.profile, benchmark)
+    run, recorded = runs[0], results.runs.set_index("run_id")["kept_epoch"]
+    kept = int(recorded.get(run.run_id, 0)) or run.config.epochs
+    files = checkpoints(run, results.results, kept)
+    if kept not in files:
+        raise Missing(f"the model of {method_label(run.method)} on {benchmark} is not on this machine")
+    data = _benchmark(results, benchmark)
+    train = data.train.with_transform(data.test.transform)
+    x, y = train[_evenly(train.labels.argsort(stable=True), images)]
+    models = {epoch: load_classifier(path) for epoch, path in files.items()}
+    synthesizers = [cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer() for run in runs]
+    figure = plot_gallery(models.pop(kept), x, y, data, synthesizers, kept, run.config.epochs, models)
     return _see(figure, "See where the change lies, and whether x' still shows an object.")
 
 # %% ../../nbs/study/08_figures.ipynb #7cc2ea87
