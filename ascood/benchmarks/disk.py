@@ -423,15 +423,15 @@ def _environments(file: Path, names: Sequence[str]) -> np.ndarray | None:
     return np.array([known[name] for name in names], dtype=np.int64)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cc78f807
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _from_list(layout: str, place: Place, file: Path, root: Path, numbered: int | None, majority: bool) -> Found:
     _check_build(file)
     listed, name = read_list(file, root, numbered, place.folders()), file.relative_to(root).as_posix()
     classes, labels = file.parent / "classes.txt", listed["label"].to_numpy(copy=True) if numbered else None
-    source = f"{name}: {len(listed)} images, sha256 {_digest(file)}"
+    source = f"{name}: {len(listed)} images, sha256 {_digest(file.read_bytes())}"
     where = [f"{path} ({name}, line {line})" for path, line in zip(listed["path"], listed["line"])]
     environments = _environments(file, listed["name"]) if majority else None
     return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
@@ -447,7 +447,7 @@ def _from_folder(layout: str, folder: Path, root: Path, numbered: int | None) ->
         raise DataError(f"{folder} must have {wanted}; it has {len(paths)} images in {len(names)} places")
     if outside := next((path for path in paths if leaves_root(path, root)), None):
         raise DataError(f"{outside} leaves the data root by a link")
-    digest = hashlib.sha256("\n".join(path.relative_to(folder).as_posix() for path in paths).encode()).hexdigest()[:12]
+    digest = _digest("\n".join(path.relative_to(folder).as_posix() for path in paths).encode())
     source = f"{folder.relative_to(root).as_posix()}: {len(paths)} images, sha256 of their names {digest}"
     labels = np.array([names.index(kind) for kind in kinds], dtype=np.int64) if numbered else None
     return Found(Pictures(paths), labels, source, layout, class_names=tuple(names) if numbered else ())
@@ -648,14 +648,18 @@ COMPOSED: dict[str, Callable[[Path], object]] = {}  # benchmarks made of other s
 def list_digests(
     name: str,  # Any benchmark
     options: dict | None = None,  # Of `load_from_disk`; `root` may be among them
-) -> dict[str, str]:  # {"near/tin": the first 12 digits of the list's SHA-256}
-    "The digest of each list that a benchmark reads now. Empty if it reads no lists, or if there is no data root."
+) -> dict[str, str]:  # {"near/tin": the first 12 digits of the list's SHA-256, "declaration": ...}
+    "Digests of the lists that a benchmark reads now, and of what its declaration decides; empty without a data root."
     try:
         root, spec = data_root((options or {}).get("root")), SPECS[name]
     except (FileNotFoundError, KeyError):
         return {}
     places = {key: find_place(spec, root, *key) for key in spec.sets()}
-    return {"/".join(key): _digest(found[2]) for key, found in places.items() if found and found[1].list}
+    files = {"/".join(key): found[2] for key, found in places.items() if found and found[1].list}
+    settings = spec.model_dump_json(exclude={"description", "get", *_Groups.model_fields})
+    sets = [f"{key} {one.model_dump_json(exclude={'where', 'get', 'count'})}" for key, one in spec.sets().items()]
+    return {key: _digest(file.read_bytes()) for key, file in files.items()} | {
+        "declaration": _digest("\n".join([settings, *sets]).encode())}
 
 
 def check_available(name: str, options: dict | None = None, needs_outliers: bool = False):
