@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'IMAGENET_SCALING', 'Unfit', 'Backbone', 'space_mean', 'has_imagenet_weights',
            'create_backbone', 'ThreeSteps', 'Classifier', 'wrap', 'input_scaling', 'pretrained_classifier',
-           'save_classifier', 'load_classifier', 'load_openood_checkpoint', 'classifier_from_openood',
-           'save_openood_checkpoint']
+           'save_classifier', 'load_classifier', 'classifier_from_openood', 'save_openood_checkpoint']
 
 # %% ../nbs/04_models.ipynb #55900d8b
 import importlib
@@ -597,40 +596,25 @@ def _read_openood(path: str | Path) -> _OpenOODFile:
         backbone = "resnet50"
     return _OpenOODFile(backbone, shape["fc.weight"][0], sigma, weights)
 
-# %% ../nbs/04_models.ipynb #52d62f41
-def load_openood_checkpoint(
+# %% ../nbs/04_models.ipynb #e1aedbca
+def classifier_from_openood(
     path: str | Path,  # OpenOOD's ResNet-18 (32 or 224 px) or ResNet-50, or a released ASCOOD network
-    model: Classifier,  # With that backbone, its number of classes, and normalization "none", or "zscore" for ASCOOD
-) -> Classifier:  # The same model, filled, in eval mode
-    """Fill a model with a checkpoint of OpenOOD; its `sigma` becomes the file's, where the file has one.
-
-    Raises FileNotFoundError, and ValueError if the file is damaged or does not fit; the model is then untouched.
-    """
-    file, state = _read_openood(path), model.state_dict()
-    shortcut = any(".shortcut." in k for k in file.weights)
+) -> Classifier:  # In eval mode, on the CPU
+    """The classifier that a checkpoint holds. Raises FileNotFoundError, and ValueError if the file is damaged or of
+    another network."""
+    file = _read_openood(path)
+    model = Classifier(create_backbone(file.backbone), file.num_classes, file.normalization, file.sigma or 0.5)
+    shortcut = any(".shortcut." in name for name in file.weights)
     ours = {}  # {name in the file: name here}
-    for name in state:
+    for name in model.state_dict():
         theirs = name.removeprefix("backbone.") if name.startswith("backbone.") else name.replace("head.", "fc.")
         ours[theirs.replace(".downsample.", ".shortcut.") if shortcut else theirs] = name
     try:
-        _require_fit(file.weights, {theirs: state[name] for theirs, name in ours.items()})
-        if model.normalization != file.normalization:
-            raise ValueError(f"the model's normalization is {model.normalization!r}")
+        _require_fit(file.weights, {theirs: model.state_dict()[name] for theirs, name in ours.items()})
     except ValueError as error:
-        raise ValueError(f"{path} does not fit the model ({error}); give it a {file.backbone} with {file.num_classes} "
-                         f"classes and normalization={file.normalization!r}, as classifier_from_openood builds, or "
-                         f"fetch the file again") from None
-    model.load_state_dict({ours[k]: w for k, w in file.weights.items()}, strict=False)
-    model.sigma = model.sigma if file.sigma is None else file.sigma
+        raise ValueError(f"{path} is no {file.backbone} of {file.num_classes} classes ({error}); fetch it again") from None
+    model.load_state_dict({ours[name]: values for name, values in file.weights.items()}, strict=False)
     return model.eval()
-
-# %% ../nbs/04_models.ipynb #e1aedbca
-def classifier_from_openood(path: str | Path) -> Classifier:  # In eval mode, on the CPU
-    """The classifier that a checkpoint of OpenOOD, or a released ASCOOD network, holds. Raises as
-    `load_openood_checkpoint`."""
-    file = _read_openood(path)
-    model = Classifier(create_backbone(file.backbone), file.num_classes, file.normalization, file.sigma or 0.5)
-    return load_openood_checkpoint(path, model)
 
 # %% ../nbs/04_models.ipynb #56ec3f35
 def save_openood_checkpoint(model: Classifier, path: str | Path) -> Path:
