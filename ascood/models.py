@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .files import atomic_write
-from ascood.networks import (  # noqa: F401 (some are looked for here)
-    BACKBONES, IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS, Backbone, Unfit, create_backbone, first_of,
-    has_imagenet_weights, imagenet_weights, input_scaling, library_network, made_with, read_tensors, require_fit, space_mean, take_apart,
+from .networks import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS  # noqa: F401 (looked for here)
+from .networks import Unfit, has_imagenet_weights, input_scaling  # noqa: F401
+from ascood.networks import (
+    BACKBONES, Backbone, create_backbone, first_of, imagenet_weights, library_network, made_with, read_tensors,
+    require_fit, space_mean, take_apart,
 )
 from .normalization import NORMALIZATIONS, standardize
 from .settings import LIBRARIES, brief, did_you_mean  # noqa: F401 (`brief` is looked for here)
