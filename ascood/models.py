@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from .files import atomic_write
 from .networks import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS  # noqa: F401 (looked for here)
 from .networks import Unfit, has_imagenet_weights, input_scaling  # noqa: F401
-from ascood.networks import (
+from .networks import (
     BACKBONES, Backbone, create_backbone, first_of, imagenet_weights, library_network, made_with, read_tensors,
-    require_fit, space_mean, take_apart,
-)
+    require_fit, space_mean, take_apart)
 from .normalization import NORMALIZATIONS, standardize
 from .settings import LIBRARIES, brief, did_you_mean  # noqa: F401 (`brief` is looked for here)
 
