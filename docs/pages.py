@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cached_property, partial
@@ -19,21 +20,17 @@ PAGES = (".ipynb", "/README.md", ".png")  # and pictures; a link to any other fi
 
 
 def write_api_pages(app, config):
-    "A page for each module, linked to the notebook that it comes from. Pages of modules that are gone are removed."
-    pages = {}
+    "A page for each module, in docs/api, with a link to the notebook that it comes from."
+    folder = HERE / "api"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for notebook in sorted((ROOT / "nbs").rglob("*.ipynb")):
         if found := re.search(r'"#\| default_exp ([\w.]+)', notebook.read_text(encoding="utf-8")):
             name, link = f"{config.project}.{found[1]}", notebook.relative_to(ROOT).as_posix()
             import_module(name)  # all before autodoc starts, which changes annotations of pydantic
-            pages[HERE / "api" / f"{found[1]}.md"] = (
+            (folder / f"{found[1]}.md").write_text(
                 f"# {name}\n\nEquations, examples and pictures: [the notebook](/{link}).\n\n"
-                f"```{{eval-rst}}\n.. automodule:: {name}\n```\n")
-    (HERE / "api").mkdir(exist_ok=True)
-    for page in {*(HERE / "api").glob("*.md"), *pages}:
-        if page not in pages:
-            page.unlink()
-        elif not page.exists() or page.read_text(encoding="utf-8") != pages[page]:
-            page.write_text(pages[page], encoding="utf-8")
+                f"```{{eval-rst}}\n.. automodule:: {name}\n```\n", encoding="utf-8")
 
 
 def web_links(text: str, folder: Path, repository: str) -> str:
