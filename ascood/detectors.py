@@ -351,7 +351,7 @@ def rank_logits(
     block3, block4 = map(without_first_component, blocks)
     return (model.head(model.pool(last(block3))) + model.head(model.pool(block4))) / 2
 
-
+# %% ../nbs/08_detectors.ipynb #ce3e3c17
 class FusedRankFeat(LogitsDetector):
     """RankFeat of the last two stages (Song et al., NeurIPS 2022, arXiv 2209.08590), as in OpenOOD: the energy of
     `rank_logits`. Raises Unfit if the backbone has one stage only, ValueError if maps have one pixel."""

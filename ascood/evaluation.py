@@ -484,9 +484,8 @@ def score_benchmark(
 ) -> Evaluation:
     "Every set scored by every detector; see `gaps`. Raises ValueError for unknown detectors or empty sets at once."
     wanted, sets = _wanted(detectors, model, both_readings), _sets(benchmark, validation_only)
-    result = Evaluation({}, {}, {}, {}, {})
     of_images = {name: given for name, given in wanted.items() if recipe(name).reads == "images"}
-    rest = {name: given for name, given in wanted.items() if name not in of_images}
+    rest, result = {name: wanted[name] for name in wanted if name not in of_images}, Evaluation({}, {}, {}, {}, {})
     with submodule_modes(model, False), _steps(f"scoring {benchmark.name}", len({*sets, *rest}) + 1, progress) as step:
         reading = read_once(model, benchmark, rest, sets, memory, step)
         for name, given in rest.items():

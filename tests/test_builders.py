@@ -25,7 +25,7 @@ from trees import (WNIDS, make_aircraft, make_cars, make_celeba, make_cub, make_
 from ascood.benchmarks import build
 from ascood.benchmarks.build import (BUILDERS, build_aircraft, build_cars, build_cars_small, build_celeba,
                                      build_imagenet100,
-                                     build_imagenet_samples, build_waterbirds, fit_background, image_fault,
+                                     build_imagenet_samples, build_waterbirds, fit_background,
                                      is_waterbird,
                                      list_folder, main, paste_bird, subsample)
 from ascood.benchmarks.scenes import exact_environments
@@ -258,9 +258,9 @@ def edit(path: Path, before: str, after: str):
 
 BIRD_FAULTS = {
     "missing mask": (lambda r: (r / "segmentations" / first_bird(r)).with_suffix(".png").unlink(),
-                     ["is not there", "segmentations.tgz"]),
+                     [".png is missing", "segmentations.tgz"]),
     "truncated bird": (lambda r: cut(r / "CUB_200_2011/images" / first_bird(r)),
-                       ["_0000_", "is truncated", "CUB_200_2011.tgz"]),
+                       ["_0000_", "cannot be decoded", "CUB_200_2011.tgz"]),
     "images.txt names a missing file": (lambda r: edit(r / "CUB_200_2011/images.txt", "_0001_", "_x_"),
                                         ["images.txt:2 names", "not there"]),
     "no CUB": (lambda r: shutil.rmtree(r / "CUB_200_2011"), ["CUB_200_2011 is missing"]),
@@ -358,7 +358,7 @@ def test_held_out_classes(tmp_path, name, make, builder, num_classes, num_id):
 
 
 def test_bad_cars(tmp_path):
-    refuse(lambda: build_cars(tmp_path, **QUIET), "cars_meta.mat is missing", "issues/7545")
+    refuse(lambda: build_cars(tmp_path, **QUIET), "stanford_cars cannot be read (RuntimeError", "issues/7545")
     cars = make_cars(tmp_path, num_classes=20)
     refuse(lambda: build_cars(tmp_path, **QUIET), "has 20 classes, not 196")
     (cars / "devkit/cars_train_annos.mat").write_bytes(b"nothing")
@@ -515,20 +515,6 @@ def test_no_list_names_a_link_that_leaves_the_root(tmp_path):
         image.unlink(), image.symlink_to(secret)
     refuse(lambda: build_celeba(root, **QUIET), ".jpg' is a link that leaves the data root")
     assert not (root / "benchmark_imglist").exists()
-
-
-def test_image_fault_finds_what_is_broken_and_nothing_else(tmp_path):
-    image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (30, 40, 3), dtype=np.uint8))
-    for suffix in ("jpg", "png", "bmp", "webp"):
-        image.save(tmp_path / f"a.{suffix}")
-        assert image_fault(tmp_path / f"a.{suffix}") is None
-        data = (tmp_path / f"a.{suffix}").read_bytes()
-        (tmp_path / f"a.{suffix}").write_bytes(data + b"\0" * 200)
-        assert image_fault(tmp_path / f"a.{suffix}") is None, "bytes after the end harm nobody"
-        for short in (data[: len(data) // 2], data[:10], b""):
-            (tmp_path / f"a.{suffix}").write_bytes(short)
-            assert image_fault(tmp_path / f"a.{suffix}")
-    assert image_fault(tmp_path / "none.jpg") == "is not there" and image_fault(tmp_path) is not None
 
 
 def test_command_line(raw, capsys):

@@ -192,7 +192,7 @@ def test_the_authors_data_root(released, tmp_path):
         read = [source.partition(":")[0] for source in full.sources.values()]
         assert sorted(read) == sorted(row["list"] for row in mine)
         folders = {path.parent.as_posix() for images in all_sets(full).values() if images
-                   for path in images.source.paths}
+                   for path in images.source.items}
         assert folders == {(root / row["data_dir"] / Path(row["list"]).stem).as_posix() for row in mine}
         assert full.train.environments is None and len(full.train) == full.num_classes
         if name in ("waterbirds", "cars", "cifar100"):
@@ -344,28 +344,28 @@ def test_broken_images_are_named(cifar_root, tmp_path):
     for name, content in (("cut.jpg", whole[:-200]), ("empty.jpg", b""), ("text.jpg", b"no image"),
                           ("head.jpg", whole[:40])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name} is a broken image .*; get it again \(x.txt, line 7\)"):
-            decode(disk._Listed([tmp_path / name], ["x.txt, line 7"]), 32)
+        with pytest.raises(DataError, match=rf"{name} \(x.txt, line 7\) is a broken image .*; get it again"):
+            decode(disk.Pictures([tmp_path / name], [f"{name} (x.txt, line 7)"]), 32)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
 def test_every_kind_of_image_becomes_rgb_of_the_right_size(tmp_path, mode):
     Image.new("RGB", (50, 40), (200, 0, 0)).convert(mode).save(tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}")
     (path,) = tmp_path.iterdir()
-    assert decode(disk._Listed([path]), 32).shape == (1, 3, 32, 32)
+    assert decode(disk.Pictures([path]), 32).shape == (1, 3, 32, 32)
 
 
 def test_decoding_is_what_torchvision_does_one_by_one(cifar_root):
     paths = sorted((cifar_root / "images_classic/texture-far").iterdir())
     one = v2.Compose([v2.Resize(32), v2.CenterCrop(32), v2.PILToTensor()])
-    assert torch.equal(decode(disk._Listed(paths), 32), torch.stack([one(Image.open(p).convert("RGB")) for p in paths]))
+    assert torch.equal(decode(disk.Pictures(paths), 32), torch.stack([one(Image.open(p).convert("RGB")) for p in paths]))
 
 
 def test_decoded_images_are_kept_and_made_again_when_a_file_changes_or_the_cache_is_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(6):
         trees.save_image(tmp_path / f"{i}.png", (40 * i, 90, 120), (32, 32), RNG)
-    once = functools.partial(disk._decode_once, disk._Listed([tmp_path / f"{i}.png" for i in range(6)]), 32,
+    once = functools.partial(disk._decode_once, disk.Pictures([tmp_path / f"{i}.png" for i in range(6)]), 32,
                              at_least=1000)
     first = once()
     (kept,) = (tmp_path / "cache" / "ascood" / "decoded").iterdir()
@@ -530,7 +530,7 @@ def test_training_images_are_cropped_each_in_its_own_way_and_normalised_as_decla
 def test_augmentation_does_not_depend_on_the_number_of_workers(tmp_path):
     for i in range(6):
         trees.save_image(tmp_path / f"{i}.jpg", (40 * i, 90, 120), (60, 50), RNG)
-    source = disk._Listed([tmp_path / f"{i}.jpg" for i in range(6)])
+    source = disk.Pictures([tmp_path / f"{i}.jpg" for i in range(6)])
     transform = disk._transforms(SPECS["waterbirds"])[True]
 
     def rounds(workers: int, seed: int = 0):

@@ -10,7 +10,6 @@ from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from ascood.data import ImageSet
 from ascood.evaluation import BOTH_FPR, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark, validation_auroc
-from ascood.study import plots, reporting
 
 
 @settings(max_examples=80, deadline=None)
@@ -127,28 +126,3 @@ def rows(**columns):
     return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, accuracy=90.0,
                               method=m, detector=d, ood_group=g, auroc=a)
                          for (m, d, g), values in columns["cells"].items() for seed, a in enumerate(values)])
-
-
-def test_detector_is_chosen_on_validation_even_where_the_test_disagrees():
-    metrics = rows(cells={("m", "A", "val"): (90, 70), ("m", "A", "near"): (10, 20), ("m", "B", "val"): (79, 79), ("m", "B", "near"): (99, 99)})
-    chosen = reporting.choose_detectors(metrics)
-    assert chosen == {("b", "m"): "A"}
-    near = reporting.summarize(metrics, chosen).query("quantity == 'near_auroc'").iloc[0]
-    assert (near["mean"], near["std"], near["seeds"]) == (15, 5, 2)
-
-
-def test_table_marks_best_and_second_and_leaves_gaps():
-    metrics = rows(cells={("x", "A", "near"): (90,), ("y", "A", "near"): (80,), ("z", "A", "near"): (70,)})
-    more = rows(cells={("x", "A", "near"): (60,)}).assign(benchmark="c")
-    summary = reporting.summarize(pd.concat([metrics, more])).query("quantity == 'near_auroc'")
-    table = reporting.cells(summary, ["method"], ["benchmark"])
-    assert table["b"].tolist() == ["**90.00**", "<u>80.00</u>", "70.00"]
-    assert table["c"].tolist() == ["60.00", "", ""]
-
-
-def test_figures_are_the_same_file_twice(tmp_path):
-    scores = {"m": ("A", {"A": {("id", "test"): np.arange(9.0), ("near", "n"): np.arange(9.0) + 2, ("far", "f"): np.arange(9.0) + 5}})}
-    for name in ("one", "two"):
-        plots.save_figure(plots.plot_score_histograms(scores, "t"), tmp_path / name)
-    for suffix in (".png", ".pdf"):
-        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()

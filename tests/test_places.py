@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ascood.study.profiles import project_root, under_root
+from ascood.study.names import project_root, under_root
 
 ROOT = Path(__file__).parents[1]
 EVERY_MODULE = """

@@ -12,6 +12,7 @@ from ascood.models import load_classifier
 from ascood.own.detector import OutlierDetector
 from ascood.own.images import example_folders
 from ascood.settings import TrainConfig
+from ascood.study.diagnostics import diagnose
 from ascood.training import CrossEntropy, create_method, list_methods, train
 
 SETTINGS = {  # outliers are made within the first steps
@@ -100,11 +101,10 @@ def test_a_detector_that_mixes_both_places_is_a_gap(small, checkpoint, monkeypat
 
 
 def test_diagnostics(small, checkpoint):
-    premises = pytest.importorskip("ascood.study.premises").premises
     synthesizer = create_method("ascood").synthesizer()
-    near = premises(load_classifier(checkpoint), small.train, synthesizer)
+    near = diagnose(load_classifier(checkpoint), small.train, synthesizer)
     with second_device() as far:
-        assert premises(load_classifier(checkpoint, far), small.train, synthesizer) == pytest.approx(near, nan_ok=True)
+        assert diagnose(load_classifier(checkpoint, far), small.train, synthesizer) == pytest.approx(near, nan_ok=True)
 
 
 def test_own_images(tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SPECS', 'COMPOSED', 'app', 'data_root', 'DataError', 'leads_out', 'Place', 'SetSpec', 'BenchmarkSpec',
-           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'decode', 'declare',
+           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode', 'declare',
            'is_on_disk', 'MissingSet', 'Found', 'find_place', 'find_set', 'find_sets', 'load_from_disk', 'list_digests',
            'check_available', 'check', 'can_run', 'main']
 
@@ -252,26 +252,29 @@ def progress_bar(items, what: str, progress: bool):
     return tqdm(items, desc=what, unit="image", disable=not progress, leave=False)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #1897af7e
-class _Listed(Sequence):
-    "Images in files, decoded when asked for."
+def _open_file(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
-    def __init__(self, paths: Sequence[Path], where: Sequence[str] | None = None):
-        self.paths, self.where = paths, where  # `where`: list and line of each
+
+class Pictures(Sequence):
+    "Images, by default in files, that are read when asked for. One that is broken raises DataError with its name."
+
+    def __init__(self, items: Sequence, names: Sequence[str] | None = None, read: Callable = _open_file):
+        self.items, self.names, self.read = items, names or items, read  # `read(items[i])` is image i
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
 
     def __getitem__(self, index):  # int -> Image.Image, RGB
         try:
-            with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
+            return self.read(self.items[index]).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            listed = f" ({self.where[index]})" if self.where else ""
             reason = " ".join(str(error).split())
-            raise DataError(f"{self.paths[index]} is a broken image ({reason}); get it again{listed}") from None
+            raise DataError(f"{self.names[index]} is a broken image ({reason}); get it again") from None
 
-    def take(self, rows: Sequence[int]) -> "_Listed":
-        return _Listed([self.paths[i] for i in rows], self.where and [self.where[i] for i in rows])
+    def take(self, rows: Sequence[int]) -> "Pictures":
+        return Pictures([self.items[i] for i in rows], [self.names[i] for i in rows], self.read)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #2a797fac
 def decode(
@@ -298,9 +301,9 @@ def decode(
 # %% ../../nbs/benchmarks/01_disk.ipynb #3e7fb541
 def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> Tensor:
     "`decode`, kept on disk for sets of files that take at least so many bytes."
-    if not isinstance(source, _Listed) or len(source) * 3 * pixels**2 < at_least:
+    if not isinstance(source, Pictures) or source.read is not _open_file or len(source) * 3 * pixels**2 < at_least:
         return decode(source, pixels)
-    states = ((path, path.stat()) for path in source.paths)
+    states = ((path, path.stat()) for path in source.items)
     text = "\n".join(f"{path.absolute()} {state.st_size} {state.st_mtime_ns}" for path, state in states)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ascood" / "decoded"
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{pixels}px.npz"
@@ -312,43 +315,26 @@ def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> T
     return images
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #3e9c8cea
-class _Joined(Sequence):
-    "Images of several torchvision data sets, in RGB."
+def _open_part(place: tuple[Sequence, int]) -> Image.Image:
+    part, index = place
+    return part[index][0]
 
-    def __init__(self, parts: Sequence, places: Sequence[tuple[int, int]]):  # Of each image: which part, and where
-        self.parts, self.places = parts, places
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, i):  # int -> Image.Image
-        part, index = self.places[i]
-        try:
-            return self.parts[part][index][0].convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            what = type(self.parts[part]).__name__
-            raise DataError(f"image {index} of torchvision's {what} is broken ({error}); get it again") from None
-
-    def take(self, rows: Sequence[int]) -> "_Joined":
-        return _Joined(self.parts, [self.places[i] for i in rows])
-
-    def labels(self) -> np.ndarray:
-        return np.array([self.parts[part].targets[i] for part, i in self.places], dtype=np.int64)
-
-# %% ../../nbs/benchmarks/01_disk.ipynb #cb62b0fa
-def _open_dataset(place: Place, root: Path, download: bool = False) -> _Joined:
-    "A data set as torchvision stores it, under the data root. Raises DataError if its files are not there."
+def _open_dataset(place: Place, root: Path, download: bool = False) -> tuple[Pictures, np.ndarray | None]:
+    "Images and labels of data sets that torchvision stores under the root. Raises DataError if files are not there."
     make, where = getattr(torchvision.datasets, place.dataset or ""), {"download": True} if download else {}
     try:
         parts = [make(str(root), **part, **where) for part in place.parts]
     except (RuntimeError, OSError, ImportError, tarfile.TarError) as error:  # not there, damaged, no network or library
         reason = " ".join(str(error).split()).partition(" You can ")[0].rstrip(".")
         raise DataError(f"no {place.dataset} of torchvision ({reason})") from None
-    index = [(p, i) for p, part in enumerate(parts) for i in range(len(part))]
+    items = [(part, i) for part in parts for i in range(len(part))]
     if place.deal:
-        order = np.random.RandomState(0).permutation(len(index))
-        index = [index[i] for i in sorted(order[:1000] if place.deal == "val" else order[1000:])]
-    return _Joined(parts, index)
+        order = np.random.RandomState(0).permutation(len(items))
+        items = [items[i] for i in sorted(order[:1000] if place.deal == "val" else order[1000:])]
+    labels = [part.targets[i] for part, i in items if hasattr(part, "targets")]
+    names = [f"image {i} of torchvision's {place.dataset}" for _, i in items]
+    return Pictures(items, names, _open_part), np.array(labels, dtype=np.int64) if labels else None
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #8fb1a1ca
 def _declared_here() -> Path:
@@ -446,8 +432,9 @@ def _from_list(layout: str, place: Place, file: Path, root: Path, numbered: int 
     listed, name = read_list(file, root, numbered, place.folders()), file.relative_to(root).as_posix()
     classes, labels = file.parent / "classes.txt", listed["label"].to_numpy(copy=True) if numbered else None
     source = f"{name}: {len(listed)} images, sha256 {_digest(file)}"
-    images = _Listed(listed["path"].tolist(), [f"{name}, line {line}" for line in listed["line"]])
-    return Found(images, labels, source, layout, _environments(file, listed["name"]) if majority else None,
+    where = [f"{path} ({name}, line {line})" for path, line in zip(listed["path"], listed["line"])]
+    environments = _environments(file, listed["name"]) if majority else None
+    return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
 
@@ -463,7 +450,7 @@ def _from_folder(layout: str, folder: Path, root: Path, numbered: int | None) ->
     digest = hashlib.sha256("\n".join(path.relative_to(folder).as_posix() for path in paths).encode()).hexdigest()[:12]
     source = f"{folder.relative_to(root).as_posix()}: {len(paths)} images, sha256 of their names {digest}"
     labels = np.array([names.index(kind) for kind in kinds], dtype=np.int64) if numbered else None
-    return Found(_Listed(paths), labels, source, layout, class_names=tuple(names) if numbered else ())
+    return Found(Pictures(paths), labels, source, layout, class_names=tuple(names) if numbered else ())
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #0e7c7144
 def _numbered(spec: BenchmarkSpec, group: str, one: SetSpec) -> int | None:
@@ -485,9 +472,9 @@ def find_set(spec: BenchmarkSpec, root: Path, group: str, name: str, download: b
     for layout, place in one.places():
         try:
             if place.dataset:
-                images = _open_dataset(place, root, download)
+                images, labels = _open_dataset(place, root, download)
                 source = f"torchvision {place.dataset}: {len(images)} images"
-                return Found(images, images.labels() if numbered else None, source, layout)
+                return Found(images, labels if numbered else None, source, layout)
         except DataError as error:
             reasons.append(str(error))
     raise MissingSet(f"{name}: {', and '.join(reasons)}; {one.get.strip() or spec.get.strip()}")
@@ -556,7 +543,7 @@ def _kept(spec: BenchmarkSpec, group: str, one: SetSpec, found: Found, known_cla
 def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
     "What is wrong with sets taken together, each of which is sound."
     parts = {part: found["id", part] for part in ("train", "val", "test")}
-    dealt = {part: isinstance(one.images, _Joined) for part, one in parts.items()}
+    dealt = {part: one.images.read is _open_part for part, one in parts.items()}
     if dealt["val"] != dealt["test"]:
         return ["id: validation from a list and test from torchvision, or the reverse, share images; have two lists"]
     layouts = {part: one.layout for part, one in parts.items() if not dealt[part]}

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import Benchmark, ImageSet, RandomFlip, RandomShift, _normalize, register
-from .disk import COMPOSED, SPECS, DataError, Found, _Listed, data_root, find_set
+from .disk import COMPOSED, SPECS, DataError, Found, Pictures, data_root, find_set
 
 # %% ../../nbs/benchmarks/02_scenes.ipynb #185d5a79
 ANIMALS = ("cat", "dog")  # labels 0 and 1, unless the option `animals` names others
@@ -177,7 +177,7 @@ def _behind(environments: np.ndarray, share: str, textures: dict[str, list[Path]
 # %% ../../nbs/benchmarks/02_scenes.ipynb #a9f49649
 def _animals(found: Found, name: str, sizes: dict[str, int], seed: int) -> dict[str, list[Path]]:
     "Pictures of one animal, dealt."
-    paths = [path for path, label in zip(found.images.paths, found.labels) if label == _CIFAR_LABELS[name]]
+    paths = [path for path, label in zip(found.images.items, found.labels) if label == _CIFAR_LABELS[name]]
     return deal(paths, sizes, f"pictures of a {name} in {found.source.partition(':')[0]}", seed)
 
 
@@ -276,7 +276,7 @@ class _Photographs:
 
     def __getitem__(self, path: Path) -> Image.Image:
         if path not in self.known:
-            image = _Listed([path])[0]
+            image = Pictures([path])[0]
             scale = self.most / min(image.size)
             size = [max(self.most, round(scale * side)) for side in image.size]
             self.known[path] = image if scale >= 1 else image.resize(size, Image.Resampling.BOX)
@@ -295,7 +295,7 @@ def compose(
         scene = _square(photographs[row.photograph], pixels, None if row.set.endswith("/imagenet") else rng)
         mask = np.zeros((pixels, pixels), dtype=bool)
         if row.animal is not None:
-            scene, mask = paste_animal(scene, _Listed([row.animal])[0], object_pixels, rng)
+            scene, mask = paste_animal(scene, Pictures([row.animal])[0], object_pixels, rng)
         images.append(scene)
         masks.append(mask)
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.stack(masks))

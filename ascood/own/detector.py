@@ -66,12 +66,10 @@ class Scorer(nn.Module):
     std: Tensor
     offset: Tensor  # the threshold
     def __init__(self, model: Classifier, name: str, params: dict, pixels: int, bank: tuple | None = None):
-        "A score of QUICK; `bank`: features [N,m] and labels [N] of training images, if it compares with them."
+        "A score of QUICK; `bank`: features [N,m] and labels [N] of training images, for KNN."
         super().__init__()
-        self.model, self.name, self.params, self.pixels = model.eval(), name, params, pixels
-        self.bank, self.detector = bank, create_detector(name, model, **params)
-        if bank:
-            self.detector = TensorKNN(None, params["k"]).fit_features(*bank)
+        self.model, self.name, self.params, self.pixels, self.bank = model.eval(), name, params, pixels, bank
+        self.detector: Any = TensorKNN(None, params["k"]).fit_features(*bank) if bank else create_detector(name, model)
         for key, values in zip(("mean", "std"), input_scaling(model.backbone.name)):
             self.register_buffer(key, 255 * torch.tensor(values).view(3, 1, 1))
         self.register_buffer("offset", torch.tensor(-math.inf))
@@ -81,9 +79,8 @@ class Scorer(nn.Module):
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:  # Prepared images -> probabilities [B,C], scores [B]
         z = self.model.features(x)
-        logits = self.model.head(z)
-        score = self.detector.predict_features(z) if self.bank else self.detector.predict_logits(logits)
-        return logits.softmax(1), -score
+        logits, detector = self.model.head(z), self.detector
+        return logits.softmax(1), -(detector.predict_features(z) if self.bank else detector.predict_logits(logits))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         probabilities, score = self.judge(self.prepare(image))

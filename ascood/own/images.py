@@ -73,7 +73,7 @@ def _read(path: Path) -> np.ndarray:  # uint8 [H,W,3], RGB, upright
         fault = "is truncated or no image, or may not be read; get it again, or remove it"
     raise ValueError(fault)
 
-
+# %% ../../nbs/own/00_images.ipynb #4114795a
 def as_image(
     image: str | Path | Image.Image | np.ndarray | Tensor,  # A file, PIL image, uint8 [H,W,3] or uint8 tensor [3,H,W]
 ) -> Tensor:  # uint8 [3,H,W], RGB, upright
@@ -150,7 +150,7 @@ def _named(paths: list[Path], root: Path) -> list[str]:
     "Paths from the given folder's own name on, at most 60 characters of each."
     return [Path(root.absolute().name, path.relative_to(root)).as_posix()[-60:] for path in paths]
 
-
+# %% ../../nbs/own/00_images.ipynb #e3f19a30
 def class_folders(
     root: Path,  # One folder for each class
     what: str = "training images",  # For messages

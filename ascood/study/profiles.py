@@ -6,7 +6,7 @@
 __all__ = ['MethodPlan', 'JUDGED', 'BenchmarkPlan', 'Study', 'Point', 'Profile', 'RunSpec', 'kind_of', 'check_names',
            'profiles_dir', 'list_profiles', 'load_profile', 'find_run']
 
-# %% ../../nbs/study/01_profiles.ipynb #358b8171
+# %% ../../nbs/study/01_profiles.ipynb #f46e8697
 import hashlib
 import json
 import re
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, NamedTuple
 
 import yaml
@@ -28,7 +29,7 @@ from ..settings import Settings, brief, checked, did_you_mean
 from .names import shipped, under_root
 from ..training import Method, TrainConfig, create_method, list_methods
 
-# %% ../../nbs/study/01_profiles.ipynb #d2b8f29a
+# %% ../../nbs/study/01_profiles.ipynb #2ad82b42
 class _OfEveryMethod(Settings):
     "What a profile may say of any method, besides that method's own settings."
     model_config = ConfigDict(extra="allow")
@@ -47,7 +48,7 @@ class BenchmarkPlan(Settings):
     methods: dict[str, MethodPlan] = {}  # overrides of the profile's methods
     leave_out: list[str] = []  # methods that are not run on this benchmark
 
-# %% ../../nbs/study/01_profiles.ipynb #8befaa84
+# %% ../../nbs/study/01_profiles.ipynb #2c3752fe
 class Study(Settings):
     "Variants of methods, for the table of components and the figure of sensitivity."
     methods: list[str] = ["ascood"]
@@ -64,7 +65,7 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #a697e940
+# %% ../../nbs/study/01_profiles.ipynb #9656263f
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
 
@@ -122,7 +123,7 @@ class Profile(Settings):
         found.sort(key=lambda run: run.settings["synthesis"] != synthesis)
         return found[0].method if found else ""
 
-# %% ../../nbs/study/01_profiles.ipynb #50b4f6e3
+# %% ../../nbs/study/01_profiles.ipynb #6b845844
 class RunSpec(Settings):
     "One training run of a profile, fully resolved."
     profile: str
@@ -158,7 +159,7 @@ class RunSpec(Settings):
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
-# %% ../../nbs/study/01_profiles.ipynb #f9e93692
+# %% ../../nbs/study/01_profiles.ipynb #af0a4084
 _FAMILIES = "post-hoc", "training", "ASCOOD"
 
 
@@ -172,7 +173,7 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #59182f9b
+# %% ../../nbs/study/01_profiles.ipynb #1bcf9cf2
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
@@ -201,7 +202,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: P
                    config=config, detectors=detectors, judged=judged, validation_only=profile.validation_only,
                    memory=profile.memory, snapshots=profile.snapshots if first else [])
 
-# %% ../../nbs/study/01_profiles.ipynb #062b962a
+# %% ../../nbs/study/01_profiles.ipynb #02d3a4f0
 _FACTORS = {"alpha_factor": ("alpha_max", "alpha_min"), "weight_factor": ("weight",)}
 
 
@@ -227,7 +228,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #e15685ce
+# %% ../../nbs/study/01_profiles.ipynb #7bb85406
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -251,11 +252,21 @@ def _content(path: Path) -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(error).split())[:150]}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise ValueError(f"{path.name} is no mapping of settings to values; write lines such as `seeds: [0]`")
+    _check_keys(content)
     return content
 
-# %% ../../nbs/study/01_profiles.ipynb #e28c8cd7
+
+def _check_keys(value):
+    "Raise ValueError for a key that is no text, such as YAML's `on`."
+    for key in value if isinstance(value, dict) else ():
+        if not isinstance(key, str):
+            raise ValueError(f"the key {brief(key)} is not text; put it in quotes")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_keys(inner)
+
+# %% ../../nbs/study/01_profiles.ipynb #66e62870
 def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     "A file's keys over those of the profile that it extends, without the methods that it leaves out."
     if path in above:
@@ -280,7 +291,7 @@ def _without(names, out: list[str]):
         return {name: value for name, value in names.items() if name not in out}
     return [name for name in names if name not in out] if isinstance(names, list) else names
 
-# %% ../../nbs/study/01_profiles.ipynb #ba401b84
+# %% ../../nbs/study/01_profiles.ipynb #97814d16
 def _check(profile: Profile):
     "Raise ValueError if names do not fit together, or a benchmark or detector has no such option."
     if twice := [seed for seed, times in Counter(profile.seeds).items() if times > 1]:
@@ -305,7 +316,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #a44cf133
+# %% ../../nbs/study/01_profiles.ipynb #d5ec45b1
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
@@ -331,8 +342,8 @@ def load_profile(
     try:
         profile = checked(Profile, "settings", **({"name": path.stem} | _read_profile(path) | chosen))
         _check(profile)
-    except ValueError as error:
-        raise ValueError(f"profile {path.name}: {str(error).removeprefix('settings: ')[:300]}") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None
     return profile
 
 

@@ -7,7 +7,7 @@ __all__ = ['EVALUATED', 'RowKey', 'NAMES', 'code_digest', 'Keys', 'run_keys', 'r
            'run_state', 'check_data', 'csv_text', 'read_rows', 'provenance', 'RunScores', 'joint_ranks',
            'packed_scores', 'load_scores', 'train_run', 'evaluate_run', 'make_run']
 
-# %% ../../nbs/study/03_runs.ipynb #e5b5f67f
+# %% ../../nbs/study/03_runs.ipynb #56aadda9
 import ast
 import functools
 import hashlib
@@ -35,7 +35,7 @@ from .diagnostics import diagnose_run
 from .profiles import Profile, RunSpec
 from ..training import create_method, train
 
-# %% ../../nbs/study/03_runs.ipynb #04cf0650
+# %% ../../nbs/study/03_runs.ipynb #7ace9a48
 _TRAINING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
              "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes")
 _SCORING = ("detectors", "evaluation", "study/diagnostics")
@@ -59,7 +59,7 @@ def code_digest(modules: tuple[str, ...]) -> str:
     folder = Path(ascood.__file__).parent
     return _digest("\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in modules))[:10]
 
-# %% ../../nbs/study/03_runs.ipynb #fa6e89f7
+# %% ../../nbs/study/03_runs.ipynb #94ee447a
 class Keys(NamedTuple):
     "What decides a run's weights, and what decides its numbers."
     training: str
@@ -82,7 +82,7 @@ def read_record(run: RunSpec, results: str | Path = "results") -> dict[str, Any]
     except (OSError, TypeError, ValueError):
         return {}
 
-# %% ../../nbs/study/03_runs.ipynb #d16d9567
+# %% ../../nbs/study/03_runs.ipynb #a0bd7202
 EVALUATED = "metrics.csv", "groups.csv", "scores.npz"
 
 
@@ -105,7 +105,7 @@ def run_state(run: RunSpec, results: str | Path = "results") -> str:  # "done", 
     begun = "begun" if (run.folder(results) / "settings.json").is_file() else "not begun"
     return "trained" if is_trained(run, results) else begun
 
-# %% ../../nbs/study/03_runs.ipynb #8cd744ef
+# %% ../../nbs/study/03_runs.ipynb #ff8ca002
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError, FileNotFoundError or ValueError if a run that is still to be done lacks what it reads."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen and not is_fresh(run, results)]
@@ -115,7 +115,7 @@ def check_data(profile: Profile, results: str | Path = "results"):
         exposed = [r.method for r in alike if r.declared["needs_outliers"]]
         disk.check_available(run.benchmark, run.options, bool(exposed))
 
-# %% ../../nbs/study/03_runs.ipynb #40e16283
+# %% ../../nbs/study/03_runs.ipynb #30ae5839
 def csv_text(rows: pd.DataFrame) -> str:
     "Rows as a CSV file of six digits, where an empty text and a missing number differ."
     return rows.to_csv(index=False, float_format="%.6g", na_rep="nan")
@@ -129,7 +129,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:60]
         raise ValueError(f"{path} is damaged ({reason}); restore it from git, or delete it and collect again") from None
 
-# %% ../../nbs/study/03_runs.ipynb #cb319e8f
+# %% ../../nbs/study/03_runs.ipynb #db1325d5
 _LIBRARIES = "torch", "torchvision", "accelerate", "pytorch-ood", "scikit-learn", "scikit-image", "mlxtend", "numpy"
 
 
@@ -152,7 +152,7 @@ def _peak_mib() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../../nbs/study/03_runs.ipynb #b1ba26f1
+# %% ../../nbs/study/03_runs.ipynb #9807256c
 RowKey = tuple[str, str, str]  # (detector, params, reads)
 
 
@@ -170,7 +170,7 @@ def joint_ranks(by_set: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, st
     ends = np.cumsum([len(values) for values in by_set.values()])
     return dict(zip(by_set, np.split(ranks.astype(np.uint16), ends[:-1])))
 
-# %% ../../nbs/study/03_runs.ipynb #2f4359ac
+# %% ../../nbs/study/03_runs.ipynb #7ca6029a
 def _params(label: str, given: dict) -> str:
     "What tells apart two entries of one detector in a profile, such as `i-ODIN` and `i-ODIN@k=10`."
     return json.dumps(given, sort_keys=True) if "@" in label else ""
@@ -185,19 +185,19 @@ def _row_keys(run: RunSpec, found: Evaluation) -> dict[str, RowKey]:
     return {label: key for label, key in keys.items() if label in {*found.scores, *found.gaps}}
 
 
-def _quantiles(found: Evaluation, judged: list[str]) -> dict[tuple[str, str, str], np.ndarray]:
+def _quantiles(found: Evaluation, judged: list[str], standardises: bool) -> dict[tuple[str, str, str], np.ndarray]:
     at = np.linspace(0, 1, 64)
     kept: dict[tuple[str, str, str], np.ndarray] = {}
     for (group, name), images in found.activations.items():
-        h = images.features if images.h is None else images.h
-        parts = {"norm of h": h.norm(dim=1), "norm read by the head": images.features.norm(dim=1),
-                 "maximum logit": images.logits.amax(1)}
+        parts = {"norm read by the head": images.features.norm(dim=1), "maximum logit": images.logits.amax(1)}
+        if images.h is not None or not standardises:  # h is there only if a detector reads it
+            parts["norm of h"] = (images.features if images.h is None else images.h).norm(dim=1)
         values = {name: part.numpy() for name, part in parts.items()}
         values |= {label: found.scores[label][group, name] for label in judged if label in found.scores}
         kept |= {(what, group, name): np.quantile(each, at).astype(np.float32) for what, each in values.items()}
     return kept
 
-# %% ../../nbs/study/03_runs.ipynb #8f663d04
+# %% ../../nbs/study/03_runs.ipynb #0e75f7bf
 def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes:
     "scores.npz: see `RunScores`."
     arrays: dict[str, Any] = {"correct": correct}
@@ -205,7 +205,7 @@ def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes
         judged = label.removesuffix("@standardised") in run.judged and label in found.scores
         for where, values in ((joint_ranks(found.scores[label]) if judged else None) or {}).items():
             arrays["|".join(("ranks", *key, *where))] = values
-    quantiles = _quantiles(found, run.judged)
+    quantiles = _quantiles(found, run.judged, run.settings.get("normalization", "none") != "none")
     arrays |= {"|".join(("quantiles", *key)): values for key, values in quantiles.items()}
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
@@ -230,7 +230,7 @@ def load_scores(path: str | Path) -> RunScores:
             found.quantiles[names[0], group, name] = values
     return found
 
-# %% ../../nbs/study/03_runs.ipynb #9f11ad21
+# %% ../../nbs/study/03_runs.ipynb #56094978
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True):
     "Train one run, or go on with it. Stale weights are removed first."
     folder, key, start = run.folder(results), run_keys(run, results).training, time.perf_counter()
@@ -251,7 +251,7 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", json.dumps(record, indent=1))
 
-# %% ../../nbs/study/03_runs.ipynb #4b641664
+# %% ../../nbs/study/03_runs.ipynb #a01e3482
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
 
 
@@ -291,7 +291,7 @@ def evaluate_run(
     _write_evaluation(run.folder(results), tables, scores, record)
     return tables["metrics"]
 
-# %% ../../nbs/study/03_runs.ipynb #67c42dd4
+# %% ../../nbs/study/03_runs.ipynb #5b60b155
 def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
     "Every file of an evaluation; run.json last, so that it never stands beside files that it does not describe."
     remove_stale(folder)

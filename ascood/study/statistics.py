@@ -7,8 +7,9 @@ __all__ = ['ROW', 'MEASURED', 'Names', 'LOST_POINTS', 'FEWEST_SEEDS', 'Row', 'SI
            'judged_rows', 'choose_detectors', 'did_not_learn', 'draw_weights', 'weighted_metrics', 'half_width',
            'Difference', 'paired_difference', 'pairs_of', 'differences', 'excludes_zero', 'not_judged']
 
-# %% ../../nbs/study/05_statistics.ipynb #0ffd0eea
+# %% ../../nbs/study/05_statistics.ipynb #bcf3a09a
 import zlib
+from functools import cache
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from .names import paper_synthesis
 from .results import Results
 from .runs import RunScores
 
-# %% ../../nbs/study/05_statistics.ipynb #0a126e31
+# %% ../../nbs/study/05_statistics.ipynb #3e5cb5a6
 ROW = ["method", "variant", "detector", "params", "reads"]
 MEASURED = ["auroc", "fpr95", "aupr_in", "aupr_out", "fpr95_id_positive", "accuracy"]
 
@@ -36,7 +37,7 @@ def over_seeds(values: pd.DataFrame, by: list[str], of: str = "value") -> pd.Dat
     found = grouped.agg(mean="mean", std=lambda v: v.std(ddof=0), seeds="count", gaps=lambda v: v.isna().sum())
     return found.reset_index()
 
-# %% ../../nbs/study/05_statistics.ipynb #a7575d42
+# %% ../../nbs/study/05_statistics.ipynb #afb7d04c
 Names = tuple[str, str, str]  # (benchmark, method, variant)
 
 
@@ -58,7 +59,7 @@ def choose_detectors(rows: pd.DataFrame) -> dict[Names, tuple[str, str]]:  # {..
     best = best.drop_duplicates(["benchmark", "method", "variant"]).sort_index()
     return {(row.benchmark, row.method, row.variant): (row.detector, row.params) for row in best.itertuples()}
 
-# %% ../../nbs/study/05_statistics.ipynb #d7b1e0a8
+# %% ../../nbs/study/05_statistics.ipynb #39962bb8
 LOST_POINTS = 3.0
 
 
@@ -70,7 +71,7 @@ def did_not_learn(metrics: pd.DataFrame, baseline: str) -> set[Names]:
         found |= {(benchmark, *names) for names in accuracy.index[accuracy < lowest]}
     return found
 
-# %% ../../nbs/study/05_statistics.ipynb #bf565916
+# %% ../../nbs/study/05_statistics.ipynb #14fb1607
 def draw_weights(
     name: str,  # Of the set
     n: int,  # How many images it has
@@ -105,7 +106,7 @@ def weighted_metrics(
     accepted = below[np.arange(len(weight)), np.searchsorted(known, threshold, "left")]
     return {"auroc": 100 * auroc, "fpr95": 100 * (n - accepted) / n}
 
-# %% ../../nbs/study/05_statistics.ipynb #8c7bfa8f
+# %% ../../nbs/study/05_statistics.ipynb #62b5f3cc
 FEWEST_SEEDS = 3  # with fewer the noise of training is not known, and nothing is judged
 
 
@@ -140,7 +141,7 @@ def paired_difference(
     shown = " ".join(f"{round(value, 1) + 0.0:+.1f}" for value in by_seed)
     return Difference(float(mean[0]), float(half_width(by_seed, np.array(of_images))), shown, len(by_seed))
 
-# %% ../../nbs/study/05_statistics.ipynb #cdececd0
+# %% ../../nbs/study/05_statistics.ipynb #872116af
 Row = tuple[str, str, str, str, str]  # (method, variant, detector, params, reads)
 
 
@@ -170,7 +171,7 @@ def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tupl
         ]
     return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and {a, b} <= {*rows}]
 
-# %% ../../nbs/study/05_statistics.ipynb #522f955a
+# %% ../../nbs/study/05_statistics.ipynb #73ecdce1
 def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores]]:
     "The kept scores of all seeds behind each row; rows whose scores are not all there are left out."
     found: dict[Row, list[RunScores]] = {}
@@ -214,11 +215,12 @@ class _Drawn:
             self.kept[row] = {key: np.stack([seed[key] for seed in seeds]) for key in seeds[0]}
         return self.kept[row]
 
-# %% ../../nbs/study/05_statistics.ipynb #e0ae09c2
+# %% ../../nbs/study/05_statistics.ipynb #af516493
 SIDES = [f"{side}_{name}" for side in "ab" for name in ROW]
 _COLUMNS = ["benchmark", "setting", "group", "metric", *SIDES, *Difference._fields]
 
 
+@cache  # several tables and figures ask for them
 def differences(results: Results, draws: int = 1000) -> pd.DataFrame:
     """A row for each pair of `pairs_of`, OOD group and metric (auroc, fpr95; accuracy with group "id"): a - b in
     points. Computed from the kept scores. With fewer than three seeds nothing is judged."""
@@ -236,7 +238,7 @@ def excludes_zero(table: pd.DataFrame) -> pd.Series:
     "Whether the interval of each difference excludes zero, so that its sign is decided."
     return table["difference"].abs() > table["half_width"]
 
-# %% ../../nbs/study/05_statistics.ipynb #ff1df7d6
+# %% ../../nbs/study/05_statistics.ipynb #e163af3b
 INTERVAL = ("The 95 % interval of a difference covers both kinds of chance: another training seed (Student's t over "
             "the seeds) and other test images (bootstrap).")
 

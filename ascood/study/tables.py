@@ -7,11 +7,10 @@ __all__ = ['TABLES', 'summary', 'against', 'printed', 'to_markdown', 'to_latex',
            'read_published', 'published_beside', 'published_table', 'main_rows', 'set_rows', 'component_rows',
            'iodin_rows', 'reliance_rows', 'hyperparameter_rows', 'cost_rows', 'tuning_rows']
 
-# %% ../../nbs/study/07_tables.ipynb #e256f7b6
+# %% ../../nbs/study/07_tables.ipynb #3f8a2f4c
 import json
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ import pandas as pd
 
 from .. import detectors
 from ..files import write_file
-from . import statistics
 from .claims import judge, verdicts
 from .diagnostics import diagnostics_rows
 from .names import KINDS, METHOD_STYLE, QUANTITIES, method_label, paper_synthesis, shipped
@@ -30,13 +28,14 @@ from ascood.study.statistics import (
     ROW,
     choose_detectors,
     did_not_learn,
+    differences,
     group_means,
     judged_rows,
     not_judged,
     over_seeds,
 )
 
-# %% ../../nbs/study/07_tables.ipynb #c0ce37ff
+# %% ../../nbs/study/07_tables.ipynb #8836ec41
 _OF = ["benchmark", "setting", "kind", *ROW]
 
 
@@ -51,12 +50,11 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:  # `_OF`, column, mean, std,
 
 _CHANGES = {("near", "auroc"): "Δ near AUROC", ("far", "auroc"): "Δ far AUROC", ("id", "accuracy"): "Δ accuracy"}
 _ORDER = ["near_auroc", "Δ near AUROC", "near_fpr95", "far_auroc", "Δ far AUROC", "far_fpr95", "accuracy", "Δ accuracy"]
-_differences = cache(statistics.differences)  # takes a minute, and several tables read it
 
 
 def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  # As `summary`, with half_width, by_seed
     "Differences of AUROC, and of accuracy, from a method by the same detector."
-    table = _differences(results)
+    table = differences(results)
     alike = (table["b_method"] == method) & (table["b_variant"] == variant)
     for name in ("detector", "params", "reads"):
         alike &= table[f"a_{name}"] == table[f"b_{name}"]
@@ -65,7 +63,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #217bdec0
+# %% ../../nbs/study/07_tables.ipynb #e54ffd2e
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -113,7 +111,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #d788aafb
+# %% ../../nbs/study/07_tables.ipynb #3bb1b558
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -160,7 +158,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #beef4123
+# %% ../../nbs/study/07_tables.ipynb #cb652b52
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -206,7 +204,7 @@ def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataF
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #ded0ac5f
+# %% ../../nbs/study/07_tables.ipynb #b516a909
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -248,7 +246,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #15379bec
+# %% ../../nbs/study/07_tables.ipynb #33e0319f
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -292,7 +290,7 @@ def main_rows(results: Results) -> pd.DataFrame:
     )
     return numbers
 
-# %% ../../nbs/study/07_tables.ipynb #6a0adda0
+# %% ../../nbs/study/07_tables.ipynb #96663570
 def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
     profile, shown = results.profile, numbers[numbers["column"].str.startswith("Δ ")]
     decided = (shown["mean"].abs() > shown["half_width"]).sum()
@@ -316,7 +314,7 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
         + careful
     )
 
-# %% ../../nbs/study/07_tables.ipynb #ad808c73
+# %% ../../nbs/study/07_tables.ipynb #f611f19a
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -359,14 +357,14 @@ def component_rows(results: Results) -> pd.DataFrame:
         for row in rows.itertuples()
     ]
     rows = rows[shown]
-    differences = [_only(against(results, profile.baseline), rows)]
+    changes = [_only(against(results, profile.baseline), rows)]
     for method in dict.fromkeys(ours.values()):
         of = against(results, method) if method else pd.DataFrame(columns=["benchmark", "column"])
         of = of[of["benchmark"].map(ours) == method] if method else of
-        differences.append(_only(of.assign(column=of["column"] + " (from ASCOOD)"), rows) if len(of) else of)
-    return _named(pd.concat([rows, *differences]), results)
+        changes.append(_only(of.assign(column=of["column"] + " (from ASCOOD)"), rows) if len(of) else of)
+    return _named(pd.concat([rows, *changes]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #f577ac5a
+# %% ../../nbs/study/07_tables.ipynb #7fc943c4
 def iodin_rows(results: Results) -> pd.DataFrame:
     "ODIN and every i-ODIN on the baseline's model, and the difference from ODIN."
     profile, metrics = results.profile, results.metrics
@@ -374,7 +372,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
     ours = metrics[wanted & metrics["detector"].isin(["ODIN", "i-ODIN", "MSP", "MLS"])]
     if "i-ODIN" not in {*ours["detector"]}:
         return ours.iloc[:0]
-    rows, table = summary(ours).query("column != 'accuracy'"), _differences(results)
+    rows, table = summary(ours).query("column != 'accuracy'"), differences(results)
     pairs = table[
         (table["a_method"] == profile.baseline)
         & (table["a_detector"] == "i-ODIN")
@@ -394,7 +392,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
     ]
     return numbers.assign(elements=elements)
 
-# %% ../../nbs/study/07_tables.ipynb #10982230
+# %% ../../nbs/study/07_tables.ipynb #9393061a
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -435,7 +433,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #d0e6dad0
+# %% ../../nbs/study/07_tables.ipynb #61965817
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -475,7 +473,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #69f841ed
+# %% ../../nbs/study/07_tables.ipynb #3c3573e5
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -539,7 +537,7 @@ TABLES = {  # in the paper's order
     ),
     "table_claims": Table(
         "Claims of the paper",
-        lambda results: judge(_differences(results), results),
+        lambda results: judge(differences(results), results),
         ["claim"],
         _claims_caption,
         shown=lambda numbers: verdicts(numbers[numbers["verdict"] != "not tested"]),
