@@ -6,7 +6,7 @@
 __all__ = ['MethodPlan', 'JUDGED', 'BenchmarkPlan', 'Study', 'Point', 'Profile', 'RunSpec', 'kind_of', 'check_names',
            'profiles_dir', 'list_profiles', 'load_profile', 'find_run']
 
-# %% ../../nbs/study/01_profiles.ipynb #f46e8697
+# %% ../../nbs/study/01_profiles.ipynb #a1c85a80
 import hashlib
 import json
 import re
@@ -22,6 +22,7 @@ import yaml
 from pydantic import AfterValidator, ConfigDict, Field
 
 from .. import baselines  # noqa: F401 (registers its methods)
+from ..benchmarks import disk
 from ..data import Benchmark, check_options, default_options, list_benchmarks, load_benchmark
 from ..detectors import DETECTORS, OWN_SCORES, Unfit, create_detector, list_detectors, recipe
 from ..models import Classifier, create_backbone
@@ -29,7 +30,7 @@ from ..settings import Settings, brief, checked, did_you_mean
 from .names import shipped, under_root
 from ..training import Method, TrainConfig, create_method, list_methods
 
-# %% ../../nbs/study/01_profiles.ipynb #2ad82b42
+# %% ../../nbs/study/01_profiles.ipynb #f13568fb
 class _OfEveryMethod(Settings):
     "What a profile may say of any method, besides that method's own settings."
     model_config = ConfigDict(extra="allow")
@@ -48,7 +49,7 @@ class BenchmarkPlan(Settings):
     methods: dict[str, MethodPlan] = {}  # overrides of the profile's methods
     leave_out: list[str] = []  # methods that are not run on this benchmark
 
-# %% ../../nbs/study/01_profiles.ipynb #2c3752fe
+# %% ../../nbs/study/01_profiles.ipynb #5b54b6f2
 class Study(Settings):
     "Variants of methods, for the table of components and the figure of sensitivity."
     methods: list[str] = ["ascood"]
@@ -65,7 +66,7 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #9656263f
+# %% ../../nbs/study/01_profiles.ipynb #711bbeff
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
 
@@ -123,7 +124,7 @@ class Profile(Settings):
         found.sort(key=lambda run: run.settings["synthesis"] != synthesis)
         return found[0].method if found else ""
 
-# %% ../../nbs/study/01_profiles.ipynb #6b845844
+# %% ../../nbs/study/01_profiles.ipynb #2d0e3895
 class RunSpec(Settings):
     "One training run of a profile, fully resolved."
     profile: str
@@ -159,7 +160,7 @@ class RunSpec(Settings):
     def load_benchmark(self) -> Benchmark:
         return load_benchmark(self.benchmark, seed=self.data_seed, **self.options)
 
-# %% ../../nbs/study/01_profiles.ipynb #af0a4084
+# %% ../../nbs/study/01_profiles.ipynb #72d8ffde
 _FAMILIES = "post-hoc", "training", "ASCOOD"
 
 
@@ -173,7 +174,7 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #1bcf9cf2
+# %% ../../nbs/study/01_profiles.ipynb #dcd415b7
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
@@ -202,7 +203,7 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: P
                    config=config, detectors=detectors, judged=judged, validation_only=profile.validation_only,
                    memory=profile.memory, snapshots=profile.snapshots if first else [])
 
-# %% ../../nbs/study/01_profiles.ipynb #02d3a4f0
+# %% ../../nbs/study/01_profiles.ipynb #3341a80f
 _FACTORS = {"alpha_factor": ("alpha_max", "alpha_min"), "weight_factor": ("weight",)}
 
 
@@ -228,7 +229,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #7bb85406
+# %% ../../nbs/study/01_profiles.ipynb #56bcae23
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -266,7 +267,7 @@ def _check_keys(value):
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_keys(inner)
 
-# %% ../../nbs/study/01_profiles.ipynb #66e62870
+# %% ../../nbs/study/01_profiles.ipynb #b1d01792
 def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
     "A file's keys over those of the profile that it extends, without the methods that it leaves out."
     if path in above:
@@ -291,7 +292,7 @@ def _without(names, out: list[str]):
         return {name: value for name, value in names.items() if name not in out}
     return [name for name in names if name not in out] if isinstance(names, list) else names
 
-# %% ../../nbs/study/01_profiles.ipynb #97814d16
+# %% ../../nbs/study/01_profiles.ipynb #ab0a4b9a
 def _check(profile: Profile):
     "Raise ValueError if names do not fit together, or a benchmark or detector has no such option."
     if twice := [seed for seed, times in Counter(profile.seeds).items() if times > 1]:
@@ -316,7 +317,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #d5ec45b1
+# %% ../../nbs/study/01_profiles.ipynb #ba149a59
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
@@ -341,6 +342,9 @@ def load_profile(
     chosen = {"only": [benchmark.strip() for benchmark in only.split(",")]} if only else {}
     try:
         profile = checked(Profile, "settings", **({"name": path.stem} | _read_profile(path) | chosen))
+        for name in {*profile.benchmarks} - {*list_benchmarks()}:  # a user's own, declared beside the profile
+            if (file := path.parent / f"{name}.yaml").is_file():
+                disk.declare(file)
         _check(profile)
     except (ValueError, OSError) as error:
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None

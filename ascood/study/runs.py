@@ -7,7 +7,7 @@ __all__ = ['EVALUATED', 'RowKey', 'NAMES', 'code_digest', 'Keys', 'run_keys', 'r
            'run_state', 'check_data', 'csv_text', 'read_rows', 'provenance', 'RunScores', 'joint_ranks',
            'packed_scores', 'load_scores', 'train_run', 'evaluate_run', 'make_run']
 
-# %% ../../nbs/study/03_runs.ipynb #56aadda9
+# %% ../../nbs/study/03_runs.ipynb #00b79c80
 import ast
 import functools
 import hashlib
@@ -35,9 +35,9 @@ from .diagnostics import diagnose_run
 from .profiles import Profile, RunSpec
 from ..training import create_method, train
 
-# %% ../../nbs/study/03_runs.ipynb #7ace9a48
-_TRAINING = ("attribution", "synthesis", "normalization", "losses", "models", "data", "training", "baselines",
-             "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes")
+# %% ../../nbs/study/03_runs.ipynb #a0f9eb2e
+_TRAINING = ("attribution", "synthesis", "normalization", "losses", "networks", "models", "data", "training",
+             "baselines", "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes")
 _SCORING = ("detectors", "evaluation", "study/diagnostics")
 
 
@@ -59,7 +59,7 @@ def code_digest(modules: tuple[str, ...]) -> str:
     folder = Path(ascood.__file__).parent
     return _digest("\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in modules))[:10]
 
-# %% ../../nbs/study/03_runs.ipynb #94ee447a
+# %% ../../nbs/study/03_runs.ipynb #d1447427
 class Keys(NamedTuple):
     "What decides a run's weights, and what decides its numbers."
     training: str
@@ -82,14 +82,15 @@ def read_record(run: RunSpec, results: str | Path = "results") -> dict[str, Any]
     except (OSError, TypeError, ValueError):
         return {}
 
-# %% ../../nbs/study/03_runs.ipynb #a0bd7202
+# %% ../../nbs/study/03_runs.ipynb #ae11a02b
 EVALUATED = "metrics.csv", "groups.csv", "scores.npz"
 
 
 def is_trained(run: RunSpec, results: str | Path = "results") -> bool:
     "Whether the weights are there and made by these settings, lists and code."
     there = all((run.folder(results) / name).is_file() for name in ("model.safetensors", "history.csv"))
-    return there and read_record(run, results).get("training_key") == run_keys(run, results).training
+    record = read_record(run, results)
+    return there and "sha256" in record and record["training_key"] == run_keys(run, results).training
 
 
 def is_fresh(run: RunSpec, results: str | Path = "results") -> bool:
@@ -102,10 +103,10 @@ def is_fresh(run: RunSpec, results: str | Path = "results") -> bool:
 def run_state(run: RunSpec, results: str | Path = "results") -> str:  # "done", "trained", "begun" or "not begun"
     if is_fresh(run, results):
         return "done"
-    begun = "begun" if (run.folder(results) / "settings.json").is_file() else "not begun"
+    begun = "begun" if read_record(run, results) else "not begun"
     return "trained" if is_trained(run, results) else begun
 
-# %% ../../nbs/study/03_runs.ipynb #ff8ca002
+# %% ../../nbs/study/03_runs.ipynb #b43c4d22
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError, FileNotFoundError or ValueError if a run that is still to be done lacks what it reads."
     to_do = [run for run in profile.runs if run.benchmark in profile.chosen and not is_fresh(run, results)]
@@ -115,7 +116,7 @@ def check_data(profile: Profile, results: str | Path = "results"):
         exposed = [r.method for r in alike if r.declared["needs_outliers"]]
         disk.check_available(run.benchmark, run.options, bool(exposed))
 
-# %% ../../nbs/study/03_runs.ipynb #30ae5839
+# %% ../../nbs/study/03_runs.ipynb #0127c96f
 def csv_text(rows: pd.DataFrame) -> str:
     "Rows as a CSV file of six digits, where an empty text and a missing number differ."
     return rows.to_csv(index=False, float_format="%.6g", na_rep="nan")
@@ -129,7 +130,7 @@ def read_rows(path: str | Path) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:60]
         raise ValueError(f"{path} is damaged ({reason}); restore it from git, or delete it and collect again") from None
 
-# %% ../../nbs/study/03_runs.ipynb #db1325d5
+# %% ../../nbs/study/03_runs.ipynb #ecde08e3
 _LIBRARIES = "torch", "torchvision", "accelerate", "pytorch-ood", "scikit-learn", "scikit-image", "mlxtend", "numpy"
 
 
@@ -152,7 +153,7 @@ def _peak_mib() -> float | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../../nbs/study/03_runs.ipynb #9807256c
+# %% ../../nbs/study/03_runs.ipynb #ce8f8c87
 RowKey = tuple[str, str, str]  # (detector, params, reads)
 
 
@@ -170,7 +171,7 @@ def joint_ranks(by_set: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, st
     ends = np.cumsum([len(values) for values in by_set.values()])
     return dict(zip(by_set, np.split(ranks.astype(np.uint16), ends[:-1])))
 
-# %% ../../nbs/study/03_runs.ipynb #7ca6029a
+# %% ../../nbs/study/03_runs.ipynb #c71fa3a9
 def _params(label: str, given: dict) -> str:
     "What tells apart two entries of one detector in a profile, such as `i-ODIN` and `i-ODIN@k=10`."
     return json.dumps(given, sort_keys=True) if "@" in label else ""
@@ -197,7 +198,7 @@ def _quantiles(found: Evaluation, judged: list[str], standardises: bool) -> dict
         kept |= {(what, group, name): np.quantile(each, at).astype(np.float32) for what, each in values.items()}
     return kept
 
-# %% ../../nbs/study/03_runs.ipynb #0e75f7bf
+# %% ../../nbs/study/03_runs.ipynb #7f504921
 def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes:
     "scores.npz: see `RunScores`."
     arrays: dict[str, Any] = {"correct": correct}
@@ -230,16 +231,15 @@ def load_scores(path: str | Path) -> RunScores:
             found.quantiles[names[0], group, name] = values
     return found
 
-# %% ../../nbs/study/03_runs.ipynb #56094978
+# %% ../../nbs/study/03_runs.ipynb #1ac800c2
 def train_run(run: RunSpec, results: str | Path = "results", progress: bool = True):
     "Train one run, or go on with it. Stale weights are removed first."
     folder, key, start = run.folder(results), run_keys(run, results).training, time.perf_counter()
     if is_trained(run, results):
         return
-    mark = folder / "training-key"  # what the weights here, or the states of an unfinished training, are made by
-    if folder.is_dir() and (not mark.is_file() or mark.read_text() != key):
-        shutil.rmtree(folder)
-    write_file(mark, key)
+    if read_record(run, results).get("training_key") != key:  # what is here was made, or begun, by other code or lists
+        shutil.rmtree(folder, ignore_errors=True)
+        write_file(folder / "run.json", json.dumps({"run_id": run.run_id, "training_key": key}))
     benchmark = run.load_benchmark()
     done = train(create_method(run.kind, **run.settings), benchmark, run.config, folder, progress, run.snapshots)
     kept = done.history.loc[done.history["kept"], "epoch"].tolist()
@@ -251,7 +251,7 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", json.dumps(record, indent=1))
 
-# %% ../../nbs/study/03_runs.ipynb #a01e3482
+# %% ../../nbs/study/03_runs.ipynb #84185e2f
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
 
 
@@ -291,7 +291,7 @@ def evaluate_run(
     _write_evaluation(run.folder(results), tables, scores, record)
     return tables["metrics"]
 
-# %% ../../nbs/study/03_runs.ipynb #5b60b155
+# %% ../../nbs/study/03_runs.ipynb #a1e8004c
 def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
     "Every file of an evaluation; run.json last, so that it never stands beside files that it does not describe."
     remove_stale(folder)
