@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['table', 'figure', 'published', 'heading', 'write_pages']
 
-# %% ../../nbs/study/09_report.ipynb #8a798b1e
+# %% ../../nbs/study/09_report.ipynb #119b3925
 import base64
 import os
 import re
@@ -20,7 +20,7 @@ from .figures import draw, list_figures
 from .results import Results, describe_runs
 from .tables import TABLES, published_table, write_table
 
-# %% ../../nbs/study/09_report.ipynb #cbd64c95
+# %% ../../nbs/study/09_report.ipynb #f8ac2b91
 def table(results: Results, name: str) -> Markdown:
     "One of `TABLES`, written and shown, with links to its files and to the runs behind it."
     text = write_table(name, results)
@@ -53,7 +53,7 @@ def heading(results: Results) -> Markdown:
     what = " ".join(profile.description.split())
     return Markdown(f"# {profile.name}\n\n{what}\n\n{describe_runs(results)}{protocol}{few}")
 
-# %% ../../nbs/study/09_report.ipynb #4f4c6471
+# %% ../../nbs/study/09_report.ipynb #e6184265
 _TAGS = ["parameters", "injected-parameters", "remove"]  # of cells that are not shown
 
 
