@@ -29,6 +29,7 @@ add_module_names = False
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 autodoc_typehints = "none"  # `pages` writes them beside the comments of the parameters
+suppress_warnings = ["ref.python"]  # two modules may have a class of one name
 toc_object_entries_show_parents = "hide"
 
 templates_path = ["_templates"]
