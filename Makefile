@@ -52,3 +52,8 @@ readme: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs
+
+.PHONY: docs
+docs: $(READY)
+	$(BIN)/python -c 'import myst_nb' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -q -E -c docs . _docs && echo _docs/index.html

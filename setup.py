@@ -43,6 +43,7 @@ setup(
         "notebooks": cfg["notebook_requirements"].split(),
         "colab": cfg["colab_requirements"].split(),
         "export": cfg["export_requirements"].split(),
+        "docs": cfg["docs_requirements"].split(),
         "dev": cfg["notebook_requirements"].split() + cfg["export_requirements"].split() + cfg["dev_requirements"].split(),
     },
     cmdclass={"build_py": WithShippedFiles},

@@ -12,7 +12,8 @@ from ascood.models import load_classifier
 from ascood.training import CrossEntropy, TrainConfig, train
 
 
-LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_experiments", "test_disk", "test_baselines", "test_premises")
+LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_experiments", "test_disk",
+           "test_baselines", "test_networks", "test_premises")
 
 
 def pytest_collection_modifyitems(items):
@@ -33,7 +34,8 @@ def holdout():
 @pytest.fixture(scope="session")
 def trained(holdout, tmp_path_factory):
     "A small model that has learned something."
-    run = train(CrossEntropy(), holdout, TrainConfig(epochs=6, batch_size=32), tmp_path_factory.mktemp("trained"), progress=False)
+    config = TrainConfig(epochs=6, batch_size=32)
+    run = train(CrossEntropy(), holdout, config, tmp_path_factory.mktemp("trained"), progress=False)
     return load_classifier(run.checkpoint)
 
 
@@ -50,9 +52,10 @@ def make_small(pixels: int = 32) -> Benchmark:
         return ImageSet(images(columns), classes, _normalize((0.5,) * 3, (0.5,) * 3))
 
     train, plain = known(), known().transform
-    noise, dark, aux = (ImageSet(images(torch.full((n, 1), level)), -1, plain) for n, level in ((12, 90), (12, 0), (36, 60)))
-    return Benchmark("small", "conventional", 3, train, known(), known(), {"noise": noise}, {"near": {"noise": noise}, "far": {"dark": dark}},
-                     auxiliary=aux)
+    noise, dark, more = (ImageSet(images(torch.full((n, 1), level)), -1, plain)
+                         for n, level in ((12, 90), (12, 0), (36, 60)))
+    return Benchmark("small", "conventional", 3, train, known(), known(), {"noise": noise},
+                     {"near": {"noise": noise}, "far": {"dark": dark}}, auxiliary=more)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 FAR = torch.device("meta")
 aten = torch.ops.aten
-BOTH_PLACES = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
+BOTH_PLACES = {
+    aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
 
 
 class Far(torch.Tensor):
@@ -25,7 +26,8 @@ class Far(torch.Tensor):
     @staticmethod
     def __new__(cls, held):
         return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=FAR, requires_grad=held.requires_grad)
+            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=FAR,
+            requires_grad=held.requires_grad)
 
     def __init__(self, held):
         self.held = held
@@ -44,7 +46,8 @@ class Far(torch.Tensor):
         if far and near and func not in BOTH_PLACES:
             raise RuntimeError(f"Expected all tensors to be on the same device, but {func} found meta and cpu")
         to = kwargs.get("device")
-        found = func(*tree_map(held_of, args), **tree_map(held_of, kwargs | ({"device": "cpu"} if to is not None else {})))
+        here = {"device": "cpu"} if to is not None else {}
+        found = func(*tree_map(held_of, args), **tree_map(held_of, kwargs) | here)
         if func is aten._local_scalar_dense.default or (to is not None and torch.device(to).type != FAR.type):
             return found
         if func is aten.copy_.default and not isinstance(args[0], Far):
@@ -68,7 +71,7 @@ class Factories(TorchDispatchMode):
 
 
 class Functions(TorchFunctionMode):
-    "torch.tensor(..., device=FAR); and what autocast does to convolutions and products, which torch does not do for this device."
+    "torch.tensor(..., device=FAR), and autocast of convolutions and products, which torch does not do for this device."
     half = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -78,8 +81,12 @@ class Functions(TorchFunctionMode):
         if func is torch.Tensor.tolist:
             return func(args[0].cpu())
         if Functions.half and func in (F.conv2d, F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__):
-            args, kwargs = tree_map(lambda x: x.to(Functions.half) if isinstance(x, Far) and x.dtype == torch.float32 else x, (args, kwargs))
+            args, kwargs = tree_map(in_half, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def in_half(x):
+    return x.to(Functions.half) if isinstance(x, Far) and x.dtype == torch.float32 else x
 
 
 class Autocast(torch.autocast):

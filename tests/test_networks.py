@@ -1,4 +1,4 @@
-"""Any network as a classifier: the same logits, the head's input as features, and stages where its layers are a chain."""
+"""Any network as a classifier: the same logits, the head's input as features, stages where its layers are a chain."""
 
 import pandas as pd
 import pytest
@@ -9,13 +9,15 @@ from torch import nn
 from ascood.detectors import list_detectors
 from ascood.evaluation import evaluate, extract
 from ascood.models import (
-    Classifier, create_backbone, has_imagenet_weights, input_scaling, load_classifier, pretrained_classifier, save_classifier)
+    Classifier, create_backbone, has_imagenet_weights, input_scaling, load_classifier, pretrained_classifier,
+    save_classifier)
 from ascood.training import ASCOOD, TrainConfig, train
 from conftest import make_small
 
 OF_STAGES = {"MDSEns", "Gram", "RankFeat"}
-FIXED = {name: {} for name in list_detectors()} | {"KNN": {"k": 3}, "NNGuide": {"k": 3}, "ODIN": {"eps": 0.001, "temperature": 10},
-                                                   "i-ODIN": {"eps": 0.001, "temperature": 10}}
+FIXED = {name: {} for name in list_detectors()} | {
+    "KNN": {"k": 3}, "NNGuide": {"k": 3}, "ODIN": {"eps": 0.001, "temperature": 10},
+    "i-ODIN": {"eps": 0.001, "temperature": 10}}
 
 
 class Two(nn.Module):

@@ -1,4 +1,4 @@
-"""The part for one's own images: bad files, a run that is killed, exported scores, and the commands, in fresh processes where that matters."""
+"""The part for one's own images: bad files, a run that is killed, exported scores, and the commands."""
 
 import io
 import os
@@ -34,7 +34,8 @@ def images(tmp_path_factory):
 
 
 def line(images: Path, out: Path, more: str = "") -> list[str]:
-    return f"fit --train {images}/train --ood-val {images}/ood-val --ood-test {images}/ood-test --out {out} {SMALL} {more}".split()
+    folders = f"--train {images}/train --ood-val {images}/ood-val --ood-test {images}/ood-test --out {out}"
+    return f"fit {folders} {SMALL} {more}".split()
 
 
 def run(*words) -> tuple[int, str, str]:
@@ -85,7 +86,8 @@ def png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head, data = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), zlib.compress(bytes(min((1 + width) * height, 99_999)))
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(bytes(min((1 + width) * height, 99_999)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
@@ -93,14 +95,16 @@ PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), d
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 FINE = {  # {name: image, options of its file}
-    "grey.png": (PHOTO.convert("L"), {}), "palette.png": (PHOTO.quantize(32), {}), "cmyk.jpg": (PHOTO.convert("CMYK"), {}),
-    "opaque.png": (PHOTO.convert("RGBA"), {}), "turned.jpg": (PHOTO, {"exif": TURNED}), "least.png": (PHOTO.resize((16, 16)), {}),
+    "grey.png": (PHOTO.convert("L"), {}), "palette.png": (PHOTO.quantize(32), {}),
+    "cmyk.jpg": (PHOTO.convert("CMYK"), {}), "opaque.png": (PHOTO.convert("RGBA"), {}),
+    "turned.jpg": (PHOTO, {"exif": TURNED}), "least.png": (PHOTO.resize((16, 16)), {}),
     'a "comma", or two.png': (PHOTO, {}), "a\nline.png": (PHOTO, {}), os.fsdecode(b"\xff.png"): (PHOTO, {})}
 BAD = {  # {name: content, or image and options; message}
     "animated.gif": ((PHOTO.quantize(16), {"save_all": True, "append_images": [PHOTO.rotate(90)]}), "2 frames"),
     "16 bits.png": ((Image.fromarray(np.full((40, 40), 40_000, np.uint16)), {}), "pixels of kind I;16"),
     "transparent.png": ((Image.new("RGBA", (40, 40), (9, 9, 9, 100)), {}), "transparent pixels"),
-    "one.png": ((Image.new("RGB", (1, 1)), {}), "1 x 1 pixels"), "long.png": ((Image.new("L", (32_769, 16)), {}), "32769 x 16 pixels"),
+    "one.png": ((Image.new("RGB", (1, 1)), {}), "1 x 1 pixels"),
+    "long.png": ((Image.new("L", (32_769, 16)), {}), "32769 x 16 pixels"),
     "bomb.png": (png(20_000, 20_000), "too many pixels"), "text.jpg": (b"hello", "truncated or no image"),
     "cut.png": (png(40, 40)[:-30], "truncated or no image")}
 
@@ -110,7 +114,10 @@ def odd(tmp_path_factory):
     "A folder of odd images, and what else can stand in their place."
     folder = tmp_path_factory.mktemp("odd")
     for name, given in (FINE | {name: given for name, (given, _) in BAD.items()}).items():
-        given[0].copy().save(folder / name, **given[1]) if isinstance(given, tuple) else (folder / name).write_bytes(given)
+        if isinstance(given, tuple):
+            given[0].copy().save(folder / name, **given[1])
+        else:
+            (folder / name).write_bytes(given)
     (folder / "nowhere.png").symlink_to("nothing")
     (folder / "empty").mkdir()
     return folder
@@ -119,8 +126,10 @@ def odd(tmp_path_factory):
 def test_predict_goes_on_after_a_bad_file_and_names_each(fitted, odd):
     code, stdout, stderr = run("predict", fitted, odd, odd / "empty", odd / "missing.png")
     assert code == 2
-    assert sorted(rows_of(stdout)["path"]) == sorted(str(odd / name).encode(errors="backslashreplace").decode() for name in FINE)
-    words = {name: words for name, (_, words) in BAD.items()} | {"nowhere.png": "is not there", "empty": "is a folder", "missing.png": "is not there"}
+    shown = [str(odd / name).encode(errors="backslashreplace").decode() for name in FINE]
+    assert sorted(rows_of(stdout)["path"]) == sorted(shown)
+    words = {name: words for name, (_, words) in BAD.items()}
+    words |= {"nowhere.png": "is not there", "empty": "is a folder", "missing.png": "is not there"}
     assert stderr.count("\n") == len(words)
     for name in words:
         (line,) = (line for line in stderr.splitlines() if line.startswith("error: ") and f"{name} " in line)
@@ -148,9 +157,10 @@ def test_threshold_accepts_what_was_asked_of_validation(fitted, images):
 
 def test_the_same_command_trains_nothing_anew_use_changes_the_model_and_other_settings_are_refused(images, fitted):
     before = {path: path.stat().st_mtime_ns for path in (fitted / "runs").rglob("*.safetensors")}
-    other = next(family for family in FAMILIES if family != OutlierDetector.load(fitted / "detector.safetensors").family_)
+    file = fitted / "detector.safetensors"
+    (other,) = {*FAMILIES} - {OutlierDetector.load(file).family_}
     code, stdout, _ = run(*line(images, fitted, f"--use {other}"))
-    assert code == 0 and OutlierDetector.load(fitted / "detector.safetensors").family_ == other and "as `--use` asks" in stdout
+    assert code == 0 and OutlierDetector.load(file).family_ == other and "as `--use` asks" in stdout
     code, _, stderr = run(*line(images, fitted, "--epochs 3"))
     assert code == 2 and "epochs 2 -> 3" in stderr and "choose another folder" in stderr and stderr.count("\n") == 1
     assert len(before) == 2 and before == {path: path.stat().st_mtime_ns for path in before}
@@ -158,8 +168,9 @@ def test_the_same_command_trains_nothing_anew_use_changes_the_model_and_other_se
 
 def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
     words = line(images, tmp_path / "out", "--epochs 4 --seed 3")
-    process = subprocess.Popen([sys.executable, "-m", "ascood.own.command", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ascood.own.command", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, start_new_session=True)
     finished = tmp_path / "out" / "runs" / "cross_entropy" / "model.safetensors"
     end = time.monotonic() + 300
     while not finished.is_file() and process.poll() is None and time.monotonic() < end:

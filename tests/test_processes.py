@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+from collections import OrderedDict
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ CONFIG = {"epochs": 2, "batch_size": 16, "lr": 0.05}
 
 def _without_batch_norm(weights) -> models.Backbone:
     layers = [("conv1", nn.Conv2d(3, 8, 3, 2)), ("layer1", nn.Sequential(nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()))]
-    return models.Backbone(models.OrderedDict(layers), num_features=16)
+    return models.Backbone(OrderedDict(layers), num_features=16)
 
 
 @pytest.fixture

@@ -134,7 +134,6 @@ def test_stale_weights_are_made_again_and_fresh_ones_are_not_for_a_new_evaluatio
     assert is_fresh(run, folder)
     monkeypatch.undo()
     (run.folder(folder) / "run.json").write_text(json.dumps(record | {"training_key": "of other code"}))
-    (run.folder(folder) / "training-key").write_text("of other code")
     weights.write_bytes(b"old")
     assert run_state(run, folder) == "begun"
     make_run(run, profile, folder, progress=False)
