@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'CARS', 'CAR_CLASSES', 'CARS_IN_VIEW', 'BUILDERS', 'app', 'open_picture', 'need', 'pairs_in',
-           'inside_root', 'raw_folder', 'BuildPlan', 'build_record', 'refuse_other_text', 'sha256_of', 'build_lists',
-           'place_image', 'is_waterbird', 'fit_background', 'paste_bird', 'build_waterbirds', 'largest_subset',
-           'subsample', 'build_celeba', 'HeldOut', 'build_cars', 'build_aircraft', 'build_cars_small',
-           'build_imagenet100', 'build_imagenet_samples', 'list_folder', 'main']
+           'inside_root', 'raw_folder', 'BuildPlan', 'check_plan', 'texts_of', 'build_record', 'refuse_other_text',
+           'sha256_of', 'build_lists', 'place_image', 'is_waterbird', 'fit_background', 'paste_bird',
+           'build_waterbirds', 'largest_subset', 'subsample', 'build_celeba', 'HeldOut', 'build_cars', 'build_aircraft',
+           'build_cars_small', 'build_imagenet100', 'build_imagenet_samples', 'list_folder', 'main']
 
 # %% ../../nbs/benchmarks/03_build.ipynb #2581ea32
 import functools
@@ -89,31 +89,33 @@ class BuildPlan:
     notes: dict = field(default_factory=dict)  # what else build.json should say
     every_class: bool = True  # a list of known images has images of every class
 
-    def check(self, root: Path):
-        "Raise ValueError if a list is empty, a class lacks images, or a path is not fit for a list."
-        for name, table in self.lists.items():
-            wanted = [-1] if (table["label"] < 0).all() else range(len(self.classes) * self.every_class)
-            if missing := sorted(set(wanted) - set(table["label"])):
-                kinds = ", ".join("any kind" if c < 0 else self.classes[c] for c in missing[:5])
-                raise ValueError(f"{name} would have no image of {kinds}; the raw data or the options leave none")
-        paths = pd.concat([table["path"] for table in self.lists.values()])
-        there = paths.map(lambda path: bool(self.make) or (root / path).is_file())
-        for fault, rows in (("is not there; get it again", ~there),
-                            ("would be listed twice; remove the double entry from the raw data", paths.duplicated()),
-                            ("has a character that a list cannot hold; rename it", ~paths.map(str.isprintable)),
-                            ("is a link that leaves the data root, or leads out of it; put the image there instead",
-                             paths.map(lambda path: ".." in path.split("/") or leaves_root(root / path, root)))):
-            if rows.any():
-                raise ValueError(f"{paths[rows].iloc[0]!r} {fault}")
+# %% ../../nbs/benchmarks/03_build.ipynb #5db92441
+def check_plan(plan: BuildPlan, root: Path):
+    "Raise ValueError if a list is empty, a class lacks images, or a path is not fit for a list."
+    for name, table in plan.lists.items():
+        wanted = [-1] if (table["label"] < 0).all() else range(len(plan.classes) * plan.every_class)
+        if missing := sorted(set(wanted) - set(table["label"])):
+            kinds = ", ".join("any kind" if c < 0 else plan.classes[c] for c in missing[:5])
+            raise ValueError(f"{name} would have no image of {kinds}; the raw data or the options leave none")
+    paths = pd.concat([table["path"] for table in plan.lists.values()])
+    there = paths.map(lambda path: bool(plan.make) or (root / path).is_file())
+    for fault, rows in (("is not there; get it again", ~there),
+                        ("would be listed twice; remove the double entry from the raw data", paths.duplicated()),
+                        ("has a character that a list cannot hold; rename it", ~paths.map(str.isprintable)),
+                        ("is a link that leaves the data root, or leads out of it; put the image there instead",
+                         paths.map(lambda path: ".." in path.split("/") or leaves_root(root / path, root)))):
+        if rows.any():
+            raise ValueError(f"{paths[rows].iloc[0]!r} {fault}")
 
-    def texts(self) -> dict[str, str]:
-        "The text of every file that does not depend on the images."
-        texts = {f"{name}.txt": "".join(f"{path} {label}\n" for path, label in zip(table["path"], table["label"]))
-                 for name, table in self.lists.items()}
-        if self.environments:
-            table = pd.concat(self.lists.values())[["path", "environment"]]
-            texts["environments.csv"] = table.to_csv(index=False, lineterminator="\n")
-        return texts | {"classes.txt": "".join(f"{name}\n" for name in self.classes)}
+# %% ../../nbs/benchmarks/03_build.ipynb #09cb451e
+def texts_of(plan: BuildPlan) -> dict[str, str]:
+    "The text of every file that does not depend on the images."
+    texts = {f"{name}.txt": "".join(f"{path} {label}\n" for path, label in zip(table["path"], table["label"]))
+             for name, table in plan.lists.items()}
+    if plan.environments:
+        table = pd.concat(plan.lists.values())[["path", "environment"]]
+        texts["environments.csv"] = table.to_csv(index=False, lineterminator="\n")
+    return texts | {"classes.txt": "".join(f"{name}\n" for name in plan.classes)}
 
 # %% ../../nbs/benchmarks/03_build.ipynb #c422beb0
 def build_record(folder: Path) -> dict | None:
@@ -183,8 +185,8 @@ def build_lists(
             raise ValueError(f"{folder} was built with {said}; overwrite=True (--overwrite) replaces it")
         return _verify(root, folder, record, progress)
     made = plan(root, options, progress, **folders)
-    made.check(root)
-    for file, text in {} if overwrite or (folder / "build.unfinished").exists() else made.texts().items():
+    check_plan(made, root)
+    for file, text in {} if overwrite or (folder / "build.unfinished").exists() else texts_of(made).items():
         refuse_other_text(folder / file, text)
     return _write(made, root, folder, {"builder": f"build_{name.replace('-', '_')}", "arguments": arguments}, progress)
 
@@ -196,7 +198,7 @@ def _write(plan: BuildPlan, root: Path, folder: Path, record: dict, progress: bo
     images = (root / os.path.dirname(path) for table in plan.lists.values() for path in table["path"])
     for place in {folder, *images} if plan.make else ():
         remove_stale(place)
-    texts = plan.texts() | ({"sources.csv": plan.make()} if plan.make else {})
+    texts = texts_of(plan) | ({"sources.csv": plan.make()} if plan.make else {})
     for file, text in texts.items():
         write_file(folder / file, text)
     record |= {"classes": plan.classes, "environments": plan.environments, **plan.notes, "summary": _summary(plan),
@@ -206,7 +208,7 @@ def _write(plan: BuildPlan, root: Path, folder: Path, record: dict, progress: bo
     (folder / "build.unfinished").unlink()
     return summary
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #bd370b1c
 def place_image(path: Path, image: Image.Image) -> str:
     "Write an image as PNG unless it is there already, with exactly these pixels; returns the SHA-256 of the file."
     try:
@@ -330,7 +332,7 @@ def _split_birds(birds: pd.DataFrame, correlation: float, rng) -> pd.DataFrame:
         birds.loc[rows, "environment"] = exact_environments(birds.loc[rows, "label"].to_numpy(), share, rng)
     return birds.astype({"environment": int})
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #0d9d8d94
 def _deal_backgrounds(birds: pd.DataFrame, found: dict[str, list[str]], n_spurious: int | None,
                       rng: np.random.RandomState) -> tuple[list, pd.DataFrame]:
     "A background for each bird (column environment), and the backgrounds left over for spurious OOD."
@@ -370,7 +372,7 @@ def _table(root: Path, birds: pd.DataFrame, spurious: pd.DataFrame, sizes: list,
                                height=typical[:, 1])
     return pd.concat([birds, spurious], ignore_index=True)
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #16a4c2a7
 def _make_birds(root: Path, table: pd.DataFrame, size: int | None, progress: bool) -> str:
     "Make the image of each row; returns the text of sources.csv."
     hashes = []
@@ -400,7 +402,7 @@ def _plan_waterbirds(root: Path, o: dict, progress: bool, cub: Path, places: Pat
     return BuildPlan(lists, ["landbird", "waterbird"], list(ENVIRONMENTS),
                      functools.partial(_make_birds, root, table, o["size"], progress))
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #345bd00f
 def build_waterbirds(
     root: _Root, cub: _Folder = None, places: _Folder = None, segmentations: _Folder = None,
     correlation: _Correlation = 0.9,
@@ -451,7 +453,7 @@ _GET_CELEBA = ("list_attr_celeba.txt, list_eval_partition.txt and img_align_cele
                "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack it in the folder celeba of the data root")
 _ATTRIBUTES = {"Gray_Hair": "label", "Male": "environment", "Bald": "bald"}
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #3c3444a3
 def _read_celeba(celeba: Path) -> pd.DataFrame:
     "File, partition (0 train, 1 validation, 2 test), label, environment and bald (0 or 1) of each image."
     path = need(need(celeba, _GET_CELEBA) / "list_attr_celeba.txt", _GET_CELEBA)
@@ -519,7 +521,7 @@ CARS = HeldOut("stanford_cars", 196, 150, lambda folder, part: StanfordCars(fold
 _AIRCRAFT = HeldOut("fgvc-aircraft-2013b", 100, 90, lambda folder, part: FGVCAircraft(
     folder.parent, {"train": "trainval"}.get(part, part), loader=str), _GET_AIRCRAFT)
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #73143772
 def _samples(source: HeldOut, folder: Path, part: str) -> tuple[list[str], list[tuple[Path, int]]]:
     "Class names, and (path, class) of each image of a part. Raises FileNotFoundError or ValueError."
     try:
@@ -596,7 +598,7 @@ def _outlier_list(paths: Iterable[Path], root: Path) -> pd.DataFrame:
 # %% ../../nbs/benchmarks/03_build.ipynb #51c888ab
 def _with_red_first(plan: BuildPlan, root: Path, progress: bool) -> BuildPlan:
     "The plan with new PNG files in place of the images of cars, red and blue exchanged."
-    plan.check(root)
+    check_plan(plan, root)
     cars = [name for name in plan.lists if "cars" in name or name == "test_held_out"]
     table = pd.concat([plan.lists[name] for name in cars]).rename(columns={"path": "source"})
     sources = map(Path, table["source"])
@@ -633,7 +635,7 @@ def _plan_cars_small(root: Path, o: dict, progress: bool, folder: Path) -> Build
     plan.notes["left_out"] = sorted(with_cars)
     return _with_red_first(plan, root, progress) if o["swap_red_blue"] else plan
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #a7f4227d
 def build_cars_small(
     root: _Root, split: _Split = 0,
     n_val: Annotated[int, typer.Option(help="ImageNet samples for OOD validation")] = 200,
@@ -666,7 +668,7 @@ def _read_wnids(classes: str | Path | Sequence[str]) -> dict[str, str]:
         raise ValueError(f"classes must name 100 different classes, not {len(found)} in {len(pairs)} lines")
     return found
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #f52bfcbd
 def _flat_validation(root: Path, imagenet: Path, wnids: Sequence[str], part: str) -> list[tuple[Path, int]]:
     "(Path, label) of the images of the wanted classes in OpenOOD's list of validation images."
     every = sorted(path.name for path in (imagenet / "train").iterdir() if re.fullmatch(r"n\d{8}", path.name))
@@ -699,7 +701,7 @@ def _plan_imagenet(root: Path, o: dict, progress: bool, imagenet: Path) -> Build
         lists[f"{part}_imagenet100"] = pd.DataFrame(lines, columns=["path", "label"])
     return BuildPlan(lists, list(wnids.values()))
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #abbe4c7c
 def build_imagenet100(
     root: _Root, classes: Annotated[Path, typer.Option(help="Text file of 100 WordNet IDs; label i is the i-th")],
     imagenet: _Folder = None, seed: _Seed = 0, overwrite: _Overwrite = False, progress: _Progress = True,
@@ -733,7 +735,7 @@ def _plan_samples(root: Path, o: dict, progress: bool, samples: Path, textures: 
         for part, chosen in parts.items()}
     return BuildPlan(lists, [names[wnid] for wnid in label], notes={"textures": parts}, every_class=False)
 
-
+# %% ../../nbs/benchmarks/03_build.ipynb #4958c68c
 def build_imagenet_samples(root: _Root, seed: _Seed = 0, overwrite: _Overwrite = False,
                            progress: _Progress = True) -> pd.DataFrame:
     "List one image of each ImageNet class, and textures: imagenet_samples/ and textures/ in images_largescale/."
@@ -762,10 +764,10 @@ def list_folder(
         drawn = np.random.RandomState(checked_whole("seed", seed)).permutation(len(images))[:limit]
         images = [images[i] for i in sorted(drawn)]
     plan = BuildPlan({path.stem: _outlier_list(images, root).assign(label=checked_whole("label", label, -1))}, [])
-    plan.check(root)
+    check_plan(plan, root)
     if not overwrite:
-        refuse_other_text(path, plan.texts()[path.name])
-    write_file(path, plan.texts()[path.name])
+        refuse_other_text(path, texts_of(plan)[path.name])
+    write_file(path, texts_of(plan)[path.name])
     return pd.DataFrame({"images": [len(images)]}, index=pd.Index([path.stem], name="list"))
 
 # %% ../../nbs/benchmarks/03_build.ipynb #36bbf07a

@@ -69,7 +69,7 @@ def leads_out(path: str) -> bool:
     "Whether a relative path leads out of the folder that it starts in."
     return os.path.isabs(path) or os.path.normpath(path).startswith("..")
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #71b933e9
 class Place(Settings):
     "One place where a set may be. In a file, text alone is a list."
     list: str | None = None  # file below benchmark_imglist/, with lines "path label"
@@ -133,19 +133,28 @@ class _Groups(Settings):
         "Every set by (group, name)."
         return {(group, name): one for group in _Groups.model_fields for name, one in getattr(self, group).items()}
 
+
+class _Classes(_Groups):
+    classes: int = Field(ge=2)  # in-distribution
+    hold_out: NonNegativeInt | tuple[NonNegativeInt, ...] = 0  # so many of the lists' classes by MixOE's rule, or these
+
+    def split(self) -> tuple[list[int], list[int]]:
+        "The lists' numbers of in-distribution and of held-out classes, each ascending."
+        if isinstance(self.hold_out, int):
+            return holdout_split(self.classes + self.hold_out, self.classes)
+        return sorted(set(range(self.classes + len(self.hold_out))) - set(self.hold_out)), sorted(self.hold_out)
+
 # %% ../../nbs/benchmarks/01_disk.ipynb #82976891
-class BenchmarkSpec(_Groups):
+class BenchmarkSpec(_Classes):
     "What a benchmark on disk is made of."
     name: _Name
     description: str = ""
     get: str = ""  # what to get, for sets that do not say it themselves
     setting: Literal[*SETTINGS]  # type: ignore[valid-type]
-    classes: int = Field(ge=2)  # in-distribution
     pixels: int = Field(ge=8, le=1024)  # side of the network's input
     mean: tuple[float, float, float]  # per channel, of pixels in [0, 1]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     augmentation: Literal["crop", "shift"] = "crop"  # in training: a part is resized, or all is moved as CIFAR's
-    hold_out: NonNegativeInt | tuple[NonNegativeInt, ...] = 0  # so many of the lists' classes by MixOE's rule, or these
     majority: tuple[tuple[int, int], ...] = ()  # (label, environment) pairs that go together in training
 
     @model_validator(mode="after")
@@ -156,12 +165,6 @@ class BenchmarkSpec(_Groups):
         if len(self.split()[0]) != self.classes or (wanted and not self.hold_out):
             raise ValueError("hold_out must say how many classes are held out, or which numbers, each once")
         return self
-
-    def split(self) -> tuple[list[int], list[int]]:
-        "The lists' numbers of in-distribution and of held-out classes, each ascending."
-        if isinstance(self.hold_out, int):
-            return holdout_split(self.classes + self.hold_out, self.classes)
-        return sorted(set(range(self.classes + len(self.hold_out))) - set(self.hold_out)), sorted(self.hold_out)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #83bb62e4
 def read_declaration(
@@ -232,7 +235,7 @@ def read_list(
         raise DataError(_first_of(mistakes) or f"{file} is empty: no image is listed")
     return pd.DataFrame(rows, columns=["name", "path", "label", "line"])
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #8d713be5
 def _first_of(mistakes: Sequence[str], shown: int = 5) -> str:
     return "; ".join(mistakes[:shown]) + (f" (and {len(mistakes) - shown} more)" if len(mistakes) > shown else "")
 
@@ -437,7 +440,7 @@ def _from_list(layout: str, place: Place, file: Path, root: Path, numbered: int 
     return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #b13d06ab
 def _from_folder(layout: str, folder: Path, root: Path, numbered: int | None) -> Found:
     paths = images_in(folder)
     kinds = [path.relative_to(folder).parts[0] for path in paths]
@@ -661,7 +664,7 @@ def list_digests(
     return {key: _digest(file.read_bytes()) for key, file in files.items()} | {
         "declaration": _digest("\n".join([settings, *sets]).encode())}
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #dcaa56f0
 def check_available(name: str, options: dict | None = None, needs_outliers: bool = False):
     """Raise DataError, which names all that is missing, if a benchmark cannot be loaded with these options; auxiliary
     outliers count if `needs_outliers`. FileNotFoundError if there is no data root. Embedded ones are there."""
@@ -689,7 +692,7 @@ def _check_set(spec: BenchmarkSpec, group: str, name: str, root: Path, decode=Tr
         row |= {"state": "broken", "note": _first_of(broken)}
     return row
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #0301ab52
 def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
     "Complaints about the images that cannot be decoded."
     def complaint(i: int) -> str:
@@ -752,8 +755,7 @@ def _check(benchmark: _Names = None, root: _Root = None, quick: _Quick = False, 
     print("\n" + "\n".join(f"{name}: {'can run' if good else 'cannot run'}" for name, good in runs.items()))
     return 0 if all(runs.values()) else 1
 
-
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #39189785
 def main(argv: Sequence[str] | None = None) -> int:
     "Run one command. Exit status: 0, 1 if a benchmark cannot run, 2 for a mistake in the call."
     return run_app(app, argv)

@@ -187,7 +187,7 @@ def _scenes(share: str, animals: Sequence[Path] | None, labels: np.ndarray, envi
     return pd.DataFrame({"set": share, "label": labels, "environment": environments, "animal": animals or None,
                          "photograph": _behind(environments, share, sources.textures, seed)})
 
-
+# %% ../../nbs/benchmarks/02_scenes.ipynb #df483e23
 def _known(sources: Sources, sizes: Sizes, correlation: float, seed: int, names: Sequence[str]) -> list[pd.DataFrame]:
     "Rows of the three ID sets. Validation has pictures of CIFAR's training half that training does not use."
     parts = []
@@ -219,7 +219,7 @@ def _outliers(sources: Sources, sizes: Sizes, seed: int) -> list[pd.DataFrame]:
               for share, paths in photographs.items()]
     return parts
 
-
+# %% ../../nbs/benchmarks/02_scenes.ipynb #e44473dd
 def plan(
     sources: Sources,  # From `find_sources`
     sizes: Sizes = Sizes(),
@@ -344,9 +344,7 @@ def build_texture_animals(
     correlation: float = 0.9,  # Share of each class whose surroundings go with it in training; elsewhere it is 0.5
     pixels: int = 64,  # Side of an image; the photographs have enough detail for 64 to 96
     object_pixels: int = 40,  # Side of the square that an animal is enlarged to
-    n_train: int = Sizes().train,
-    n_val: int = Sizes().val,
-    n_test: int = Sizes().test,
+    n_train: int = Sizes().train, n_val: int = Sizes().val, n_test: int = Sizes().test,
     n_ood: int = Sizes().ood,  # Images of each OOD test set
     n_ood_val: int = Sizes().ood_val,  # And of each OOD validation set
     n_auxiliary: int = Sizes().auxiliary,
