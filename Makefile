@@ -1,6 +1,7 @@
 # make reproduce   the environment, then every run, table and figure of a profile (PROFILE=quick, or a .yaml file)
 # make test        the environment, then every test
 # make benchmark   what is fast and what bounds it; some minutes on an idle machine
+# make docs        web pages of all notebooks and of the API, in _docs/html
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
