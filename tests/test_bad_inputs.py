@@ -1,4 +1,4 @@
-"""The most likely bad inputs: each is answered in one line that says where the fault is and what to do, before anything is written."""
+"""The most likely bad inputs: each is answered in one line that says what to do, before anything is written."""
 
 import importlib
 import shlex
@@ -14,19 +14,25 @@ from ascood.__main__ import app
 from ascood.command import run_app
 from ascood.models import Classifier, create_backbone
 
-TINY = {"description": "for tests", "seeds": [0, 1], "train": {"epochs": 1}, "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}},
-        "benchmarks": {"scene-digits": {"options": {"n_train": 40, "n_ood": 40}}}, "detectors": {"MSP": {}, "KNN": {"k": [1, 2]}}}
-FIT = "own fit --train photos/train --ood-val photos/other --out out --backbone tiny_resnet --pixels 32 --epochs 1 --batch-size 4 --no-progress "
+TINY = {"description": "for tests", "seeds": [0, 1], "train": {"epochs": 1},
+        "methods": {"cross_entropy": {}, "ascood": {"alpha_max": 3.0, "weight": 0.1}},
+        "benchmarks": {"scene-digits": {"options": {"n_train": 40, "n_ood": 40}}},
+        "detectors": {"MSP": {}, "KNN": {"k": [1, 2]}}}
+FIT = ("own fit --train photos/train --ood-val photos/other --out out --backbone tiny_resnet --pixels 32 --epochs 1 "
+       "--batch-size 4 --no-progress ")
 NAMES = {name.rpartition(".")[2]: importlib.import_module(f"ascood.{name}") for name in (
     "attribution", "data", "detectors", "evaluation", "models", "study.profiles", "synthesis", "training")}
-NAMES |= {"torch": torch, "x": torch.zeros(2, 3, 4, 4), "y": torch.tensor([0, 1]), "net": Classifier(create_backbone("tiny_resnet"), 2).eval()}
+NAMES |= {"torch": torch, "x": torch.zeros(2, 3, 4, 4), "y": torch.tensor([0, 1]),
+          "net": Classifier(create_backbone("tiny_resnet"), 2).eval()}
 
 PROFILES = [  # text of a profile, what must be said
     ("", "description: Field required"),
     ("a: b: c", "not valid YAML in line 1"),
     ("extends: smok", "extends: no profile 'smok'; did you mean 'smoke'?"),
-    ("extends: tiny.yaml\nbenchmarks: {scene-digit: {}}", "unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),
-    ("extends: tiny.yaml\nbenchmarks: {scene-digits: {options: {n_trian: 40}}}", "has no option 'n_trian'; did you mean 'n_train'?"),
+    ("extends: tiny.yaml\nbenchmarks: {scene-digit: {}}",
+     "unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),
+    ("extends: tiny.yaml\nbenchmarks: {scene-digits: {options: {n_trian: 40}}}",
+     "has no option 'n_trian'; did you mean 'n_train'?"),
     ("extends: tiny.yaml\ndetectors: [MPS]", "unknown detector 'MPS'; did you mean 'MSP'?"),
     ("extends: tiny.yaml\ndetectors: {KNN: {kk: 5}}", "detector KNN has no hyperparameter 'kk'; did you mean 'k'?"),
     ("extends: tiny.yaml\ntrain: {epoch: 3}", "unknown setting 'epoch'; did you mean 'epochs'?"),
@@ -39,7 +45,8 @@ COMMANDS = [
     ("statu smoke", "No such command 'statu'"),
     ("status embeded", "no profile 'embeded'; did you mean 'embedded'?"),
     ("train tiny.yaml scene-digits ascood 7", "profile tiny has no seed 7; choose one of [0, 1]"),
-    ("train tiny.yaml scene-digits asood 0", "unknown method in profile tiny, scene-digits: 'asood'; did you mean 'ascood'?"),
+    ("train tiny.yaml scene-digits asood 0",
+     "unknown method in profile tiny, scene-digits: 'asood'; did you mean 'ascood'?"),
     ("evaluate tiny.yaml scene-digits ascood 0", "train the model first"),
     ("collect tiny.yaml", "profile tiny has no finished run in results; "),
     ("report tiny.yaml", "results/tiny/metrics.csv does not exist; write it with: python -m ascood collect"),
@@ -51,21 +58,25 @@ COMMANDS = [
     (FIT + "--train photos/nothing", "the folder of training images photos/nothing is not there; correct the path"),
     (FIT + "--ood-val photos/train", "are the same image, in train and ood_val; remove one"),
     (FIT + "--batch-size 900", "images that are left for training; lower it"),
-    (FIT + "--train photos/torn", "torn/cat/0.png is truncated or no image, or may not be read; get it again, or remove it"),
+    (FIT + "--train photos/torn",
+     "torn/cat/0.png is truncated or no image, or may not be read; get it again, or remove it"),
 ]
 CALLS = [
     ("data.load_benchmark('scene-digit')", "unknown benchmark 'scene-digit'; did you mean 'scene-digits'?"),
     ("data.load_benchmark('scene-digits', n_train=0)", "n_train must be a whole number from 1 to 320, not 0"),
     ("data.load_benchmark('cifar10', root='none')", "the data folder none does not exist; correct the path"),
     ("profiles.load_profile('smok')", "no profile 'smok'; did you mean 'smoke'?"),
-    ("training.checked(training.TrainConfig, 'training', epoch=3)", "training: unknown setting 'epoch'; did you mean 'epochs'?"),
-    ("training.create_method('ascood', fraction=2)", "method ascood: fraction: Input should be less than or equal to 1"),
+    ("training.checked(training.TrainConfig, 'training', epoch=3)",
+     "training: unknown setting 'epoch'; did you mean 'epochs'?"),
+    ("training.create_method('ascood', fraction=2)",
+     "method ascood: fraction: Input should be less than or equal to 1"),
     ("training.create_method('asood')", "unknown method 'asood'; did you mean 'ascood'?"),
     ("models.create_backbone('resnet')", "unknown backbone 'resnet'; did you mean"),
     ("models.load_classifier('tiny.yaml')", "checkpoint tiny.yaml is damaged or is no ascood checkpoint"),
     ("detectors.create_detector('MPS', net)", "unknown detector 'MPS'; did you mean 'MSP'?"),
     ("evaluation.ood_metrics([1.0], [float('nan')])", "1 of 1 OOD scores are NaN; check the detector"),
-    ("synthesis.add_gradient(x, x[:1], 1, 0.1)", "x and g need one shape [B,C,H,W], but are (2, 3, 4, 4) and (1, 3, 4, 4)"),
+    ("synthesis.add_gradient(x, x[:1], 1, 0.1)",
+     "x and g need one shape [B,C,H,W], but are (2, 3, 4, 4) and (1, 3, 4, 4)"),
 ]
 
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from ascood.data import ImageSet
-from ascood.evaluation import BOTH_FPR, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark, validation_auroc
+from ascood.evaluation import (
+    BOTH_FPR, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark,
+    validation_auroc)
 from ascood.study import plots, reporting
 
 
@@ -24,7 +26,8 @@ def test_metrics_agree_with_scikit_learn_and_a_slow_loop(known, unknown):
     assert found["aupr_out"] == pytest.approx(100 * auc(recall, precision))
     precision, recall, _ = precision_recall_curve(1 - truth, -scores)
     assert found["aupr_in"] == pytest.approx(100 * auc(recall, precision))
-    detects = max(t for t in unknown if sum(s >= t for s in unknown) >= 0.95 * len(unknown))  # the first threshold with 95 % of OOD above it
+    detects = max(t for t in unknown
+        if sum(s >= t for s in unknown) >= 0.95 * len(unknown))  # the first threshold with 95 % of OOD above it
     assert found["fpr95"] == pytest.approx(100 * sum(s >= detects for s in known) / len(known))
     keeps = min(t for t in known if sum(s <= t for s in known) >= 0.95 * len(known))  # the first that keeps 95 % of ID
     assert fpr95_id_positive(known, unknown) == pytest.approx(100 * sum(s <= keeps for s in unknown) / len(unknown))
@@ -38,13 +41,15 @@ SCORES = np.load(REFERENCE / "reference_metrics.npz")
 @pytest.mark.parametrize("case", THEIRS.index)
 def test_metrics_are_those_of_the_released_code(case):
     known, unknown, theirs = SCORES[f"{case}_id"], SCORES[f"{case}_ood"], THEIRS.loc[case]
-    assert ood_metrics(known, unknown) == pytest.approx(dict(theirs[["fpr95", "auroc", "aupr_in", "aupr_out"]]), abs=1e-5)
+    assert ood_metrics(known, unknown) == pytest.approx(dict(theirs[["fpr95", "auroc", "aupr_in", "aupr_out"]]),
+                                                        abs=1e-5)
     assert fpr95_id_positive(known, unknown) == pytest.approx(theirs["fpr95_id_positive"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
     "known, unknown, words",
-    [([], [1.0], "no ID scores"), ([1.0], [], "no OOD scores"), ([1.0, float("nan")], [1.0], "1 of 2 ID scores are NaN")],
+    [([], [1.0], "no ID scores"), ([1.0], [], "no OOD scores"),
+     ([1.0, float("nan")], [1.0], "1 of 2 ID scores are NaN")],
 )
 def test_metrics_refuse_what_has_no_answer(known, unknown, words):
     with pytest.raises(ValueError, match=words):
@@ -97,7 +102,8 @@ def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
         {"k": 3, "eps": 0.1, "temperature": 5}, {"k": 3, "eps": 0.2, "temperature": 5}]
     assert len(candidates("i-ODIN", trained, {})) == 28 and candidates("MSP", trained, {}) == [{}]
     found = score_benchmark(trained, holdout, {"KNN": {"k": [1, 3]}}, validation_only=True)
-    tried = {k: score_benchmark(trained, holdout, {"KNN": {"k": k}}, validation_only=True).scores["KNN"] for k in (1, 3)}
+    tried = {k: score_benchmark(trained, holdout, {"KNN": {"k": k}}, validation_only=True).scores["KNN"]
+             for k in (1, 3)}
     best = max(tried, key=lambda k: validation_auroc(tried[k]))
     assert found.hyperparameters["KNN"] == {"k": best}
 
@@ -120,17 +126,20 @@ def test_group_table_counts_by_hand(trained, digits):
     benchmark = replace(digits, test=images)
     table = group_table(benchmark, {("id", "test"): Activations(logits, logits, labels)}).set_index("group")
     assert table.loc["all", "accuracy"] == 50
-    assert table.loc["majority", ["n", "accuracy"]].tolist() == [2, 50] and table.loc["minority", ["n", "accuracy"]].tolist() == [2, 50]
+    assert table.loc["majority", ["n", "accuracy"]].tolist() == [2, 50] and table.loc["minority",
+        ["n", "accuracy"]].tolist() == [2, 50]
 
 
 def rows(**columns):
-    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, accuracy=90.0,
+    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0,
+                              accuracy=90.0,
                               method=m, detector=d, ood_group=g, auroc=a)
                          for (m, d, g), values in columns["cells"].items() for seed, a in enumerate(values)])
 
 
 def test_detector_is_chosen_on_validation_even_where_the_test_disagrees():
-    metrics = rows(cells={("m", "A", "val"): (90, 70), ("m", "A", "near"): (10, 20), ("m", "B", "val"): (79, 79), ("m", "B", "near"): (99, 99)})
+    metrics = rows(cells={("m", "A", "val"): (90, 70), ("m", "A", "near"): (10, 20), ("m", "B", "val"): (79, 79),
+                          ("m", "B", "near"): (99, 99)})
     chosen = reporting.choose_detectors(metrics)
     assert chosen == {("b", "m"): "A"}
     near = reporting.summarize(metrics, chosen).query("quantity == 'near_auroc'").iloc[0]
@@ -147,7 +156,8 @@ def test_table_marks_best_and_second_and_leaves_gaps():
 
 
 def test_figures_are_the_same_file_twice(tmp_path):
-    scores = {"m": ("A", {"A": {("id", "test"): np.arange(9.0), ("near", "n"): np.arange(9.0) + 2, ("far", "f"): np.arange(9.0) + 5}})}
+    scores = {"m": ("A",
+        {"A": {("id", "test"): np.arange(9.0), ("near", "n"): np.arange(9.0) + 2, ("far", "f"): np.arange(9.0) + 5}})}
     for name in ("one", "two"):
         plots.save_figure(plots.plot_score_histograms(scores, "t"), tmp_path / name)
     for suffix in (".png", ".pdf"):

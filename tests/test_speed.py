@@ -22,9 +22,11 @@ def fresh():
 
 def test_the_benchmark_runs_and_writes_its_tables(tmp_path):
     "The notebook itself checks that both steps give the same loss, and that ours needs one forward pass less."
-    words = ["nbs/experiments/benchmark.ipynb", tmp_path / "out.ipynb", "-p", "networks", "{tiny_resnet: [16, 4]}", "-p", "seconds", "0.01",
+    words = ["nbs/experiments/benchmark.ipynb", tmp_path / "out.ipynb", "-p", "networks", "{tiny_resnet: [16, 4]}",
+             "-p", "seconds", "0.01",
              "-p", "detectors", "[MSP, KNN]", "-p", "images", "20", "-p", "results", tmp_path]
-    done = subprocess.run([sys.executable, "-m", "ascood.study.notebooks", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ascood.study.notebooks", *map(str, words)], cwd=ROOT,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     steps = pd.read_csv(next((tmp_path / "benchmarks").glob("step_*.csv")))
     assert steps["precision"].tolist() == ["fp32", "bf16"] and (steps[["textbook (s)", "ours (s)"]] > 0).all(axis=None)
@@ -33,7 +35,8 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path):
 
 def test_shared_attribution_is_the_gradient_of_the_training_pass():
     "Written out: G from the pass in training mode over x, then a pass over x' by itself; batch norm has seen both."
-    method, (model, x, y), (other, _, _) = ASCOOD(attribution_mode="shared", alpha_max=2.0, alpha_min=2.0), fresh(), fresh()
+    method, (model, x, y), (other, _, _) = ASCOOD(attribution_mode="shared", alpha_max=2.0,
+                                                  alpha_min=2.0), fresh(), fresh()
     loss, logits = method.loss(model, x, y, Step(1, 2, model))
     seen = x.clone().requires_grad_()
     known = other(seen)
