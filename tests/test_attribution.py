@@ -12,7 +12,8 @@ from ascood.attribution import top_fraction_mask, true_class_gradient
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(6 * 36, 4))
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+                         nn.Linear(6 * 36, 4))
 
 
 def snapshot(model):
@@ -114,7 +115,8 @@ def test_works_where_the_caller_disabled_gradients():
 
 
 def test_bfloat16_and_small_integer_labels():
-    g = true_class_gradient(network().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16(), torch.tensor([0, 1], dtype=torch.int32))
+    g = true_class_gradient(network().bfloat16(), torch.randn(2, 3, 8, 8).bfloat16(),
+                            torch.tensor([0, 1], dtype=torch.int32))
     assert g.dtype == torch.bfloat16
 
 

@@ -14,7 +14,8 @@ from ascood.normalization import l2_normalize, standardize
 @given(st.integers(1, 5), st.integers(2, 300), st.floats(0.05, 3), st.integers(0, 2**16))
 def test_proposition_2_norm_of_every_feature(batch, m, sigma, seed):
     h = torch.randn(batch, m, dtype=torch.double, generator=torch.Generator().manual_seed(seed)) * 7 + 2
-    torch.testing.assert_close(standardize(h, sigma, eps=0).norm(dim=1), torch.full((batch,), sigma * math.sqrt(m - 1)).double())
+    torch.testing.assert_close(standardize(h, sigma, eps=0).norm(dim=1),
+                               torch.full((batch,), sigma * math.sqrt(m - 1)).double())
 
 
 def test_standardize_equals_the_formula_element_by_element():
@@ -56,7 +57,8 @@ def test_proposition_1_gradient_of_every_logit(weight):
 def test_energy_falls_when_sides_part():
     near, far = torch.zeros(3, 4), torch.full((3, 4), 2.0)
     assert energy_uncertainty(far, near) < energy_uncertainty(near, near) < energy_uncertainty(near, far)
-    assert torch.autograd.gradcheck(energy_uncertainty, [torch.randn(2, 3, dtype=torch.double, requires_grad=True) for _ in range(2)])
+    assert torch.autograd.gradcheck(energy_uncertainty,
+                                    [torch.randn(2, 3, dtype=torch.double, requires_grad=True) for _ in range(2)])
 
 
 @pytest.mark.parametrize("normalization", ["zscore", "l2", "none"])
@@ -72,7 +74,8 @@ def test_classifier_parts_fit_together(normalization):
 def test_damaged_checkpoint_is_one_line_that_says_what_to_do(tmp_path, damage):
     path = save_classifier(Classifier(create_backbone("tiny_resnet"), 5), tmp_path / "model.safetensors", "tiny_resnet")
     data = path.read_bytes()
-    path.write_bytes({"truncate": data[:-100], "flip": b"\xff" * 16 + data[16:], "empty": b"", "text": b"hello" * 100}.get(damage, data))
+    path.write_bytes({"truncate": data[:-100], "flip": b"\xff" * 16 + data[16:], "empty": b"",
+                      "text": b"hello" * 100}.get(damage, data))
     if damage == "foreign":
         from safetensors.torch import save_file
 

@@ -43,7 +43,8 @@ class _Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        read, made = ([t.untyped_storage() for t in tree_leaves(each) if isinstance(t, torch.Tensor)] for each in ((args, kwargs), out))
+        read, made = ([t.untyped_storage() for t in tree_leaves(each) if isinstance(t, torch.Tensor)]
+                      for each in ((args, kwargs), out))
         for storage in {s._cdata: s for s in made if s._cdata not in {r._cdata for r in read}}.values():
             self.live += storage.nbytes()
             weakref.finalize(storage, self._free, storage.nbytes())
@@ -66,8 +67,10 @@ def _growth(rows: int, holdout, memory: int) -> float:
         return LazyImages(_Repeated(n), label, nn.Identity(), scoring_batch=256)
 
     known = images(256, torch.arange(256) % holdout.num_classes)
-    small = replace(holdout, train=known, val=known, test=known, ood_val={"o": images(256, -1)}, ood={"far": {"many": images(rows, -1)}})
-    network = Classifier(Backbone(OrderedDict(layer1=nn.Conv2d(3, WIDTH, 1)), WIDTH), holdout.num_classes, normalization="none").eval()
+    small = replace(holdout, train=known, val=known, test=known, ood_val={"o": images(256, -1)},
+                    ood={"far": {"many": images(rows, -1)}})
+    network = Classifier(Backbone(OrderedDict(layer1=nn.Conv2d(3, WIDTH, 1)), WIDTH), holdout.num_classes,
+                         normalization="none").eval()
     gc.collect()
     before, largest = _anonymous_mib(), 0.0
 
@@ -83,6 +86,7 @@ def _growth(rows: int, holdout, memory: int) -> float:
 
 
 def test_tensors_made_on_the_way_do_not_grow_with_the_images(holdout):
-    "Counted, so it does not depend on what an allocator keeps: activations go to a file, and no step copies all of them. When a cycle is freed varies by a batch or two."
+    """Counted, so it does not depend on what an allocator keeps: activations go to a file, and no step copies all of
+    them. When a cycle is freed varies by a batch or two."""
     few, many = (_peak(rows, holdout) for rows in (2000, 6000))
-    assert many - few < 4 * WIDTH * 4000 / 2, f"{few / 2**20:.1f} MiB with 2000 images, {many / 2**20:.1f} MiB with 6000"
+    assert many - few < 4 * WIDTH * 4000 / 2, f"{few / 2**20:.1f} MiB for 2000 images, {many / 2**20:.1f} MiB for 6000"

@@ -112,7 +112,8 @@ def test_openood_checkpoint_gives_the_logits_of_its_own_network(tmp_path, name):
     model = classifier_from_openood(path)
     backbone, architecture = EXPECTED[name]
     assert (model.backbone.name, model.architecture(), model.training) == (backbone, architecture, False)
-    x = torch.randn(2, 3, 32 if backbone == "cifar_resnet18" else 96, 32 if backbone == "cifar_resnet18" else 96).double()
+    x = torch.randn(2, 3, 32 if backbone == "cifar_resnet18" else 96, 32 if backbone == "cifar_resnet18"
+                    else 96).double()
     theirs = OTHERS[name].double()(x)
     OTHERS[name].float()
     assert theirs.std() > 1e-3 and (theirs[0] - theirs[1]).abs().max() > 1e-6  # the check would see a difference
@@ -122,12 +123,17 @@ def test_openood_checkpoint_gives_the_logits_of_its_own_network(tmp_path, name):
 
 
 FORMS = {  # what a training loop may make of a network's state dict
-    "net": lambda w: {"net": w, "acc": np.float64(93.1), "epoch": 7}, "model": lambda w: {"model": w, "args": Namespace(lr=0.1), "acc": torch.tensor(9.0)},
-    "state_dict": lambda w: {"state_dict": prefixed("module.", w), "optimizer_states": [{"state": {0: {"step": torch.ones(1)}}}]},
-    "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}, "param_groups": []}}, "network": lambda w: {"network": w},
-    "lightning": lambda w: {"state_dict": prefixed("model._orig_mod.module.", w)}, "compiled": lambda w: prefixed("module._orig_mod.net.", w),
+    "net": lambda w: {"net": w, "acc": np.float64(93.1), "epoch": 7},
+    "model": lambda w: {"model": w, "args": Namespace(lr=0.1), "acc": torch.tensor(9.0)},
+    "state_dict": lambda w: {"state_dict": prefixed("module.", w),
+                             "optimizer_states": [{"state": {0: {"step": torch.ones(1)}}}]},
+    "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}, "param_groups": []}},
+    "network": lambda w: {"network": w},
+    "lightning": lambda w: {"state_dict": prefixed("model._orig_mod.module.", w)},
+    "compiled": lambda w: prefixed("module._orig_mod.net.", w),
     "partly": lambda w: prefixed("net.", {k.replace("backbone.", "backbone.module."): v for k, v in w.items()}),
-    "old": lambda w: {k: v for k, v in w.items() if not k.endswith("num_batches_tracked")}, "safetensors": lambda w: prefixed("_orig_mod.", w),
+    "old": lambda w: {k: v for k, v in w.items() if not k.endswith("num_batches_tracked")},
+    "safetensors": lambda w: prefixed("_orig_mod.", w),
 }
 
 
@@ -148,7 +154,8 @@ def test_other_forms_of_the_same_checkpoint(tmp_path, form, name):
 
 @pytest.mark.parametrize("form", ["net", "state_dict", "lightning", "compiled", "old", "safetensors"])
 def test_pretrained_reads_other_forms_of_a_file(tmp_path, form):
-    network, path = torchvision.models.resnet18(), tmp_path / ("best.safetensors" if form == "safetensors" else "best.pth")
+    network, path = torchvision.models.resnet18(), tmp_path / ("best.safetensors" if form == "safetensors"
+                                                               else "best.pth")
     weights = FORMS[form](network.state_dict())
     save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
     for given in (path, str(path)):
@@ -156,7 +163,8 @@ def test_pretrained_reads_other_forms_of_a_file(tmp_path, form):
 
 
 @pytest.mark.parametrize("two, words", [(lambda w: {"model": w, "ema": w}, "2 state dicts, 'model' and 'ema'"),
-                                        (lambda w: prefixed("model.", w) | prefixed("net.", w), "model.conv1.weight and net.conv1.weight")])
+                                        (lambda w: prefixed("model.", w) | prefixed("net.", w),
+                                         "model.conv1.weight and net.conv1.weight")])
 def test_two_state_dicts_in_a_file_are_an_error_that_names_both(tmp_path, two, words):
     torch.save(two(torchvision.models.resnet18().state_dict()), tmp_path / "best.pth")
     for read in (classifier_from_openood, lambda path: create_backbone("resnet18", path)):
@@ -168,8 +176,10 @@ def test_two_state_dicts_in_a_file_are_an_error_that_names_both(tmp_path, two, w
 FAULTS = {
     "missing": (lambda w: w.pop("layer3.0.bn1.bias"), "missing: layer3.0.bn1.bias"),
     "extra": (lambda w: w.update({"layer5.weight": torch.ones(2)}), "unknown: layer5.weight"),
-    "shape": (lambda w: w.update({"layer2.1.bn2.bias": torch.ones(3)}), r"layer2.1.bn2.bias \[3\] where \[128\] is needed"),
-    "twice": (lambda w: w.update({"layer2.0.downsample.0.weight": w["layer2.0.shortcut.0.weight"]}), "unknown: layer2.0.downsample"),
+    "shape": (lambda w: w.update({"layer2.1.bn2.bias": torch.ones(3)}),
+              r"layer2.1.bn2.bias \[3\] where \[128\] is needed"),
+    "twice": (lambda w: w.update({"layer2.0.downsample.0.weight": w["layer2.0.shortcut.0.weight"]}),
+              "unknown: layer2.0.downsample"),
     "prefix": (lambda w: w.update({f"backbone.{k}": w.pop(k) for k in list(w)}), "no ResNet-18 or ResNet-50"),
     "no head": (lambda w: w.pop("fc.weight"), "no ResNet-18 or ResNet-50"),
     "another stem": (lambda w: w.update({"conv1.weight": torch.ones(64, 3, 5, 5)}), "no ResNet-18 or ResNet-50"),
@@ -195,7 +205,8 @@ class RunsCode:
         return print, ("code in the file was run",)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text", "code", "list", "no_tensors", "empty_dict", "text.safetensors"])
+@pytest.mark.parametrize("damage",
+    ["truncate", "flip", "empty", "text", "code", "list", "no_tensors", "empty_dict", "text.safetensors"])
 def test_damaged_file_of_weights_is_one_line(tmp_path, damage, capsys):
     path = tmp_path / f"weights.{damage}" if "safetensors" in damage else tmp_path / "weights.pth"
     torch.save({"code": RunsCode(), "list": [torch.ones(2)], "no_tensors": {"epoch": 3}, "empty_dict": {}}.get(
@@ -216,14 +227,17 @@ def test_download_is_used_where_there_is_one(tmp_path, monkeypatch):
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / Path(url).name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert torch.equal(create_backbone("resnet18", pretrained=True).layer3[0].conv1.weight, network.layer3[0].conv1.weight)
+    assert torch.equal(create_backbone("resnet18", pretrained=True).layer3[0].conv1.weight,
+                       network.layer3[0].conv1.weight)
 
 
-@pytest.mark.parametrize("given, kept", [(False, False), (True, True), ("true", True), (0, False), ("weights/r18.pth", "weights/r18.pth"),
+@pytest.mark.parametrize("given, kept",
+    [(False, False), (True, True), ("true", True), (0, False), ("weights/r18.pth", "weights/r18.pth"),
                                          (Path("weights/r18.pth"), "weights/r18.pth")])
 def test_pretrained_setting_is_kept_as_it_was_given(given, kept):
     config = checked(TrainConfig, "training", backbone="resnet18", pretrained=given)
-    assert config.model_dump()["pretrained"] is kept or config.model_dump()["pretrained"] == kept != isinstance(kept, bool)
+    assert config.model_dump()["pretrained"] is kept or config.model_dump()["pretrained"] == kept != isinstance(kept,
+                                                                                                                bool)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert '"pretrained":false' in TrainConfig().model_dump_json()
 

@@ -24,7 +24,8 @@ write_file(Path("a.txt"), "a")
 
 
 @pytest.mark.parametrize("text, ours", [
-    ("[DEFAULT]\nlib_name = other\nrepo = ascood\n", False), ("[DEFAULT]\nrepo = ascood\n", False), ("lib_name = ascood\n", False), ("\xff", False),
+    ("[DEFAULT]\nlib_name = other\nrepo = ascood\n", False), ("[DEFAULT]\nrepo = ascood\n", False),
+    ("lib_name = ascood\n", False), ("\xff", False),
     ("[DEFAULT]\nlib_name = ascood\ntitle = %(lib_name)s\n", True)])
 def test_another_project_is_not_this_ones_root(tmp_path, monkeypatch, text, ours):
     inside = tmp_path / "work"
@@ -41,6 +42,7 @@ def test_the_root_is_found_from_within(monkeypatch):
 
 
 def test_every_module_can_be_imported_without_what_only_posix_has(tmp_path):
-    done = subprocess.run([sys.executable, "-c", EVERY_MODULE], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", EVERY_MODULE], cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]

@@ -33,7 +33,8 @@ def plain(holdout, monkeypatch):
 
 def _train(rank, port, benchmark, config, folder):
     "One of two processes, as `accelerate launch --cpu` starts them."
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)  # a copy of this process would take itself for the only one
@@ -47,7 +48,8 @@ def _by_two(benchmark, config, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [multiprocessing.get_context("fork").Process(target=_train, args=(rank, port, benchmark, config, folder)) for rank in range(2)]
+    started = [multiprocessing.get_context("fork").Process(target=_train, args=(rank, port, benchmark, config, folder))
+               for rank in range(2)]
     for process in started:
         process.start()
     for process in started:
@@ -62,7 +64,8 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(plain, tmp_path):
     (tmp_path / "two").mkdir()
     _by_two(plain, CONFIG, tmp_path / "two")
     columns = ["loss", "accuracy", "lr", "val_accuracy"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two" / "history.csv")[columns], one.history[columns], rtol=1e-4)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two" / "history.csv")[columns], one.history[columns],
+                                  rtol=1e-4)
     weights = [models.load_classifier(tmp_path / which / "model.safetensors").state_dict() for which in ("one", "two")]
     for name, values in weights[0].items():
         torch.testing.assert_close(weights[1][name], values, rtol=1e-3, atol=1e-5)

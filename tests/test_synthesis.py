@@ -66,13 +66,15 @@ def test_add_gradient_equals_a_slow_loop():
 def test_non_contiguous_images():
     x, g = (torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last) for _ in range(2))
     assert torch.equal(add_gradient(x, g, 1.0, 0.2), add_gradient(x.contiguous(), g.contiguous(), 1.0, 0.2))
-    first, second = (shuffle_invariant(a, b, 0.5, torch.Generator().manual_seed(0)) for a, b in ((x, g), (x.contiguous(), g.contiguous())))
+    first, second = (shuffle_invariant(a, b, 0.5, torch.Generator().manual_seed(0))
+                     for a, b in ((x, g), (x.contiguous(), g.contiguous())))
     assert torch.equal(first, second)
 
 
 def test_gaussian_ignores_the_image():
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    first, second = (gaussian_outliers(x, 0.5, g) for x, g in zip((torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)), generators))
+    first, second = (gaussian_outliers(x, 0.5, g)
+                     for x, g in zip((torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)), generators))
     assert torch.equal(first, second)
 
 

@@ -43,7 +43,7 @@ def described(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     usual = pd.Series([d in ("MSP", "EBO", of) for d, of in zip(rows["a_detector"], paper)], rows.index, dtype=bool)
     return rows.assign(same=same, usual=usual & same, chosen=rows["chosen_a"] & rows["chosen_b"])
 
-# %% ../../nbs/study/06_claims.ipynb #27bf738f
+# %% ../../nbs/study/06_claims.ipynb #d4b9c299
 class Claim(NamedTuple):
     paper: str  # where the paper has it
     query: str  # of `described`: rows whose `a` should be better
@@ -68,9 +68,13 @@ for _setting, _name in _NAMED.items():
         ),
     }
 _ONE = f"{_SCORES} and same and b_variant == '' and a_variant == ''"
+
+# %% ../../nbs/study/06_claims.ipynb #73cc34bd
 _VARIED = f"{_SCORES} and same and a_method == b_method and a_variant == ''"
 _IODIN = (f"{_SCORES} and setting != 'spurious' and kind_a == 'post-hoc' and a_method == b_method "
           "and a_detector == 'i-ODIN'")
+
+# %% ../../nbs/study/06_claims.ipynb #50c1c94c
 CLAIMS |= {
     "Adding the gradient makes better outliers than subtracting it": Claim(
         "Table 5", f"{_ONE} and own and chosen_a and synthesis_a == 'gradient' and synthesis_b == 'subtract'"
@@ -114,8 +118,10 @@ def verdict(said: pd.Series) -> str:
         return {frozenset({"for"}): "supported", frozenset({"against"}): "contradicted"}.get(decided, "mixed")
     return "not tested" if said.empty else "undecided" if "undecided" in {*said} else "not judged"
 
-# %% ../../nbs/study/06_claims.ipynb #4836ac00
+# %% ../../nbs/study/06_claims.ipynb #8c256a1f
 _EVIDENCE = ["claim", "paper", "verdict", "evidence", "difference", "half_width", "by_seed", "says"]
+
+
 
 
 def _evidence(row) -> str:
@@ -132,7 +138,7 @@ def _evidence(row) -> str:
     )
     return f"{row.benchmark}, {'' if row.group == 'id' else row.group + ' '}{metric}: {a} against {b}"
 
-
+# %% ../../nbs/study/06_claims.ipynb #debb3072
 def judge(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """A row for each piece of evidence: `difference` in points, positive if it is for the claim (the sign of FPR@95 is
     changed), its interval, what it says, and the claim's verdict; a claim without evidence has one row. Compared
@@ -159,7 +165,7 @@ def judge(table: pd.DataFrame, results: Results) -> pd.DataFrame:
         found += [(*first, "", float("nan"), float("nan"), "", "")] * here.empty
     return pd.DataFrame(found, columns=_EVIDENCE)
 
-
+# %% ../../nbs/study/06_claims.ipynb #53edf797
 def verdicts(judged: pd.DataFrame) -> pd.DataFrame:
     "A line a claim: verdict, how many differences are for, against and undecided, and the largest decided one."
     lines = []

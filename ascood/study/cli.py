@@ -35,7 +35,7 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #ca269549
+# %% ../../nbs/study/10_command.ipynb #f620e7cd
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
     "An exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
@@ -62,7 +62,7 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
         print(f"{plan.name} is up to date: {under_root(results) / plan.name / 'report.html'}")
     return status
 
-
+# %% ../../nbs/study/10_command.ipynb #061a6d2b
 def _told(call: Callable[[], Path]) -> Path:
     "A call that runs a notebook; a cell that fails is one line and exit status 1."
     from papermill import PapermillExecutionError
@@ -74,7 +74,7 @@ def _told(call: Callable[[], Path]) -> Path:
         print(f"error: {said}; the traceback is in the notebook", file=sys.stderr)
         raise typer.Exit(1) from None
 
-
+# %% ../../nbs/study/10_command.ipynb #666c6227
 def write_report(profile: str, results: str = "results", figures: str = "figures") -> Path:  # report.html
     "Collect the runs that are here, run report.ipynb, and write report.html and README.md."
     from ascood.study.profiles import load_profile
@@ -92,7 +92,7 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #b2f93c91
+# %% ../../nbs/study/10_command.ipynb #5b578eba
 class _WithGroups(Commands):
     "Groups of commands that are loaded when they are called, or when their help is asked for."
     groups = {"data": "ascood.benchmarks.disk", "build": "ascood.benchmarks.build", "own": "ascood.own.command"}
@@ -110,12 +110,14 @@ app = create_app("Train, evaluate and report the runs of a profile; see to the d
 app.info.cls = _WithGroups
 
 
+
+
 class Places(NamedTuple):
     "Where commands read and write."
     results: str
     figures: str
 
-
+# %% ../../nbs/study/10_command.ipynb #92a530bb
 @app.callback()
 def _places(
     ctx: typer.Context, results: Annotated[str, typer.Option(help="Folder of results")] = "results",
@@ -128,6 +130,8 @@ def _places(
 _PROFILE = Annotated[str, typer.Argument(help="Name of a profile, or a YAML file")]
 
 
+
+
 @app.command("run")
 def _run(ctx: typer.Context, profile: _PROFILE,
          cores: Annotated[str, typer.Option(help="Jobs at a time; all: one for each core")] = "all"):
@@ -135,7 +139,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #eada5373
+# %% ../../nbs/study/10_command.ipynb #e084b76f
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -151,7 +155,7 @@ def _status(ctx: typer.Context, profile: _PROFILE):
     collected = f"; {there.runs['run_id'].nunique()} collected" if (there.folder / "runs.csv").is_file() else ""
     print(f"{[*states.values()].count('done')} of {len(states)} runs done{collected}")
 
-
+# %% ../../nbs/study/10_command.ipynb #510dafbf
 @app.command("one")
 def _one(
     ctx: typer.Context,
@@ -168,7 +172,7 @@ def _one(
     plan = load_profile(profile)
     print(make_run(find_run(plan, benchmark, method, seed, variant), plan, ctx.obj.results).to_string())
 
-
+# %% ../../nbs/study/10_command.ipynb #55ac29a0
 @app.command("collect")
 def _collect(
     ctx: typer.Context,
@@ -185,7 +189,7 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #a32ff75b
+# %% ../../nbs/study/10_command.ipynb #cdd649c0
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
@@ -196,6 +200,8 @@ def _report(ctx: typer.Context, profile: _PROFILE,
         webbrowser.open(page.resolve().as_uri())
 
 
+
+
 @app.command("notebook")
 def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None, typer.Option(
         "-p", help="NAME=VALUE, the value in YAML")] = None):
@@ -204,7 +210,7 @@ def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None,
     values = {name: yaml.safe_load(value) if value else "" for name, _, value in given}
     _told(lambda: run_notebook(source, output, **values))
 
-
+# %% ../../nbs/study/10_command.ipynb #a8b49716
 @app.command("verify")
 def _verify(ctx: typer.Context, profile: _PROFILE,
             benchmark: Annotated[str | None, typer.Option(help="Only runs of this benchmark")] = None,
@@ -223,6 +229,8 @@ def _verify(ctx: typer.Context, profile: _PROFILE,
     print(found)
     if not found.reproduced:
         raise typer.Exit(1)
+
+
 
 
 def main(argv: Sequence[str] | None = None) -> int:  # Exit status

@@ -40,7 +40,7 @@ def shipped(path: str) -> Path:
     installed = [place / path for place in (package / "shipped", package.parent) if (place / path).exists()]
     return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
-# %% ../../nbs/study/00_names.ipynb #2a98e2f8
+# %% ../../nbs/study/00_names.ipynb #787c93a6
 _PALETTE = (
     "#0173b2",
     "#de8f05",
@@ -53,6 +53,8 @@ _PALETTE = (
     "#ece133",
     "#56b4e9",
 )
+
+# %% ../../nbs/study/00_names.ipynb #086dc523
 METHOD_STYLE = {  # key in a profile: (label, colour)
     "cross_entropy": ("Cross-entropy", _PALETTE[7]),
     "pretrained": ("Pretrained", _PALETTE[7]),

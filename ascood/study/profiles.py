@@ -66,10 +66,10 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #711bbeff
+# %% ../../nbs/study/01_profiles.ipynb #b314906c
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
-
+# %% ../../nbs/study/01_profiles.ipynb #d3dcc085
 class Profile(Settings):
     """A profile file. A file may also say `extends: <profile>`: its own keys then take the place of that profile's,
     each as a whole; and `leave_out: [...]` drops methods."""
@@ -174,14 +174,14 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #dcd415b7
+# %% ../../nbs/study/01_profiles.ipynb #5e02652d
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
         if name not in known:
             raise ValueError(f"{where}unknown {what} {brief(name)}{did_you_mean(name, known)}")
 
-
+# %% ../../nbs/study/01_profiles.ipynb #67968a6d
 def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: Point | None = None) -> RunSpec:
     plan, where = profile.benchmarks[benchmark], f"{benchmark}, {method}"
     settings, options = profile.methods[method] | plan.methods.get(method, {}), plan.options
@@ -229,14 +229,18 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #56bcae23
+# %% ../../nbs/study/01_profiles.ipynb #fcb88e1e
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
+
+
 
 
 def list_profiles() -> list[str]:
     "Names that `load_profile` knows."
     return sorted(p.stem for p in profiles_dir().glob("*.yaml"))
+
+
 
 
 def _profile_path(name: str) -> Path:
@@ -246,7 +250,7 @@ def _profile_path(name: str) -> Path:
         raise FileNotFoundError(f"no profile {brief(name)}{did_you_mean(name, list_profiles())}")
     return path
 
-
+# %% ../../nbs/study/01_profiles.ipynb #dd54dcff
 def _content(path: Path) -> dict:
     "What a file says, by key."
     try:
@@ -257,6 +261,8 @@ def _content(path: Path) -> dict:
         raise ValueError(f"{path.name} is no mapping of settings to values; write lines such as `seeds: [0]`")
     _check_keys(content)
     return content
+
+
 
 
 def _check_keys(value):
@@ -317,7 +323,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #ba149a59
+# %% ../../nbs/study/01_profiles.ipynb #674e1080
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
@@ -332,7 +338,7 @@ def _try_detector(name: str, model: Classifier, key: str, values: list):
         except (ValueError, TypeError) as error:
             raise ValueError(f"detector {name} with {key} = {brief(value)}: {error}") from None
 
-
+# %% ../../nbs/study/01_profiles.ipynb #16339e7b
 def load_profile(
     name: str,  # One of `list_profiles()`, or the path of a YAML file; "paper:cifar10,cars" runs two of its benchmarks
 ) -> Profile:
@@ -350,7 +356,7 @@ def load_profile(
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None
     return profile
 
-
+# %% ../../nbs/study/01_profiles.ipynb #9830a2c1
 def find_run(profile: Profile, benchmark: str, method: str, seed: int, variant: str = "") -> RunSpec:
     "One run of a profile. Raises ValueError if the profile has no such run."
     there = [run for run in profile.runs if run.benchmark == benchmark]

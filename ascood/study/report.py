@@ -20,12 +20,14 @@ from .figures import draw, list_figures
 from .results import Results, describe_runs
 from .tables import TABLES, published_table, write_table
 
-# %% ../../nbs/study/09_report.ipynb #f8ac2b91
+# %% ../../nbs/study/09_report.ipynb #01bba821
 def table(results: Results, name: str) -> Markdown:
     "One of `TABLES`, written and shown, with links to its files and to the runs behind it."
     text = write_table(name, results)
     files = f"[CSV]({name}.csv) · [Markdown]({name}.md) · [LaTeX]({name}.tex) · [runs](runs.csv)"
     return Markdown(f"### {TABLES[name].title}\n\n{text}\n\n{files}" if text else "")
+
+
 
 
 def figure(results: Results, name: str, title: str) -> Markdown:
@@ -39,12 +41,14 @@ def figure(results: Results, name: str, title: str) -> Markdown:
     return Markdown("\n\n".join([f"### {title}", *parts]) if parts else "")
 
 
+
+
 def published(title: str, file: str, labels: list[str], columns: list[str]) -> Markdown:
     "One of the paper's printed tables, folded."
     shown = published_table(file, labels, columns)
     return Markdown(f"<details><summary>Published: {title}</summary>\n\n{shown}\n\n</details>")
 
-
+# %% ../../nbs/study/09_report.ipynb #7b21c197
 def heading(results: Results) -> Markdown:
     profile, folder = results.profile, results.folder
     protocol = ("\n\n[The protocol](protocol.md), written before any test set was read."

@@ -34,10 +34,10 @@ from ascood.study.runs import (
     train_run,
 )
 
-# %% ../../nbs/study/04_results.ipynb #6e680d84
+# %% ../../nbs/study/04_results.ipynb #37b3dc57
 TABLES = "metrics", "groups", "history", "diagnostics", "runs"
 
-
+# %% ../../nbs/study/04_results.ipynb #5bd37139
 class Results:
     "What is known of a profile's runs, as tidy frames. Raises FileNotFoundError that names the command to call."
 
@@ -80,8 +80,10 @@ def check_form(profile: Profile, results: str | Path = "results"):
         if path.is_file():
             _in_this_form(path)
 
-# %% ../../nbs/study/04_results.ipynb #446d7692
+# %% ../../nbs/study/04_results.ipynb #4e2e45f2
 _AS_JSON = ["options", "settings", "config", "detectors", "lists", "sources", "libraries", "evaluation_seconds"]
+
+
 
 
 def _rows_of(run: RunSpec, results: str | Path) -> dict[str, pd.DataFrame]:
@@ -95,7 +97,7 @@ def _rows_of(run: RunSpec, results: str | Path) -> dict[str, pd.DataFrame]:
     history = pd.read_csv(folder / "history.csv")
     return found | {"history": history.assign(**plain)[[*NAMES, *history]], "runs": pd.DataFrame([plain | told])}
 
-
+# %% ../../nbs/study/04_results.ipynb #3542ac18
 def collect(profile: Profile, results: str | Path = "results") -> Results:
     """Put the fresh runs of a profile into results/<profile>. Says on stderr which rows stay although their run is not
     on this machine. Raises FileNotFoundError if no run is here, ValueError if a file there is damaged."""
@@ -161,7 +163,7 @@ def describe_runs(results: Results) -> str:
             f"{used}; {', '.join(runs['device'].unique())}; {hours:.1f} hours. "
             f"A row a run: `results/{profile.name}/runs.csv`." + protocol + (gone if missing else ""))
 
-# %% ../../nbs/study/04_results.ipynb #5168a608
+# %% ../../nbs/study/04_results.ipynb #32ba0fa4
 def pick_run(
     results: Results,
     benchmark: str | None = None,  # Only runs of this benchmark...
@@ -183,7 +185,7 @@ def pick_run(
 
 _KEYS = ["detector", "params", "reads", "ood_group", "ood_set"]
 
-
+# %% ../../nbs/study/04_results.ipynb #3c365dfc
 def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Rows of metrics.csv of one run against the same made again: a row a number, with `state` "exact" in the six
     digits that a file has, "close" within so many points, or "differs". A number that one side lacks differs."""
@@ -195,7 +197,7 @@ def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: floa
     same = (both["here"] == both["committed"]) | both.isna().all(axis=1)
     return found.assign(state=np.select([same, found["difference"].abs() <= tolerance], ["exact", "close"], "differs"))
 
-# %% ../../nbs/study/04_results.ipynb #a3d582a5
+# %% ../../nbs/study/04_results.ipynb #e7399dac
 class Verification(NamedTuple):
     "A run that was made again."
     numbers: pd.DataFrame  # see `compare_numbers`
@@ -210,7 +212,7 @@ class Verification(NamedTuple):
         parts += [off.head(12).round(4).to_string()] if len(off) else []
         return "\n\n".join([*parts, "reproduced" if self.reproduced else "not reproduced"])
 
-
+# %% ../../nbs/study/04_results.ipynb #6b74fb3a
 def verify_run(results: Results, run: RunSpec, tolerance: float = 1.0, progress: bool = True) -> Verification:
     "Repeat a collected run in a temporary folder with the recorded number of threads. `tolerance` in points."
     committed, threads = results.runs.set_index("run_id").loc[run.run_id], torch.get_num_threads()

@@ -198,7 +198,7 @@ def _quantiles(found: Evaluation, judged: list[str], standardises: bool) -> dict
         kept |= {(what, group, name): np.quantile(each, at).astype(np.float32) for what, each in values.items()}
     return kept
 
-# %% ../../nbs/study/03_runs.ipynb #7f504921
+# %% ../../nbs/study/03_runs.ipynb #d535ebf3
 def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes:
     "scores.npz: see `RunScores`."
     arrays: dict[str, Any] = {"correct": correct}
@@ -212,7 +212,7 @@ def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes
     np.savez_compressed(file, **arrays)
     return file.getvalue()
 
-
+# %% ../../nbs/study/03_runs.ipynb #d124567d
 def load_scores(path: str | Path) -> RunScores:
     "Raises FileNotFoundError; ValueError, in one line, if the file is damaged."
     try:
@@ -251,8 +251,10 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", json.dumps(record, indent=1))
 
-# %% ../../nbs/study/03_runs.ipynb #84185e2f
+# %% ../../nbs/study/03_runs.ipynb #1107c818
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
+
+
 
 
 def _named(run: RunSpec, setting: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -260,7 +262,7 @@ def _named(run: RunSpec, setting: str, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(**dict(zip(NAMES, values)))
     return rows[[*NAMES, *(name for name in rows if name not in NAMES)]]
 
-
+# %% ../../nbs/study/03_runs.ipynb #31703322
 def evaluate_run(
     run: RunSpec,
     results: str | Path = "results",

@@ -63,7 +63,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #e54ffd2e
+# %% ../../nbs/study/07_tables.ipynb #b21826da
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -72,6 +72,8 @@ def _text(row, seeds: int) -> str:
         return f"{row.mean:+.1f}" + (interval if row.half_width == row.half_width else "")
     spread = f" ± {row.std:.2f}" if row.seeds > 1 and not np.isnan(row.std) else ""
     return f"{row.mean:.2f}{spread}" + (f" ({row.seeds} of {seeds} seeds)" if row.seeds < seeds else "")
+
+
 
 
 def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "best", "second" or ""
@@ -86,11 +88,13 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     decided = numbers["column"].str.startswith("Δ") & (numbers["mean"].abs() > numbers["half_width"])
     return marks.mask(decided, "best")
 
-
+# %% ../../nbs/study/07_tables.ipynb #43619b22
 def _place(column: str) -> int:
     "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
     quantity = column.partition(" (")[0]
     return _ORDER.index(quantity) if quantity in _ORDER else len(_ORDER)
+
+
 
 
 def printed(
@@ -111,7 +115,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #3bb1b558
+# %% ../../nbs/study/07_tables.ipynb #2372a8b9
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -125,10 +129,12 @@ _LATEX_SIGNS = {
 }
 
 
+
+
 def _heading(column: str) -> str:
     return QUANTITIES.get(column, (column, None))[0]
 
-
+# %% ../../nbs/study/07_tables.ipynb #9a827dea
 def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
     "A label but the last is printed once, not on every row."
     cells = texts.copy()
@@ -143,7 +149,7 @@ def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
         flat[name] = flat[name].mask(repeated, "") if repeated.any() else flat[name]
     return flat.to_markdown(index=False, disable_numparse=True)
 
-
+# %% ../../nbs/study/07_tables.ipynb #bf9c2e45
 def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     "A table of package booktabs."
     style = {"best": "font-weight: bold", "second": "text-decoration: underline", "": ""}
@@ -158,7 +164,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #cb652b52
+# %% ../../nbs/study/07_tables.ipynb #d2c1b11e
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -171,7 +177,7 @@ class Table(NamedTuple):
     shown: Callable[[pd.DataFrame], pd.DataFrame] = lambda numbers: numbers  # what is printed; the CSV has all
     applies_to: Callable[[Profile], bool] = lambda profile: not profile.validation_only
 
-
+# %% ../../nbs/study/07_tables.ipynb #03cfd47e
 def write_table(name: str, results: Results) -> str:  # Markdown; empty if the profile has no such rows
     "Write results/<profile>/<name>.{csv,md,tex} of one of `TABLES`."
     table, seeds = TABLES[name], len(results.profile.seeds)
@@ -198,17 +204,19 @@ def write_table(name: str, results: Results) -> str:  # Markdown; empty if the p
         write_file(results.folder / f"{name}.{suffix}", content)
     return text
 
-
+# %% ../../nbs/study/07_tables.ipynb #33fe2635
 def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Texts of a frame that is printed as it is, and no marks."
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #b516a909
+# %% ../../nbs/study/07_tables.ipynb #00a44ecb
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
 }  # our benchmark: the paper's, from which its images are
+
+
 
 
 def read_published(file: str) -> pd.DataFrame:
@@ -221,7 +229,7 @@ def read_published(file: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-
+# %% ../../nbs/study/07_tables.ipynb #64a7bc32
 def published_beside(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     "Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them."
     printed = pd.concat([read_published(f"{name}") for name in ("table1_main", "table2_odin_rows")])
@@ -237,6 +245,8 @@ def published_beside(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     )
 
 
+
+
 def published_table(file: str, labels: list[str], columns: list[str]) -> str:  # Markdown
     "One of the paper's printed tables as it is: AUROC and FPR@95."
     long = read_published(file)
@@ -246,12 +256,14 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #33e0319f
+# %% ../../nbs/study/07_tables.ipynb #1f568ae1
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
     kept = wanted[[*names, "kind"]].drop_duplicates()
     return rows.drop(columns="kind", errors="ignore").merge(kept, on=names)
+
+
 
 
 def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -261,7 +273,7 @@ def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     names = [method_label(row.method, row.variant) for row in numbers.itertuples()]
     return numbers.assign(name=[name + " †" * off for name, off in zip(names, lost)], rival=[not off for off in lost])
 
-
+# %% ../../nbs/study/07_tables.ipynb #d75d43e3
 def main_rows(results: Results) -> pd.DataFrame:
     profile, metrics = results.profile, results.metrics
     rows = summary(metrics[(metrics["reads"] == "released") & (metrics["params"] == "") & (metrics["variant"] == "")])
@@ -314,7 +326,7 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
         + careful
     )
 
-# %% ../../nbs/study/07_tables.ipynb #f611f19a
+# %% ../../nbs/study/07_tables.ipynb #650c3063
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -342,7 +354,7 @@ def set_rows(results: Results) -> pd.DataFrame:
     numbers = numbers.sort_values("ood_set", key=lambda sets: sets.map(first), kind="stable")
     return numbers.assign(reads=numbers["reads"].map({"released": "", "standardised": "standardised features"}))
 
-
+# %% ../../nbs/study/07_tables.ipynb #ccf80d7e
 def component_rows(results: Results) -> pd.DataFrame:
     "All ASCOOD methods and all variants, by the detector that validation chose for ASCOOD with the paper's "
     "synthesis."
@@ -392,7 +404,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
     ]
     return numbers.assign(elements=elements)
 
-# %% ../../nbs/study/07_tables.ipynb #9393061a
+# %% ../../nbs/study/07_tables.ipynb #8d652a15
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -413,7 +425,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-
+# %% ../../nbs/study/07_tables.ipynb #35cfee48
 def hyperparameter_rows(results: Results) -> pd.DataFrame:
     "What validation chose, or the profile fixed, for each detector; one value for each seed where they differ."
     runs = results.metrics.drop_duplicates(["run_id", *ROW]).query("reads == 'released' and variant == ''")
@@ -433,7 +445,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #61965817
+# %% ../../nbs/study/07_tables.ipynb #2d4cfed0
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -450,7 +462,7 @@ def cost_rows(results: Results) -> pd.DataFrame:
     means = shown.groupby(["benchmark", "method"], sort=False)[[*names]].mean().round(1)
     return means.rename(columns=names).reset_index()
 
-
+# %% ../../nbs/study/07_tables.ipynb #f0953273
 def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
     "Candidates on validation data, and which one the rule chooses for each method."
     metrics, baseline = results.metrics, results.profile.baseline
@@ -473,9 +485,11 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #3c3573e5
+# %% ../../nbs/study/07_tables.ipynb #7d658871
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
+
+
 
 
 def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
@@ -496,6 +510,8 @@ def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
 
 
 _PERCENT = "Percent, mean ± standard deviation over seeds."
+
+# %% ../../nbs/study/07_tables.ipynb #d717ecc2
 TABLES = {  # in the paper's order
     "table_main": Table(
         "Main results", main_rows, ["kind", "name", "detector"], _main_caption, ["benchmark"], "benchmark"
