@@ -71,7 +71,7 @@ def did_not_learn(metrics: pd.DataFrame, baseline: str) -> set[Names]:
         found |= {(benchmark, *names) for names in accuracy.index[accuracy < lowest]}
     return found
 
-# %% ../../nbs/study/05_statistics.ipynb #01ab5b71
+# %% ../../nbs/study/05_statistics.ipynb #532c189c
 def draw_weights(
     name: str,  # Of the set
     n: int,  # How many images it has
@@ -84,7 +84,7 @@ def draw_weights(
     counted = np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n)
     return np.concatenate([np.ones((1, n), np.int32), counted.astype(np.int32)])
 
-# %% ../../nbs/study/05_statistics.ipynb #15b05ec4
+# %% ../../nbs/study/05_statistics.ipynb #0c399c4d
 def weighted_metrics(
     id_scores: np.ndarray,  # [N], higher is more OOD
     ood_scores: np.ndarray,  # [M]
@@ -106,7 +106,7 @@ def weighted_metrics(
     accepted = below[np.arange(len(weight)), np.searchsorted(known, threshold, "left")]
     return {"auroc": 100 * auroc, "fpr95": 100 * (n - accepted) / n}
 
-# %% ../../nbs/study/05_statistics.ipynb #db1335b3
+# %% ../../nbs/study/05_statistics.ipynb #9b5818a3
 FEWEST_SEEDS = 3  # with fewer the noise of training is not known, and nothing is judged
 
 
@@ -125,7 +125,7 @@ def half_width(
     of_training = by_seed.var(-1, ddof=1) / n
     return np.sqrt(t.ppf(0.975, n - 1) ** 2 * of_training + 1.96**2 * of_images)
 
-# %% ../../nbs/study/05_statistics.ipynb #d0572948
+# %% ../../nbs/study/05_statistics.ipynb #f59e3a70
 class Difference(NamedTuple):
     "a - b in points, at the mean over seeds."
     difference: float
@@ -145,10 +145,10 @@ def paired_difference(
     shown = " ".join(f"{round(value, 1) + 0.0:+.1f}" for value in by_seed)
     return Difference(float(mean[0]), float(half_width(by_seed, np.array(of_images))), shown, len(by_seed))
 
-# %% ../../nbs/study/05_statistics.ipynb #d3429698
+# %% ../../nbs/study/05_statistics.ipynb #b9f11631
 Row = tuple[str, str, str, str, str]  # (method, variant, detector, params, reads)
 
-# %% ../../nbs/study/05_statistics.ipynb #bf1f13f5
+# %% ../../nbs/study/05_statistics.ipynb #c637cbfb
 def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tuple[Row, Row]]:
     "The pairs of one benchmark, of rows whose scores are there."
     profile, rows = results.profile, [*dict.fromkeys(rows)]
@@ -175,7 +175,7 @@ def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tupl
         ]
     return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and {a, b} <= {*rows}]
 
-# %% ../../nbs/study/05_statistics.ipynb #314b7b66
+# %% ../../nbs/study/05_statistics.ipynb #c5a97200
 def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores]]:
     "The kept scores of all seeds behind each row; rows whose scores are not all there are left out."
     found: dict[Row, list[RunScores]] = {}
@@ -185,7 +185,7 @@ def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores
                 found.setdefault((run.method, run.variant, *key), []).append(scores)
     return {row: scores for row, scores in found.items() if len(scores) == len(results.profile.seeds)}
 
-# %% ../../nbs/study/05_statistics.ipynb #597e84d4
+# %% ../../nbs/study/05_statistics.ipynb #8993bede
 class _Drawn:
     "Every metric of a row in every draw of the test images, {(group, metric): percent [seeds, 1 + draws]}."
 
@@ -203,7 +203,7 @@ class _Drawn:
         return self.weights[where]
 
     def _of_seed(self, row: Row, scores: RunScores) -> dict[tuple[str, str], np.ndarray]:
-        ranks, sets = scores.ranks[row[2], row[3], row[4]], {}
+        ranks = scores.ranks[row[2], row[3], row[4]]
         known = self._weight(("id", "test"), len(ranks["id", "test"]))
         parts = {("id", "accuracy"): [100 * (known @ scores.correct.astype(np.float64)) / known.shape[1]]}
         sets = {where: values for where, values in ranks.items() if where[0] not in ("id", "val")}

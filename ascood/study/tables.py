@@ -63,7 +63,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #b21826da
+# %% ../../nbs/study/07_tables.ipynb #8792e0ba
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -88,7 +88,7 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     decided = numbers["column"].str.startswith("Δ") & (numbers["mean"].abs() > numbers["half_width"])
     return marks.mask(decided, "best")
 
-# %% ../../nbs/study/07_tables.ipynb #43619b22
+# %% ../../nbs/study/07_tables.ipynb #fb3010f3
 def _place(column: str) -> int:
     "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
     quantity = column.partition(" (")[0]
@@ -115,7 +115,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #2372a8b9
+# %% ../../nbs/study/07_tables.ipynb #bb4edb21
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -134,7 +134,7 @@ _LATEX_SIGNS = {
 def _heading(column: str) -> str:
     return QUANTITIES.get(column, (column, None))[0]
 
-# %% ../../nbs/study/07_tables.ipynb #9a827dea
+# %% ../../nbs/study/07_tables.ipynb #bdaec2e7
 def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
     "A label but the last is printed once, not on every row."
     cells = texts.copy()
@@ -149,7 +149,7 @@ def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
         flat[name] = flat[name].mask(repeated, "") if repeated.any() else flat[name]
     return flat.to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/study/07_tables.ipynb #bf9c2e45
+# %% ../../nbs/study/07_tables.ipynb #25c37583
 def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     "A table of package booktabs."
     style = {"best": "font-weight: bold", "second": "text-decoration: underline", "": ""}
@@ -164,7 +164,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #d2c1b11e
+# %% ../../nbs/study/07_tables.ipynb #fa7031bd
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -177,7 +177,7 @@ class Table(NamedTuple):
     shown: Callable[[pd.DataFrame], pd.DataFrame] = lambda numbers: numbers  # what is printed; the CSV has all
     applies_to: Callable[[Profile], bool] = lambda profile: not profile.validation_only
 
-# %% ../../nbs/study/07_tables.ipynb #03cfd47e
+# %% ../../nbs/study/07_tables.ipynb #42149546
 def write_table(name: str, results: Results) -> str:  # Markdown; empty if the profile has no such rows
     "Write results/<profile>/<name>.{csv,md,tex} of one of `TABLES`."
     table, seeds = TABLES[name], len(results.profile.seeds)
@@ -204,13 +204,13 @@ def write_table(name: str, results: Results) -> str:  # Markdown; empty if the p
         write_file(results.folder / f"{name}.{suffix}", content)
     return text
 
-# %% ../../nbs/study/07_tables.ipynb #33fe2635
+# %% ../../nbs/study/07_tables.ipynb #fe70671e
 def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Texts of a frame that is printed as it is, and no marks."
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #00a44ecb
+# %% ../../nbs/study/07_tables.ipynb #031ba59a
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -229,7 +229,7 @@ def read_published(file: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/study/07_tables.ipynb #64a7bc32
+# %% ../../nbs/study/07_tables.ipynb #6fb1bc9e
 def published_beside(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     "Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them."
     printed = pd.concat([read_published(f"{name}") for name in ("table1_main", "table2_odin_rows")])
@@ -256,7 +256,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #1f568ae1
+# %% ../../nbs/study/07_tables.ipynb #06c28187
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -273,7 +273,7 @@ def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     names = [method_label(row.method, row.variant) for row in numbers.itertuples()]
     return numbers.assign(name=[name + " †" * off for name, off in zip(names, lost)], rival=[not off for off in lost])
 
-# %% ../../nbs/study/07_tables.ipynb #d75d43e3
+# %% ../../nbs/study/07_tables.ipynb #68b1fed0
 def main_rows(results: Results) -> pd.DataFrame:
     profile, metrics = results.profile, results.metrics
     rows = summary(metrics[(metrics["reads"] == "released") & (metrics["params"] == "") & (metrics["variant"] == "")])
@@ -326,7 +326,7 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
         + careful
     )
 
-# %% ../../nbs/study/07_tables.ipynb #650c3063
+# %% ../../nbs/study/07_tables.ipynb #2853caf3
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -354,7 +354,7 @@ def set_rows(results: Results) -> pd.DataFrame:
     numbers = numbers.sort_values("ood_set", key=lambda sets: sets.map(first), kind="stable")
     return numbers.assign(reads=numbers["reads"].map({"released": "", "standardised": "standardised features"}))
 
-# %% ../../nbs/study/07_tables.ipynb #ccf80d7e
+# %% ../../nbs/study/07_tables.ipynb #6bccf0ee
 def component_rows(results: Results) -> pd.DataFrame:
     "All ASCOOD methods and all variants, by the detector that validation chose for ASCOOD with the paper's "
     "synthesis."
@@ -404,7 +404,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
     ]
     return numbers.assign(elements=elements)
 
-# %% ../../nbs/study/07_tables.ipynb #8d652a15
+# %% ../../nbs/study/07_tables.ipynb #70488e9c
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -425,7 +425,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #35cfee48
+# %% ../../nbs/study/07_tables.ipynb #097b5705
 def hyperparameter_rows(results: Results) -> pd.DataFrame:
     "What validation chose, or the profile fixed, for each detector; one value for each seed where they differ."
     runs = results.metrics.drop_duplicates(["run_id", *ROW]).query("reads == 'released' and variant == ''")
@@ -445,7 +445,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #2d4cfed0
+# %% ../../nbs/study/07_tables.ipynb #457503ce
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -462,7 +462,7 @@ def cost_rows(results: Results) -> pd.DataFrame:
     means = shown.groupby(["benchmark", "method"], sort=False)[[*names]].mean().round(1)
     return means.rename(columns=names).reset_index()
 
-# %% ../../nbs/study/07_tables.ipynb #f0953273
+# %% ../../nbs/study/07_tables.ipynb #2728c8aa
 def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
     "Candidates on validation data, and which one the rule chooses for each method."
     metrics, baseline = results.metrics, results.profile.baseline
@@ -485,7 +485,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #7d658871
+# %% ../../nbs/study/07_tables.ipynb #d640191b
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -511,7 +511,7 @@ def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
 
 _PERCENT = "Percent, mean ± standard deviation over seeds."
 
-# %% ../../nbs/study/07_tables.ipynb #d717ecc2
+# %% ../../nbs/study/07_tables.ipynb #074a461d
 TABLES = {  # in the paper's order
     "table_main": Table(
         "Main results", main_rows, ["kind", "name", "detector"], _main_caption, ["benchmark"], "benchmark"
@@ -529,6 +529,10 @@ TABLES = {  # in the paper's order
         ["benchmark"],
         "benchmark",
     ),
+}
+
+# %% ../../nbs/study/07_tables.ipynb #de9fe9f1
+TABLES |= {
     "table_iodin": Table(
         "i-ODIN",
         iodin_rows,
@@ -551,6 +555,10 @@ TABLES = {  # in the paper's order
         ["benchmark", "ood_set"],
         "benchmark",
     ),
+}
+
+# %% ../../nbs/study/07_tables.ipynb #c3c58d24
+TABLES |= {
     "table_claims": Table(
         "Claims of the paper",
         lambda results: judge(differences(results), results),
@@ -568,6 +576,10 @@ TABLES = {  # in the paper's order
             + _PERCENT
         ),
     ),
+}
+
+# %% ../../nbs/study/07_tables.ipynb #53eb83b5
+TABLES |= {
     "table_diagnostics": Table(
         "Diagnostics of the synthesis",
         diagnostics_rows,
@@ -584,6 +596,10 @@ TABLES = {  # in the paper's order
         ["method", "detector", "hyperparameter"],
         _says("Chosen on validation where there are candidates; where the seeds differ, one value for each seed."),
     ),
+}
+
+# %% ../../nbs/study/07_tables.ipynb #f91aa956
+TABLES |= {
     "table_cost": Table(
         "Cost",
         cost_rows,
