@@ -40,7 +40,7 @@ def shipped(path: str) -> Path:
     installed = [place / path for place in (package / "shipped", package.parent) if (place / path).exists()]
     return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
-# %% ../../nbs/study/00_names.ipynb #787c93a6
+# %% ../../nbs/study/00_names.ipynb #01152a34
 _PALETTE = (
     "#0173b2",
     "#de8f05",
@@ -54,7 +54,7 @@ _PALETTE = (
     "#56b4e9",
 )
 
-# %% ../../nbs/study/00_names.ipynb #086dc523
+# %% ../../nbs/study/00_names.ipynb #c807aec7
 METHOD_STYLE = {  # key in a profile: (label, colour)
     "cross_entropy": ("Cross-entropy", _PALETTE[7]),
     "pretrained": ("Pretrained", _PALETTE[7]),

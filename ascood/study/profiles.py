@@ -66,13 +66,13 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #8cfe38e2
+# %% ../../nbs/study/01_profiles.ipynb #45ea038f
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
-# %% ../../nbs/study/01_profiles.ipynb #4164b5e1
+# %% ../../nbs/study/01_profiles.ipynb #9a06dc07
 class ProfileFile(Settings):
-    """What a profile file says. A file may also say `extends: <profile>`: its own keys then take the place of that profile's,
-    each as a whole; and `leave_out: [...]` drops methods."""
+    """What a profile file says. A file may also say `extends: <profile>`: its own keys then take the place of that
+    profile's, each as a whole; and `leave_out: [...]` drops methods."""
     name: str
     description: str
     seeds: list[int] = Field(min_length=1)
@@ -89,7 +89,7 @@ class ProfileFile(Settings):
     memory: float = Field(4.0, ge=0)  # GiB of activations in memory; the rest goes to temporary files
     only: list[str] = []  # benchmarks that are run now; all if empty
 
-# %% ../../nbs/study/01_profiles.ipynb #1e0a03d7
+# %% ../../nbs/study/01_profiles.ipynb #e7299d50
 class Profile(ProfileFile):
     "A profile file, and the runs that follow from it."
 
@@ -146,7 +146,7 @@ class RunSettings(Settings):
     memory: float  # GiB
     snapshots: list[int]
 
-# %% ../../nbs/study/01_profiles.ipynb #44059814
+# %% ../../nbs/study/01_profiles.ipynb #ab460365
 class RunSpec(RunSettings):
     "One training run of a profile, fully resolved."
 
@@ -182,14 +182,14 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #b8864dc4
+# %% ../../nbs/study/01_profiles.ipynb #ff13fa56
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
         if name not in known:
             raise ValueError(f"{where}unknown {what} {brief(name)}{did_you_mean(name, known)}")
 
-# %% ../../nbs/study/01_profiles.ipynb #fc2f7a10
+# %% ../../nbs/study/01_profiles.ipynb #23ffbe58
 def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: Point | None = None) -> RunSpec:
     plan, where = profile.benchmarks[benchmark], f"{benchmark}, {method}"
     settings, options = profile.methods[method] | plan.methods.get(method, {}), plan.options
@@ -237,7 +237,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #108e7fe3
+# %% ../../nbs/study/01_profiles.ipynb #bcecf886
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -258,7 +258,7 @@ def _profile_path(name: str) -> Path:
         raise FileNotFoundError(f"no profile {brief(name)}{did_you_mean(name, list_profiles())}")
     return path
 
-# %% ../../nbs/study/01_profiles.ipynb #ce282cc1
+# %% ../../nbs/study/01_profiles.ipynb #acee6ce6
 def _content(path: Path) -> dict:
     "What a file says, by key."
     try:
@@ -331,7 +331,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #1ad11148
+# %% ../../nbs/study/01_profiles.ipynb #a7cc08e8
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
@@ -346,7 +346,7 @@ def _try_detector(name: str, model: Classifier, key: str, values: list):
         except (ValueError, TypeError) as error:
             raise ValueError(f"detector {name} with {key} = {brief(value)}: {error}") from None
 
-# %% ../../nbs/study/01_profiles.ipynb #c51a963b
+# %% ../../nbs/study/01_profiles.ipynb #97bf7b78
 def load_profile(
     name: str,  # One of `list_profiles()`, or the path of a YAML file; "paper:cifar10,cars" runs two of its benchmarks
 ) -> Profile:
@@ -364,7 +364,7 @@ def load_profile(
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None
     return profile
 
-# %% ../../nbs/study/01_profiles.ipynb #3c718992
+# %% ../../nbs/study/01_profiles.ipynb #dd6fa7e1
 def find_run(profile: Profile, benchmark: str, method: str, seed: int, variant: str = "") -> RunSpec:
     "One run of a profile. Raises ValueError if the profile has no such run."
     there = [run for run in profile.runs if run.benchmark == benchmark]
