@@ -34,7 +34,7 @@ def results(tmp_path_factory):
     courses = [measured.assign(epoch=epoch, trained=epoch == 3, outlier_kl=epoch) for epoch in (0, 3)]
     made.history, made.diagnostics = pd.concat(trained), pd.concat(courses)
     places = [("id", "test"), ("near", "a"), ("far", "c"), ("id", "val")]
-    norms = {(name, *where): np.full(64, 4 if "read" in name else i, np.float32) for name in figures._FEATURES
+    norms = {(name, *where): np.full(64, 4 if "read" in name else i, np.float32) for name in [*figures._FEATURES, "norm read by the head"]
              for i, where in enumerate(places)}
     made.scores = lambda run_id: read(run_id)._replace(quantiles=read(run_id).quantiles | norms)
     yield made
@@ -93,7 +93,7 @@ def test_distributions_are_those_of_the_quantiles(results):
     titles = [axis.get_title(loc="left").split(";")[0] for axis in figures.figure_scores(results, ONE).axes]
     assert titles == ["Cross-entropy", "LogitNorm", "ASCOOD (gradient)", "ASCOOD (subtract)"]
     figure = figures.figure_features(results, ONE)
-    assert len(figure.axes) == 6 and all(axis.get_xlim()[0] <= 0 for axis in figure.axes)
+    assert len(figure.axes) == 4 and all(axis.get_xlim()[0] <= 0 for axis in figure.axes)
     assert "between 4.00 and 4.00" in figure.get_label()
 
 

@@ -475,17 +475,16 @@ def figure_scores(results: Results, benchmark: str) -> Figure:
     return _see(figure, "The less OOD overlaps with ID, the higher the AUROC above a panel.")
 
 
-_FEATURES = {"norm of h": r"$\Vert h\Vert$", "norm read by the head": r"$\Vert\tilde{h}\Vert$, read by the head",
-            "maximum logit": "maximum logit"}
+_FEATURES = {"norm of h": r"$\Vert h\Vert$", "maximum logit": "maximum logit"}
 
 # %% ../../nbs/study/08_figures.ipynb #59509a9f
 @styled
 def figure_features(results: Results, benchmark: str) -> Figure:
-    "Features of the baseline and of ASCOOD: norm of h, norm that the head reads, maximum logit."
+    "Features of the baseline and of ASCOOD: norm of h, and maximum logit."
     methods = [results.profile.baseline, _ascood(results.profile, benchmark)[0].method]
     found = {pair: quantile_groups(results, benchmark, *pair) for pair in product(methods, _FEATURES)}
-    norms = np.concatenate([*found[methods[1], "norm read by the head"].values()])
-    figure, axes = _panels(len(found), len(_FEATURES), TWO_COLUMNS, 1.2)
+    norms = np.concatenate([*quantile_groups(results, benchmark, methods[1], "norm read by the head").values()])
+    figure, axes = _panels(len(found), len(_FEATURES), TWO_COLUMNS, 1.3)
     for axis, ((method, quantity), groups) in zip(axes, found.items()):
         bins = _bins([*groups.values()], low=0.0)
         plot_scores(groups.pop("ID"), groups, axis, bins)
