@@ -18,3 +18,13 @@ def test_a_fresh_process_is_light(program, without):
     told = f"{program}; import sys; print(*{{*{without!r}}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", told], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
+
+
+def test_names_are_those_of_what_the_modules_make():
+    from ascood import baselines, detectors, networks, settings, synthesis, training  # noqa: F401 (registers methods)
+
+    assert {*settings.METHOD_NAMES} <= {*training.list_methods()}
+    assert settings.DETECTOR_NAMES == tuple(detectors.DETECTORS)
+    assert settings.OWN_SCORE_NAMES == tuple(detectors.OWN_SCORES)
+    assert settings.BACKBONE_NAMES == tuple(networks.BACKBONES)
+    assert settings.SYNTHESIS_NAMES == tuple(synthesis.SYNTHESES)
