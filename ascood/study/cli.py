@@ -20,7 +20,7 @@ import typer
 import yaml
 
 import ascood
-from ..command import Commands, check_folder, create_app, run_app
+from ..command import check_folder, create_app, run_app
 from .names import project_root, shipped, under_root
 
 # %% ../../nbs/study/10_command.ipynb #b643fe0d
@@ -35,7 +35,7 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #f620e7cd
+# %% ../../nbs/study/10_command.ipynb #1f7ef959
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
     "An exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
@@ -62,7 +62,7 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
         print(f"{plan.name} is up to date: {under_root(results) / plan.name / 'report.html'}")
     return status
 
-# %% ../../nbs/study/10_command.ipynb #061a6d2b
+# %% ../../nbs/study/10_command.ipynb #519b6903
 def _told(call: Callable[[], Path]) -> Path:
     "A call that runs a notebook; a cell that fails is one line and exit status 1."
     from papermill import PapermillExecutionError
@@ -74,7 +74,7 @@ def _told(call: Callable[[], Path]) -> Path:
         print(f"error: {said}; the traceback is in the notebook", file=sys.stderr)
         raise typer.Exit(1) from None
 
-# %% ../../nbs/study/10_command.ipynb #666c6227
+# %% ../../nbs/study/10_command.ipynb #a19863d2
 def write_report(profile: str, results: str = "results", figures: str = "figures") -> Path:  # report.html
     "Collect the runs that are here, run report.ipynb, and write report.html and README.md."
     from ascood.study.profiles import load_profile
@@ -92,24 +92,8 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #5b578eba
-class _WithGroups(Commands):
-    "Groups of commands that are loaded when they are called, or when their help is asked for."
-    groups = {"data": "ascood.benchmarks.disk", "build": "ascood.benchmarks.build", "own": "ascood.own.command"}
-
-    def list_commands(self, ctx) -> list[str]:
-        return [*super().list_commands(ctx), *self.groups]
-
-    def get_command(self, ctx, name: str):
-        if name not in self.groups:
-            return super().get_command(ctx, name)
-        return typer.main.get_command(import_module(self.groups[name]).app)
-
-
+# %% ../../nbs/study/10_command.ipynb #a9e1bea5
 app = create_app("Train, evaluate and report the runs of a profile; see to the data.")
-app.info.cls = _WithGroups
-
-
 
 
 class Places(NamedTuple):
@@ -117,7 +101,7 @@ class Places(NamedTuple):
     results: str
     figures: str
 
-# %% ../../nbs/study/10_command.ipynb #92a530bb
+# %% ../../nbs/study/10_command.ipynb #45e5c832
 @app.callback()
 def _places(
     ctx: typer.Context, results: Annotated[str, typer.Option(help="Folder of results")] = "results",
@@ -139,7 +123,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #e084b76f
+# %% ../../nbs/study/10_command.ipynb #ea748ab3
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -155,7 +139,7 @@ def _status(ctx: typer.Context, profile: _PROFILE):
     collected = f"; {there.runs['run_id'].nunique()} collected" if (there.folder / "runs.csv").is_file() else ""
     print(f"{[*states.values()].count('done')} of {len(states)} runs done{collected}")
 
-# %% ../../nbs/study/10_command.ipynb #510dafbf
+# %% ../../nbs/study/10_command.ipynb #0ae52790
 @app.command("one")
 def _one(
     ctx: typer.Context,
@@ -172,7 +156,7 @@ def _one(
     plan = load_profile(profile)
     print(make_run(find_run(plan, benchmark, method, seed, variant), plan, ctx.obj.results).to_string())
 
-# %% ../../nbs/study/10_command.ipynb #55ac29a0
+# %% ../../nbs/study/10_command.ipynb #034ed0bb
 @app.command("collect")
 def _collect(
     ctx: typer.Context,
@@ -189,7 +173,7 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #cdd649c0
+# %% ../../nbs/study/10_command.ipynb #1454c195
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
@@ -210,7 +194,7 @@ def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None,
     values = {name: yaml.safe_load(value) if value else "" for name, _, value in given}
     _told(lambda: run_notebook(source, output, **values))
 
-# %% ../../nbs/study/10_command.ipynb #a8b49716
+# %% ../../nbs/study/10_command.ipynb #06fbe4c0
 @app.command("verify")
 def _verify(ctx: typer.Context, profile: _PROFILE,
             benchmark: Annotated[str | None, typer.Option(help="Only runs of this benchmark")] = None,
@@ -231,6 +215,25 @@ def _verify(ctx: typer.Context, profile: _PROFILE,
         raise typer.Exit(1)
 
 
+
+
+_GROUPS = {  # loaded when they are called
+    "data": ("ascood.benchmarks.disk", "Benchmarks on disk: what is there, and what is missing."),
+    "build": ("ascood.benchmarks.build", "Build a benchmark from raw data sets below a data root."),
+    "own": ("ascood.own.command", "A detector for your own images."),
+}
+
+
+def _group(name: str, module: str):
+    def call(ctx: typer.Context):
+        raise typer.Exit(run_app(import_module(module).app, ctx.args, f"ascood {name}"))
+
+    return call
+
+
+for _name, (_module, _help) in _GROUPS.items():
+    _passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    app.command(_name, help=_help, context_settings=_passed_on)(_group(_name, _module))
 
 
 def main(argv: Sequence[str] | None = None) -> int:  # Exit status

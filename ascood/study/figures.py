@@ -36,7 +36,8 @@ from .names import GROUP_COLORS, KINDS, SETTING_GROUP, method_color, method_labe
 from .names import paper_detector, paper_synthesis
 from .profiles import Profile, RunSpec
 from .results import Results
-from .statistics import choose_detectors, did_not_learn, differences, group_means, judged_rows
+from .statistics import (
+    choose_detectors, did_not_learn, differences, group_means, judged_rows, not_judged)
 from ..synthesis import OutlierSynthesizer, alpha_at
 from ..training import ASCOOD, create_method
 
@@ -388,9 +389,10 @@ def figure_summary(results: Results) -> Figure:
     decided = [difference for axis, part in zip(axes, parts) for difference in _draw_pairs(axis, part)]
     names, gains = [results.profile.baseline, *rows["method"].unique()], sum(value > 0 for value in decided)
     looks = {method_label(name): {"color": method_color(name)} for name in names}
-    _legend(figure, looks | {"difference decided": {"color": "0.4"}, "not decided": _OPEN})
-    return _see(figure, f"Of {sum(counts)} differences, {gains} are gains and {len(decided) - gains} are losses "
-                        "with an interval that excludes 0.")
+    few = not_judged(len(results.profile.seeds))
+    _legend(figure, looks | ({} if few else {"difference decided": {"color": "0.4"}, "not decided": _OPEN}))
+    return _see(figure, few or f"Of {sum(counts)} differences, {gains} are gains and {len(decided) - gains} are losses "
+                               "with an interval that excludes 0.")
 
 # %% ../../nbs/study/08_figures.ipynb #cb0d8c9b
 def compared_rows(results: Results, benchmark: str) -> pd.DataFrame:  # name, kind, group, seed, auroc, learned

@@ -63,7 +63,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #8792e0ba
+# %% ../../nbs/study/07_tables.ipynb #359abc3e
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -80,7 +80,7 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     marks = pd.Series("", numbers.index)
     if within:
         better = numbers["column"].map(lambda name: QUANTITIES.get(name, ("", None))[1])
-        sign = better.map({True: -1.0, False: 1.0})
+        sign = better.map({True: -1.0, False: 1.0}).where(numbers["column"] != "accuracy")  # a model's, not a row's
         sign = sign.where(numbers["rival"]) if "rival" in numbers else sign
         grouped = (sign * numbers["mean"].round(2)).groupby([numbers[name] for name in [*within, "column"]])
         rank = grouped.rank(method="dense").where(grouped.transform("nunique") > 1)
@@ -88,7 +88,7 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     decided = numbers["column"].str.startswith("Δ") & (numbers["mean"].abs() > numbers["half_width"])
     return marks.mask(decided, "best")
 
-# %% ../../nbs/study/07_tables.ipynb #fb3010f3
+# %% ../../nbs/study/07_tables.ipynb #5da9b677
 def _place(column: str) -> int:
     "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
     quantity = column.partition(" (")[0]
@@ -115,7 +115,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #bb4edb21
+# %% ../../nbs/study/07_tables.ipynb #cac5f575
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -134,7 +134,7 @@ _LATEX_SIGNS = {
 def _heading(column: str) -> str:
     return QUANTITIES.get(column, (column, None))[0]
 
-# %% ../../nbs/study/07_tables.ipynb #bdaec2e7
+# %% ../../nbs/study/07_tables.ipynb #0e99282e
 def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
     "A label but the last is printed once, not on every row."
     cells = texts.copy()
@@ -149,7 +149,7 @@ def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
         flat[name] = flat[name].mask(repeated, "") if repeated.any() else flat[name]
     return flat.to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/study/07_tables.ipynb #25c37583
+# %% ../../nbs/study/07_tables.ipynb #c034ec3a
 def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     "A table of package booktabs."
     style = {"best": "font-weight: bold", "second": "text-decoration: underline", "": ""}
@@ -164,7 +164,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #fa7031bd
+# %% ../../nbs/study/07_tables.ipynb #21137e93
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -177,7 +177,7 @@ class Table(NamedTuple):
     shown: Callable[[pd.DataFrame], pd.DataFrame] = lambda numbers: numbers  # what is printed; the CSV has all
     applies_to: Callable[[Profile], bool] = lambda profile: not profile.validation_only
 
-# %% ../../nbs/study/07_tables.ipynb #42149546
+# %% ../../nbs/study/07_tables.ipynb #4010351c
 def write_table(name: str, results: Results) -> str:  # Markdown; empty if the profile has no such rows
     "Write results/<profile>/<name>.{csv,md,tex} of one of `TABLES`."
     table, seeds = TABLES[name], len(results.profile.seeds)
@@ -204,13 +204,13 @@ def write_table(name: str, results: Results) -> str:  # Markdown; empty if the p
         write_file(results.folder / f"{name}.{suffix}", content)
     return text
 
-# %% ../../nbs/study/07_tables.ipynb #fe70671e
+# %% ../../nbs/study/07_tables.ipynb #af54d8c1
 def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Texts of a frame that is printed as it is, and no marks."
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #031ba59a
+# %% ../../nbs/study/07_tables.ipynb #81453047
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -229,7 +229,7 @@ def read_published(file: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/study/07_tables.ipynb #6fb1bc9e
+# %% ../../nbs/study/07_tables.ipynb #a74e76fd
 def published_beside(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     "Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them."
     printed = pd.concat([read_published(f"{name}") for name in ("table1_main", "table2_odin_rows")])
@@ -256,7 +256,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #06c28187
+# %% ../../nbs/study/07_tables.ipynb #6f6d15cc
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -273,7 +273,7 @@ def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     names = [method_label(row.method, row.variant) for row in numbers.itertuples()]
     return numbers.assign(name=[name + " †" * off for name, off in zip(names, lost)], rival=[not off for off in lost])
 
-# %% ../../nbs/study/07_tables.ipynb #68b1fed0
+# %% ../../nbs/study/07_tables.ipynb #ce463afe
 def main_rows(results: Results) -> pd.DataFrame:
     profile, metrics = results.profile, results.metrics
     rows = summary(metrics[(metrics["reads"] == "released") & (metrics["params"] == "") & (metrics["variant"] == "")])
@@ -326,7 +326,7 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
         + careful
     )
 
-# %% ../../nbs/study/07_tables.ipynb #2853caf3
+# %% ../../nbs/study/07_tables.ipynb #e8515881
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -354,7 +354,7 @@ def set_rows(results: Results) -> pd.DataFrame:
     numbers = numbers.sort_values("ood_set", key=lambda sets: sets.map(first), kind="stable")
     return numbers.assign(reads=numbers["reads"].map({"released": "", "standardised": "standardised features"}))
 
-# %% ../../nbs/study/07_tables.ipynb #6bccf0ee
+# %% ../../nbs/study/07_tables.ipynb #a63b44b0
 def component_rows(results: Results) -> pd.DataFrame:
     "All ASCOOD methods and all variants, by the detector that validation chose for ASCOOD with the paper's "
     "synthesis."
@@ -404,7 +404,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
     ]
     return numbers.assign(elements=elements)
 
-# %% ../../nbs/study/07_tables.ipynb #70488e9c
+# %% ../../nbs/study/07_tables.ipynb #d211007b
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -425,7 +425,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #097b5705
+# %% ../../nbs/study/07_tables.ipynb #ee614c29
 def hyperparameter_rows(results: Results) -> pd.DataFrame:
     "What validation chose, or the profile fixed, for each detector; one value for each seed where they differ."
     runs = results.metrics.drop_duplicates(["run_id", *ROW]).query("reads == 'released' and variant == ''")
@@ -445,7 +445,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #457503ce
+# %% ../../nbs/study/07_tables.ipynb #d1d2e382
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -462,7 +462,7 @@ def cost_rows(results: Results) -> pd.DataFrame:
     means = shown.groupby(["benchmark", "method"], sort=False)[[*names]].mean().round(1)
     return means.rename(columns=names).reset_index()
 
-# %% ../../nbs/study/07_tables.ipynb #2728c8aa
+# %% ../../nbs/study/07_tables.ipynb #65a07860
 def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
     "Candidates on validation data, and which one the rule chooses for each method."
     metrics, baseline = results.metrics, results.profile.baseline
@@ -485,7 +485,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #d640191b
+# %% ../../nbs/study/07_tables.ipynb #a4e88a26
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -511,7 +511,7 @@ def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
 
 _PERCENT = "Percent, mean ± standard deviation over seeds."
 
-# %% ../../nbs/study/07_tables.ipynb #074a461d
+# %% ../../nbs/study/07_tables.ipynb #5b6b03a7
 TABLES = {  # in the paper's order
     "table_main": Table(
         "Main results", main_rows, ["kind", "name", "detector"], _main_caption, ["benchmark"], "benchmark"
@@ -531,7 +531,7 @@ TABLES = {  # in the paper's order
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #de9fe9f1
+# %% ../../nbs/study/07_tables.ipynb #4587afc7
 TABLES |= {
     "table_iodin": Table(
         "i-ODIN",
@@ -557,7 +557,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #c3c58d24
+# %% ../../nbs/study/07_tables.ipynb #c4e98565
 TABLES |= {
     "table_claims": Table(
         "Claims of the paper",
@@ -578,7 +578,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #53eb83b5
+# %% ../../nbs/study/07_tables.ipynb #fc1ee91c
 TABLES |= {
     "table_diagnostics": Table(
         "Diagnostics of the synthesis",
@@ -598,7 +598,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #f91aa956
+# %% ../../nbs/study/07_tables.ipynb #c770494b
 TABLES |= {
     "table_cost": Table(
         "Cost",
