@@ -35,7 +35,7 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #1f7ef959
+# %% ../../nbs/study/10_command.ipynb #67f4c664
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
     "An exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
@@ -62,7 +62,7 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
         print(f"{plan.name} is up to date: {under_root(results) / plan.name / 'report.html'}")
     return status
 
-# %% ../../nbs/study/10_command.ipynb #519b6903
+# %% ../../nbs/study/10_command.ipynb #c6d15123
 def _told(call: Callable[[], Path]) -> Path:
     "A call that runs a notebook; a cell that fails is one line and exit status 1."
     from papermill import PapermillExecutionError
@@ -74,7 +74,7 @@ def _told(call: Callable[[], Path]) -> Path:
         print(f"error: {said}; the traceback is in the notebook", file=sys.stderr)
         raise typer.Exit(1) from None
 
-# %% ../../nbs/study/10_command.ipynb #a19863d2
+# %% ../../nbs/study/10_command.ipynb #2eaa0c37
 def write_report(profile: str, results: str = "results", figures: str = "figures") -> Path:  # report.html
     "Collect the runs that are here, run report.ipynb, and write report.html and README.md."
     from ascood.study.profiles import load_profile
@@ -92,7 +92,7 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #a9e1bea5
+# %% ../../nbs/study/10_command.ipynb #a971523b
 app = create_app("Train, evaluate and report the runs of a profile; see to the data.")
 
 
@@ -101,7 +101,7 @@ class Places(NamedTuple):
     results: str
     figures: str
 
-# %% ../../nbs/study/10_command.ipynb #45e5c832
+# %% ../../nbs/study/10_command.ipynb #bdd37aed
 @app.callback()
 def _places(
     ctx: typer.Context, results: Annotated[str, typer.Option(help="Folder of results")] = "results",
@@ -123,7 +123,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #ea748ab3
+# %% ../../nbs/study/10_command.ipynb #f45803c7
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -139,7 +139,7 @@ def _status(ctx: typer.Context, profile: _PROFILE):
     collected = f"; {there.runs['run_id'].nunique()} collected" if (there.folder / "runs.csv").is_file() else ""
     print(f"{[*states.values()].count('done')} of {len(states)} runs done{collected}")
 
-# %% ../../nbs/study/10_command.ipynb #0ae52790
+# %% ../../nbs/study/10_command.ipynb #179b074d
 @app.command("one")
 def _one(
     ctx: typer.Context,
@@ -156,7 +156,7 @@ def _one(
     plan = load_profile(profile)
     print(make_run(find_run(plan, benchmark, method, seed, variant), plan, ctx.obj.results).to_string())
 
-# %% ../../nbs/study/10_command.ipynb #034ed0bb
+# %% ../../nbs/study/10_command.ipynb #5400b9ab
 @app.command("collect")
 def _collect(
     ctx: typer.Context,
@@ -173,7 +173,7 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #1454c195
+# %% ../../nbs/study/10_command.ipynb #0bcb2ccb
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
@@ -194,7 +194,7 @@ def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None,
     values = {name: yaml.safe_load(value) if value else "" for name, _, value in given}
     _told(lambda: run_notebook(source, output, **values))
 
-# %% ../../nbs/study/10_command.ipynb #06fbe4c0
+# %% ../../nbs/study/10_command.ipynb #b6c720f1
 @app.command("verify")
 def _verify(ctx: typer.Context, profile: _PROFILE,
             benchmark: Annotated[str | None, typer.Option(help="Only runs of this benchmark")] = None,
@@ -214,14 +214,14 @@ def _verify(ctx: typer.Context, profile: _PROFILE,
     if not found.reproduced:
         raise typer.Exit(1)
 
-
-
-
+# %% ../../nbs/study/10_command.ipynb #ac5499dc
 _GROUPS = {  # loaded when they are called
     "data": ("ascood.benchmarks.disk", "Benchmarks on disk: what is there, and what is missing."),
     "build": ("ascood.benchmarks.build", "Build a benchmark from raw data sets below a data root."),
     "own": ("ascood.own.command", "A detector for your own images."),
 }
+
+
 
 
 def _group(name: str, module: str):
@@ -234,6 +234,8 @@ def _group(name: str, module: str):
 for _name, (_module, _help) in _GROUPS.items():
     _passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
     app.command(_name, help=_help, context_settings=_passed_on)(_group(_name, _module))
+
+
 
 
 def main(argv: Sequence[str] | None = None) -> int:  # Exit status
