@@ -71,4 +71,4 @@ rule report:
     output:
         f"{OUT}/report.html",
     shell:
-        "{sys.executable:q} -m ascood --results {RESULTS:q} --figures {FIGURES:q} report {NAME:q}"
+        "OMP_NUM_THREADS=1 {sys.executable:q} -m ascood --results {RESULTS:q} --figures {FIGURES:q} report {NAME:q}"
