@@ -11,7 +11,7 @@ from ascood.study.results import check_form
 from ascood.study.runs import check_data, is_fresh
 
 NAME = str(config.get("profile", "quick"))
-RESULTS, FIGURES = config.get("results", "results"), config.get("figures", "figures")
+RESULTS, FIGURES = str(config.get("results", "results")), str(config.get("figures", "figures"))
 try:
     PROFILE = load_profile(NAME)
     check_form(PROFILE, RESULTS)
@@ -23,6 +23,10 @@ RUNS = {run.run_id: run for run in PROFILE.runs if run.benchmark in PROFILE.chos
 for run in RUNS.values():  # the one rule of staleness is `is_fresh`; Snakemake sees its answer as a file
     if not is_fresh(run, RESULTS):
         Path(OUT, "runs", run.run_id, "done").unlink(missing_ok=True)
+WHAT = Path(OUT, "profile.json")  # the profile as it is read; a change of it makes the report again
+if not WHAT.is_file() or WHAT.read_text() != PROFILE.model_dump_json():
+    WHAT.parent.mkdir(parents=True, exist_ok=True)
+    WHAT.write_text(PROFILE.model_dump_json())
 STUDY = ["names", "diagnostics", "results", "statistics", "claims", "tables", "figures", "report"]
 
 
@@ -65,7 +69,8 @@ rule report:
     input:
         DONE,
         [os.path.relpath(Path(ascood.__file__).parent / "study" / f"{name}.py") for name in STUDY],
-        ancient(str(shipped("nbs/experiments/report.ipynb"))),
+        str(WHAT),
+        str(shipped("nbs/experiments/report.ipynb")),
         [str(path) for path in sorted(Path(shipped("results/published")).glob("*.csv"))],
         [path for path in [f"{OUT}/protocol.md"] if os.path.exists(path)],
     output:

@@ -53,7 +53,7 @@ def made_results(folder, shifts=None, plan=None, missing=()) -> Results:
                     known = values["id", "val" if group == "val" else "test"]
                     rows.append(names | dict(zip(("detector", "params", "reads"), key)) | {"ood_group": group, "ood_set": name}
                                 | ood_metrics(known, v) | {"fpr95_id_positive": 50.0, "accuracy": 100 * scores.correct.mean(), "n_id": len(known),
-                                                           "n_ood": len(v), "hyperparameters": '{"k": 5}' if label == "KNN" else "{}", "gap": "", "needs_outliers": False})
+                                                           "n_ood": len(v), "hyperparameters": json.dumps({"k": 5} if label == "KNN" else given), "gap": "", "needs_outliers": False})
         runs.append(names | {"code": "0+x", "evaluation_code": "0+x", "device": "none", "libraries": '{"torch": "2", "pytorch-ood": "0.4"}',
                              "training_seconds": 1.0, "wall_seconds": 2.0, "evaluation_wall_seconds": 1.0, "evaluation_seconds": '{"MSP": 1}',
                              "training_peak_mib": 1.0, "evaluation_peak_mib": 1.0})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made import made_results
 
 from ascood.evaluation import ood_metrics
-from ascood.study.statistics import (choose_detectors, did_not_learn, differences, draw_weights, excludes_zero, half_width, judged_rows,
+from ascood.study.statistics import (_Drawn, _scores_by_row, choose_detectors, did_not_learn, differences, draw_weights, excludes_zero, half_width, judged_rows,
                                      paired_difference, weighted_metrics)
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -149,3 +149,22 @@ def test_who_did_not_learn(results):
     weak = metrics.assign(accuracy=metrics["accuracy"].where(metrics["method"] != "logit_norm", 50.0))
     assert did_not_learn(metrics, "cross_entropy") == set()
     assert did_not_learn(weak, "cross_entropy") == {("scene-digits", "logit_norm", ""), ("scene-digits-holdout", "logit_norm", "")}
+
+
+def test_many_images_are_drawn_in_blocks(results, monkeypatch):
+    "The metrics of the images as they are stay; the intervals are as wide, up to chance."
+    whole = _Drawn(scores := _scores_by_row(results, "scene-digits"), 400)
+    row = next(iter(scores))
+    parts = _Drawn(scores, 400)
+    parts.blocks, parts.draws = 4, 100
+    for key in whole[row]:
+        assert parts[row][key].shape == whole[row][key].shape == (3, 401)
+        assert np.array_equal(parts[row][key][:, 0], whole[row][key][:, 0])
+        assert parts[row][key].std(1) == pytest.approx(whole[row][key].std(1), rel=0.3)
+
+
+def test_a_variant_of_the_data_is_compared_with_the_baseline_on_the_same_data(tmp_path):
+    study = {"strength": {"methods": ["cross_entropy", "ascood"], "vary": {"correlation": [0.5]}, "benchmarks": ["scene-digits"]}}
+    table = differences(made_results(tmp_path, plan={"studies": study}), draws=2).query(
+        "a_variant == 'correlation=0.5' and metric == 'auroc' and a_detector == b_detector")
+    assert {*zip(table["a_method"], table["b_method"], table["b_variant"])} == {("ascood", "cross_entropy", "correlation=0.5")}

@@ -35,7 +35,7 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #67f4c664
+# %% ../../nbs/study/10_command.ipynb #2efe7c2d
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
     "An exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
@@ -62,7 +62,7 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
         print(f"{plan.name} is up to date: {under_root(results) / plan.name / 'report.html'}")
     return status
 
-# %% ../../nbs/study/10_command.ipynb #c6d15123
+# %% ../../nbs/study/10_command.ipynb #37f2fb03
 def _told(call: Callable[[], Path]) -> Path:
     "A call that runs a notebook; a cell that fails is one line and exit status 1."
     from papermill import PapermillExecutionError
@@ -74,7 +74,7 @@ def _told(call: Callable[[], Path]) -> Path:
         print(f"error: {said}; the traceback is in the notebook", file=sys.stderr)
         raise typer.Exit(1) from None
 
-# %% ../../nbs/study/10_command.ipynb #2eaa0c37
+# %% ../../nbs/study/10_command.ipynb #5b5c309a
 def write_report(profile: str, results: str = "results", figures: str = "figures") -> Path:  # report.html
     "Collect the runs that are here, run report.ipynb, and write report.html and README.md."
     from ascood.study.profiles import load_profile
@@ -85,14 +85,15 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
     folder = Results(plan, results).folder
     try:
         collect(plan, results)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         if not (folder / "metrics.csv").is_file():
             raise
+        print(f"{error}; the report is of the rows that are collected", file=sys.stderr)
     notebook = run_notebook(shipped("nbs/experiments/report.ipynb"), folder / "report.ipynb",
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #a971523b
+# %% ../../nbs/study/10_command.ipynb #2300d05a
 app = create_app("Train, evaluate and report the runs of a profile; see to the data.")
 
 
@@ -101,7 +102,7 @@ class Places(NamedTuple):
     results: str
     figures: str
 
-# %% ../../nbs/study/10_command.ipynb #bdd37aed
+# %% ../../nbs/study/10_command.ipynb #7e471ee7
 @app.callback()
 def _places(
     ctx: typer.Context, results: Annotated[str, typer.Option(help="Folder of results")] = "results",
@@ -123,7 +124,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #f45803c7
+# %% ../../nbs/study/10_command.ipynb #a7ef605e
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -139,7 +140,7 @@ def _status(ctx: typer.Context, profile: _PROFILE):
     collected = f"; {there.runs['run_id'].nunique()} collected" if (there.folder / "runs.csv").is_file() else ""
     print(f"{[*states.values()].count('done')} of {len(states)} runs done{collected}")
 
-# %% ../../nbs/study/10_command.ipynb #179b074d
+# %% ../../nbs/study/10_command.ipynb #92c961f3
 @app.command("one")
 def _one(
     ctx: typer.Context,
@@ -156,7 +157,7 @@ def _one(
     plan = load_profile(profile)
     print(make_run(find_run(plan, benchmark, method, seed, variant), plan, ctx.obj.results).to_string())
 
-# %% ../../nbs/study/10_command.ipynb #5400b9ab
+# %% ../../nbs/study/10_command.ipynb #9f05c2f6
 @app.command("collect")
 def _collect(
     ctx: typer.Context,
@@ -173,7 +174,7 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #0bcb2ccb
+# %% ../../nbs/study/10_command.ipynb #2647d524
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
@@ -194,7 +195,7 @@ def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None,
     values = {name: yaml.safe_load(value) if value else "" for name, _, value in given}
     _told(lambda: run_notebook(source, output, **values))
 
-# %% ../../nbs/study/10_command.ipynb #b6c720f1
+# %% ../../nbs/study/10_command.ipynb #71109650
 @app.command("verify")
 def _verify(ctx: typer.Context, profile: _PROFILE,
             benchmark: Annotated[str | None, typer.Option(help="Only runs of this benchmark")] = None,
@@ -214,7 +215,7 @@ def _verify(ctx: typer.Context, profile: _PROFILE,
     if not found.reproduced:
         raise typer.Exit(1)
 
-# %% ../../nbs/study/10_command.ipynb #ac5499dc
+# %% ../../nbs/study/10_command.ipynb #64743860
 _GROUPS = {  # loaded when they are called
     "data": ("ascood.benchmarks.disk", "Benchmarks on disk: what is there, and what is missing."),
     "build": ("ascood.benchmarks.build", "Build a benchmark from raw data sets below a data root."),

@@ -207,9 +207,15 @@ def diagnostics_rows(
     trained = trained.merge(auroc_gains(results.metrics, results.profile.baseline), "left", "run_id")
     for (benchmark, method), part in trained.groupby(["benchmark", "method"], sort=False):
         mean = part[[*HEADINGS, "gain"]].mean()
-        table.append({"benchmark": benchmark, "method": method, "seeds": len(part)}
-                     | {heading: mean[name] for name, heading in HEADINGS.items()}
-                     | {"detector": part["detector"].fillna("").iloc[0], "gain": mean["gain"],
-                        "broken": broken(mean) or "none", "runs": " ".join(part["run_id"])})
+        table.append(
+            {"benchmark": benchmark, "method": method, "seeds": len(part)}
+            | {heading: mean[name] for name, heading in HEADINGS.items()}
+            | {
+                "detector": part["detector"].fillna("").iloc[0],
+                "gain": mean["gain"],
+                "broken": "" if method == results.profile.baseline else broken(mean) or "none",
+                "runs": " ".join(part["run_id"]),
+            }
+        )
     told = ["detector", "gain", "broken", "runs"]
     return pd.DataFrame(table, columns=["benchmark", "method", "seeds", *HEADINGS.values(), *told])

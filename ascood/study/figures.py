@@ -200,13 +200,18 @@ def _problem_rows(benchmark: Benchmark, columns: int) -> dict[str, dict[str, Ten
         pairs = zip(images.labels[order].tolist(), images.environments[order].tolist())
         usual = torch.tensor([environment in benchmark.majority[label] for label, environment in pairs])
         parts = {"ID, majority": order[usual], "ID, minority": order[~usual]}
-    rows = {row: {about: benchmark.pixels(images[_evenly(part, columns)][0])} for row, part in parts.items()}
-    near = {"spurious": "near OOD:\nspurious", "fine-grained": "near OOD:\nheld out"}.get(benchmark.setting, "near OOD")
+    rows = {
+        row: {about: benchmark.pixels(images[_evenly(part, columns)][0])} for row, part in parts.items() if len(part)
+    }
+    near = {"spurious": "near OOD:\nspurious", "fine-grained": "near OOD:\nheld out"}.get(
+        benchmark.setting, "near OOD"
+    )
     for group, sets in benchmark.ood.items():
         shown = [*sets.items()][:columns]
         rows[{"near": near, "far": "far OOD"}.get(group, f"OOD:\n{group}")] = {
             name.replace("-", " "): benchmark.pixels(some[_evenly(len(some), columns // len(shown))][0])
-            for name, some in shown}
+            for name, some in shown
+        }
     return rows
 
 # %% ../../nbs/study/08_figures.ipynb #e47c2799
@@ -427,9 +432,11 @@ def figure_compared(results: Results, benchmark: str) -> Figure:
     axes[0].set_yticks(range(len(names)), names)
     looks = {kind: {"color": color} for kind, color in KINDS.items() if kind in set(rows["kind"])}
     _legend(figure, looks | ({} if rows["learned"].all() else {"did not learn the task": _OPEN}))
-    ours = [names.index(name) + 1 for name in rows.loc[rows["kind"] == "ASCOOD", "name"][:1]]
+    learned = [name for name in names if name in {*rows.loc[rows["learned"], "name"]}]
+    ours = [learned.index(name) + 1 for name in rows.loc[(rows["kind"] == "ASCOOD") & rows["learned"], "name"][:1]]
     said = "".join(f"; the best of ASCOOD is number {place}" for place in ours)
-    return _see(figure, f"{names[0]} is first of {len(names)}{said}.")
+    few = not_judged(len(results.profile.seeds))
+    return _see(figure, few or f"By mean near AUROC, {learned[0]} is first of {len(learned)}{said}.")
 
 # %% ../../nbs/study/08_figures.ipynb #711133b9
 def quantile_groups(results: Results, benchmark: str, method: str, quantity: str) -> dict[str, np.ndarray]:
@@ -703,7 +710,7 @@ def draw(
     said = ": ".join([*given, plan.draw.__doc__ or ""])
     try:
         figure = plan.draw(results, *given)
-    except (Missing, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:  # Missing, or a file or a set that cannot be read
         return (png, f"{said} An earlier picture: {error}.") if png.is_file() else (None, f"Not drawn: {error}.")
     told = f"{said} {figure.get_label()}".strip()
     return save_figure(figure, results.figures / stem), told

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from ..files import write_file
-from .names import under_root
+from .names import paper_synthesis, under_root
 from .profiles import Profile, RunSpec, check_names
 from ascood.study.runs import (
     NAMES,
@@ -34,10 +34,10 @@ from ascood.study.runs import (
     train_run,
 )
 
-# %% ../../nbs/study/04_results.ipynb #37b3dc57
+# %% ../../nbs/study/04_results.ipynb #dab03d04
 TABLES = "metrics", "groups", "history", "diagnostics", "runs"
 
-# %% ../../nbs/study/04_results.ipynb #5bd37139
+# %% ../../nbs/study/04_results.ipynb #581b42ea
 class Results:
     "What is known of a profile's runs, as tidy frames. Raises FileNotFoundError that names the command to call."
 
@@ -50,6 +50,13 @@ class Results:
     history = cached_property(lambda self: self.table("history"))  # a row a run and epoch
     diagnostics = cached_property(lambda self: self.table("diagnostics"))  # a row a run and measured epoch
     runs = cached_property(lambda self: self.table("runs"))  # a row a run
+
+    @cached_property
+    def ours(
+        self,
+    ) -> dict[str, str]:  # {benchmark: the ASCOOD method with the paper's synthesis, else the first, else ""}
+        pairs = self.metrics[["benchmark", "setting"]].drop_duplicates().itertuples(index=False)
+        return {name: self.profile.ours(name, paper_synthesis(name, setting)) for name, setting in pairs}
 
     def table(self, name: str) -> pd.DataFrame:
         path = self.folder / f"{name}.csv"
@@ -80,7 +87,7 @@ def check_form(profile: Profile, results: str | Path = "results"):
         if path.is_file():
             _in_this_form(path)
 
-# %% ../../nbs/study/04_results.ipynb #4e2e45f2
+# %% ../../nbs/study/04_results.ipynb #883cc726
 _AS_JSON = ["options", "settings", "config", "detectors", "lists", "sources", "libraries", "evaluation_seconds"]
 
 
@@ -97,7 +104,7 @@ def _rows_of(run: RunSpec, results: str | Path) -> dict[str, pd.DataFrame]:
     history = pd.read_csv(folder / "history.csv")
     return found | {"history": history.assign(**plain)[[*NAMES, *history]], "runs": pd.DataFrame([plain | told])}
 
-# %% ../../nbs/study/04_results.ipynb #3542ac18
+# %% ../../nbs/study/04_results.ipynb #0cbbe9b5
 def collect(profile: Profile, results: str | Path = "results") -> Results:
     """Put the fresh runs of a profile into results/<profile>. Says on stderr which rows stay although their run is not
     on this machine. Raises FileNotFoundError if no run is here, ValueError if a file there is damaged."""
@@ -113,9 +120,9 @@ def collect(profile: Profile, results: str | Path = "results") -> Results:
         if (path := folder / f"{name}.csv").is_file():
             earlier = read_rows(path)
             rows.append(earlier[~earlier["run_id"].isin(here)])
-        if rows := [part for part in rows if len(part)]:
+        if rows := [part for part in rows if len(part)] or rows[:1]:
             written[name] = pd.concat(rows).sort_values("run_id", key=lambda ids: ids.map(order), kind="stable")
-    _say_kept(profile, written["runs"][~written["runs"]["run_id"].isin(here)])
+    _say_kept(profile, written["runs"][~written["runs"]["run_id"].isin(here)], results)
     for run in fresh:
         write_file(folder / "scores" / f"{run.run_id}.npz", (run.folder(results) / "scores.npz").read_bytes())
     for name, rows in written.items():
@@ -123,10 +130,12 @@ def collect(profile: Profile, results: str | Path = "results") -> Results:
     return Results(profile, results)
 
 # %% ../../nbs/study/04_results.ipynb #7bdedc99
-def _say_kept(profile: Profile, kept: pd.DataFrame):
+def _say_kept(profile: Profile, kept: pd.DataFrame, results: str | Path):
     "On stderr: of which runs earlier rows stay."
     planned = kept["run_id"].isin([run.run_id for run in profile.runs])
-    for rows, why in ((kept[planned], "not on this machine"),
+    begun = kept["run_id"].isin([run.run_id for run in profile.runs if read_record(run, results)])
+    for rows, why in ((kept[planned & ~begun], "not on this machine"),
+                      (kept[planned & begun], f"stale here (ascood run {profile.name} makes them again)"),
                       (kept[~planned], f"no longer planned by {profile.name} (collect --prune removes them)")):
         if names := [*dict.fromkeys(rows["method"] + " on " + rows["benchmark"])]:
             some = ", ".join(names[:6]) + ", ..." * (len(names) > 6)
@@ -149,6 +158,8 @@ def prune(profile: Profile, results: str | Path = "results") -> list[str]:  # Id
 def describe_runs(results: Results) -> str:
     "Which runs, seeds, code, versions and device, and what is missing."
     profile, runs = results.profile, results.runs
+    if runs.empty:
+        return f"Profile `{profile.name}`: none of its {len(profile.runs)} runs is there."
     missing = [run for run in profile.runs if run.run_id not in {*runs["run_id"]}]
     libraries = pd.DataFrame([json.loads(text) for text in runs["libraries"]])
     used = ", ".join(f"{name} {' and '.join(libraries[name].unique())}" for name in ("torch", "pytorch-ood"))
@@ -163,7 +174,7 @@ def describe_runs(results: Results) -> str:
             f"{used}; {', '.join(runs['device'].unique())}; {hours:.1f} hours. "
             f"A row a run: `results/{profile.name}/runs.csv`." + protocol + (gone if missing else ""))
 
-# %% ../../nbs/study/04_results.ipynb #32ba0fa4
+# %% ../../nbs/study/04_results.ipynb #ad6f3358
 def pick_run(
     results: Results,
     benchmark: str | None = None,  # Only runs of this benchmark...
@@ -185,7 +196,7 @@ def pick_run(
 
 _KEYS = ["detector", "params", "reads", "ood_group", "ood_set"]
 
-# %% ../../nbs/study/04_results.ipynb #3c365dfc
+# %% ../../nbs/study/04_results.ipynb #296f57a5
 def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Rows of metrics.csv of one run against the same made again: a row a number, with `state` "exact" in the six
     digits that a file has, "close" within so many points, or "differs". A number that one side lacks differs."""
@@ -197,7 +208,7 @@ def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: floa
     same = (both["here"] == both["committed"]) | both.isna().all(axis=1)
     return found.assign(state=np.select([same, found["difference"].abs() <= tolerance], ["exact", "close"], "differs"))
 
-# %% ../../nbs/study/04_results.ipynb #e7399dac
+# %% ../../nbs/study/04_results.ipynb #bf723c21
 class Verification(NamedTuple):
     "A run that was made again."
     numbers: pd.DataFrame  # see `compare_numbers`
@@ -212,7 +223,7 @@ class Verification(NamedTuple):
         parts += [off.head(12).round(4).to_string()] if len(off) else []
         return "\n\n".join([*parts, "reproduced" if self.reproduced else "not reproduced"])
 
-# %% ../../nbs/study/04_results.ipynb #6b74fb3a
+# %% ../../nbs/study/04_results.ipynb #082f7623
 def verify_run(results: Results, run: RunSpec, tolerance: float = 1.0, progress: bool = True) -> Verification:
     "Repeat a collected run in a temporary folder with the recorded number of threads. `tolerance` in points."
     committed, threads = results.runs.set_index("run_id").loc[run.run_id], torch.get_num_threads()

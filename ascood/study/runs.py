@@ -32,13 +32,13 @@ from ..evaluation import Evaluation, accuracy_of, group_table, metrics_table, sc
 from ..files import remove_stale, write_file
 from ..models import load_classifier
 from .diagnostics import diagnose_run
-from .profiles import Profile, RunSpec
-from ..training import create_method, train
+from .profiles import NOT_OF_WEIGHTS, Profile, RunSpec
+from ..training import alone, create_method, train
 
 # %% ../../nbs/study/03_runs.ipynb #a0f9eb2e
 _TRAINING = ("attribution", "synthesis", "normalization", "losses", "networks", "models", "data", "training",
              "baselines", "benchmarks/embedded", "benchmarks/disk", "benchmarks/scenes")
-_SCORING = ("detectors", "evaluation", "study/diagnostics")
+_SCORING = ("detectors", "evaluation", "study/diagnostics", "study/runs")
 
 
 def _digest(content: str | bytes) -> str:
@@ -57,7 +57,7 @@ def _without_prose(source: str) -> str:
 @functools.cache
 def code_digest(modules: tuple[str, ...]) -> str:
     folder = Path(ascood.__file__).parent
-    return _digest("\n".join(_without_prose((folder / f"{module}.py").read_text()) for module in modules))[:10]
+    return _digest("\n".join(_without_prose((folder / f"{module}.py").read_text("utf-8")) for module in modules))[:10]
 
 # %% ../../nbs/study/03_runs.ipynb #d1447427
 class Keys(NamedTuple):
@@ -68,10 +68,9 @@ class Keys(NamedTuple):
 
 def run_keys(run: RunSpec, results: str | Path = "results") -> Keys:
     lists = read_record(run, results).get("lists", {}) | disk.list_digests(run.benchmark, run.options)
-    names = {"profile", "detectors", "judged", "method", "variant", "validation_only", "memory", "snapshots"}
-    decides = [run.model_dump(exclude=names), lists, code_digest(_TRAINING)]
+    decides = [run.model_dump(exclude=NOT_OF_WEIGHTS), run.snapshots, run.code, lists, code_digest(_TRAINING)]
     training = _digest(json.dumps(decides, sort_keys=True))
-    scores = [training, run.detectors, run.judged, run.validation_only, run.snapshots, code_digest(_SCORING)]
+    scores = [training, run.detectors, run.judged, run.validation_only, run.diagnosed_by, code_digest(_SCORING)]
     return Keys(training[:12], _digest(json.dumps(scores, sort_keys=True))[:12])
 
 
@@ -158,18 +157,17 @@ RowKey = tuple[str, str, str]  # (detector, params, reads)
 
 
 class RunScores(NamedTuple):
-    ranks: dict[RowKey, dict[tuple[str, str], np.ndarray]]  # {(group, set): uint16 [N]}, higher is more OOD
+    ranks: dict[RowKey, dict[tuple[str, str], np.ndarray]]  # {(group, set): unsigned [N]}, higher is more OOD
     quantiles: dict[tuple[str, str, str], np.ndarray]  # {(quantity, group, set): float32 [64], from minimum to maximum}
     correct: np.ndarray  # bool [N]: was each known test image classified rightly?
 
 
-def joint_ranks(by_set: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], np.ndarray] | None:
-    "Dense ranks over all sets together, uint16; None if there are more than 65,536 different scores."
+def joint_ranks(by_set: dict[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+    "Dense ranks over all sets together: uint16, or uint32 for more than 65,536 different scores."
     found, ranks = np.unique(np.concatenate([*by_set.values()]), return_inverse=True)
-    if len(found) > 2**16:
-        return None
     ends = np.cumsum([len(values) for values in by_set.values()])
-    return dict(zip(by_set, np.split(ranks.astype(np.uint16), ends[:-1])))
+    kind = np.uint16 if len(found) <= 2**16 else np.uint32
+    return dict(zip(by_set, np.split(ranks.astype(kind), ends[:-1])))
 
 # %% ../../nbs/study/03_runs.ipynb #c71fa3a9
 def _params(label: str, given: dict) -> str:
@@ -198,13 +196,13 @@ def _quantiles(found: Evaluation, judged: list[str], standardises: bool) -> dict
         kept |= {(what, group, name): np.quantile(each, at).astype(np.float32) for what, each in values.items()}
     return kept
 
-# %% ../../nbs/study/03_runs.ipynb #d535ebf3
+# %% ../../nbs/study/03_runs.ipynb #2ccc2ad5
 def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes:
     "scores.npz: see `RunScores`."
     arrays: dict[str, Any] = {"correct": correct}
     for label, key in _row_keys(run, found).items():
         judged = label.removesuffix("@standardised") in run.judged and label in found.scores
-        for where, values in ((joint_ranks(found.scores[label]) if judged else None) or {}).items():
+        for where, values in joint_ranks(found.scores[label]).items() if judged else ():
             arrays["|".join(("ranks", *key, *where))] = values
     quantiles = _quantiles(found, run.judged, run.settings.get("normalization", "none") != "none")
     arrays |= {"|".join(("quantiles", *key)): values for key, values in quantiles.items()}
@@ -212,7 +210,7 @@ def packed_scores(run: RunSpec, found: Evaluation, correct: np.ndarray) -> bytes
     np.savez_compressed(file, **arrays)
     return file.getvalue()
 
-# %% ../../nbs/study/03_runs.ipynb #d124567d
+# %% ../../nbs/study/03_runs.ipynb #8b7fdbe2
 def load_scores(path: str | Path) -> RunScores:
     "Raises FileNotFoundError; ValueError, in one line, if the file is damaged."
     try:
@@ -251,7 +249,7 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
               "wall_seconds": round(time.perf_counter() - start, 2), "training_peak_mib": _peak_mib()}
     write_file(folder / "run.json", json.dumps(record, indent=1))
 
-# %% ../../nbs/study/03_runs.ipynb #1107c818
+# %% ../../nbs/study/03_runs.ipynb #62a71500
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
 
 
@@ -262,7 +260,7 @@ def _named(run: RunSpec, setting: str, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(**dict(zip(NAMES, values)))
     return rows[[*NAMES, *(name for name in rows if name not in NAMES)]]
 
-# %% ../../nbs/study/03_runs.ipynb #31703322
+# %% ../../nbs/study/03_runs.ipynb #022720eb
 def evaluate_run(
     run: RunSpec,
     results: str | Path = "results",
@@ -295,12 +293,16 @@ def evaluate_run(
 
 # %% ../../nbs/study/03_runs.ipynb #a1e8004c
 def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
-    "Every file of an evaluation; run.json last, so that it never stands beside files that it does not describe."
+    "Every file of an evaluation. run.json says first that there is none, and last that there is."
     remove_stale(folder)
     record["sha256"]["scores.npz"] = _digest(scores)
+    write_file(folder / "run.json", json.dumps(record | {"evaluation_key": ""}, indent=1))
+    (folder / "diagnostics.csv").unlink(missing_ok=True)  # of an earlier evaluation
     files: dict[str, Any] = {f"{name}.csv": csv_text(rows) for name, rows in tables.items()} | {"scores.npz": scores}
     for name, content in (files | {"run.json": json.dumps(record, indent=1)}).items():
         write_file(folder / name, content)
+
+
 
 
 def _with_columns(run: RunSpec, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -309,10 +311,13 @@ def _with_columns(run: RunSpec, metrics: pd.DataFrame) -> pd.DataFrame:
     return metrics.assign(params=metrics["detector"].map(params), needs_outliers=run.declared["needs_outliers"],
                           detector=metrics["detector"].str.partition("@")[0])
 
-
+# %% ../../nbs/study/03_runs.ipynb #0052e0be
 def make_run(run: RunSpec, profile: Profile, results: str | Path = "results", progress: bool = True) -> pd.DataFrame:
-    "Whatever is not fresh of one run; returns its metrics."
-    train_run(run, results, progress)
-    if is_fresh(run, results):
-        return read_rows(run.folder(results) / "metrics.csv")
-    return evaluate_run(run, results, profile, progress)
+    "Whatever is not fresh of one run; returns its metrics. Two processes that ask for one run take turns."
+    folder = run.folder(results)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder.parent / f"{run.run_id}.turn", progress):
+        train_run(run, results, progress)
+        if is_fresh(run, results):
+            return read_rows(folder / "metrics.csv")
+        return evaluate_run(run, results, profile, progress)

@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['ROW', 'MEASURED', 'Names', 'LOST_POINTS', 'FEWEST_SEEDS', 'Row', 'SIDES', 'INTERVAL', 'group_means', 'over_seeds',
-           'judged_rows', 'choose_detectors', 'did_not_learn', 'draw_weights', 'weighted_metrics', 'half_width',
+           'keep', 'judged_rows', 'choose_detectors', 'did_not_learn', 'draw_weights', 'weighted_metrics', 'half_width',
            'Difference', 'paired_difference', 'pairs_of', 'differences', 'excludes_zero', 'not_judged']
 
 # %% ../../nbs/study/05_statistics.ipynb #bcf3a09a
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .names import paper_synthesis
 from .results import Results
 from .runs import RunScores
 
@@ -41,6 +40,11 @@ def over_seeds(values: pd.DataFrame, by: list[str], of: str = "value") -> pd.Dat
 Names = tuple[str, str, str]  # (benchmark, method, variant)
 
 
+def keep(rows: pd.DataFrame, flags: Iterable[bool]) -> pd.DataFrame:
+    "The rows whose flag is true; none of none."
+    return rows[np.fromiter(flags, bool, len(rows))]
+
+
 def judged_rows(results: Results) -> pd.DataFrame:
     "Metrics of the detectors whose scores are kept, as the paper's code reads features."
     kept = {
@@ -48,7 +52,7 @@ def judged_rows(results: Results) -> pd.DataFrame:
     }
     rows = results.metrics[results.metrics["reads"] == "released"]
     triples = zip(rows["run_id"], rows["detector"], rows["params"] != "")
-    return rows[[(detector, named) in kept[run_id] for run_id, detector, named in triples]]
+    return keep(rows, ((detector, named) in kept[run_id] for run_id, detector, named in triples))
 
 
 def choose_detectors(rows: pd.DataFrame) -> dict[Names, tuple[str, str]]:  # {...: (detector, params)}
@@ -71,7 +75,7 @@ def did_not_learn(metrics: pd.DataFrame, baseline: str) -> set[Names]:
         found |= {(benchmark, *names) for names in accuracy.index[accuracy < lowest]}
     return found
 
-# %% ../../nbs/study/05_statistics.ipynb #532c189c
+# %% ../../nbs/study/05_statistics.ipynb #a4bacdea
 def draw_weights(
     name: str,  # Of the set
     n: int,  # How many images it has
@@ -84,7 +88,7 @@ def draw_weights(
     counted = np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n)
     return np.concatenate([np.ones((1, n), np.int32), counted.astype(np.int32)])
 
-# %% ../../nbs/study/05_statistics.ipynb #0c399c4d
+# %% ../../nbs/study/05_statistics.ipynb #59ae52fd
 def weighted_metrics(
     id_scores: np.ndarray,  # [N], higher is more OOD
     ood_scores: np.ndarray,  # [M]
@@ -106,7 +110,7 @@ def weighted_metrics(
     accepted = below[np.arange(len(weight)), np.searchsorted(known, threshold, "left")]
     return {"auroc": 100 * auroc, "fpr95": 100 * (n - accepted) / n}
 
-# %% ../../nbs/study/05_statistics.ipynb #9b5818a3
+# %% ../../nbs/study/05_statistics.ipynb #8d4be52a
 FEWEST_SEEDS = 3  # with fewer the noise of training is not known, and nothing is judged
 
 
@@ -125,7 +129,7 @@ def half_width(
     of_training = by_seed.var(-1, ddof=1) / n
     return np.sqrt(t.ppf(0.975, n - 1) ** 2 * of_training + 1.96**2 * of_images)
 
-# %% ../../nbs/study/05_statistics.ipynb #f59e3a70
+# %% ../../nbs/study/05_statistics.ipynb #7fa2e186
 class Difference(NamedTuple):
     "a - b in points, at the mean over seeds."
     difference: float
@@ -145,21 +149,22 @@ def paired_difference(
     shown = " ".join(f"{round(value, 1) + 0.0:+.1f}" for value in by_seed)
     return Difference(float(mean[0]), float(half_width(by_seed, np.array(of_images))), shown, len(by_seed))
 
-# %% ../../nbs/study/05_statistics.ipynb #b9f11631
+# %% ../../nbs/study/05_statistics.ipynb #0ecc3ec0
 Row = tuple[str, str, str, str, str]  # (method, variant, detector, params, reads)
 
-# %% ../../nbs/study/05_statistics.ipynb #c637cbfb
+# %% ../../nbs/study/05_statistics.ipynb #76ce783f
 def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tuple[Row, Row]]:
     "The pairs of one benchmark, of rows whose scores are there."
     profile, rows = results.profile, [*dict.fromkeys(rows)]
-    setting = results.metrics.query("benchmark == @benchmark")["setting"].iloc[0]
-    baseline, ours = profile.baseline, profile.ours(benchmark, paper_synthesis(benchmark, setting))
+    baseline, ours = profile.baseline, results.ours[benchmark]
+    data = {(run.method, run.variant): run.options for run in profile.runs if run.benchmark == benchmark}
     pairs: list[tuple] = []
     for row in rows:
         (method, variant, *how), released = row, row[4] == "released"
         if released:
-            partners = [(baseline, ""), (method, "")] + [(ours, "")] * (profile.kinds[method] == "ASCOOD")
-            pairs += [(row, (*name, *how)) for name in partners]
+            others = [baseline] + [ours] * (profile.kinds[method] == "ASCOOD")
+            names = [(other, on) for other in others for on in (variant, "")] + [(method, "")]
+            pairs += [(row, (*name, *how)) for name in names if data.get(name) == data[method, variant]]
             pairs.append((row, (*row[:4], "standardised")))
         if method == baseline and how[0] == "i-ODIN":
             pairs += [(row, (method, variant, "ODIN", params, "released")) for params in ("", how[1])]
@@ -175,7 +180,7 @@ def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tupl
         ]
     return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and {a, b} <= {*rows}]
 
-# %% ../../nbs/study/05_statistics.ipynb #c5a97200
+# %% ../../nbs/study/05_statistics.ipynb #9582e32c
 def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores]]:
     "The kept scores of all seeds behind each row; rows whose scores are not all there are left out."
     found: dict[Row, list[RunScores]] = {}
@@ -185,38 +190,41 @@ def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores
                 found.setdefault((run.method, run.variant, *key), []).append(scores)
     return {row: scores for row, scores in found.items() if len(scores) == len(results.profile.seeds)}
 
-# %% ../../nbs/study/05_statistics.ipynb #8993bede
+# %% ../../nbs/study/05_statistics.ipynb #c650015d
 class _Drawn:
     "Every metric of a row in every draw of the test images, {(group, metric): percent [seeds, 1 + draws]}."
 
     def __init__(self, scores: dict[Row, list[RunScores]], draws: int):
-        self.scores, self.draws = scores, draws
-        self.weights: dict[tuple[str, str], np.ndarray] = {}
+        parts = [by for seeds in scores.values() for one in seeds for by in one.ranks.values()]
+        most = max((len(values) for by in parts for values in by.values()), default=1)
+        self.scores, self.blocks = scores, -(-max(1, draws) * most // 30_000_000)  # so that a block fits in memory
+        self.draws = -(-draws // self.blocks)  # of each block
         self.kept: dict[Row, dict[tuple[str, str], np.ndarray]] = {}
+        self.weight = lru_cache(64 if self.blocks == 1 else 1)(draw_weights)
 
-    def _weight(self, where: tuple[str, str], n: int) -> np.ndarray:
-        if where not in self.weights:
-            self.weights[where] = draw_weights("/".join(where), n, self.draws)
-        if self.weights[where].shape[1] != n:
-            raise ValueError(f"{'/'.join(where)} has {n} and {self.weights[where].shape[1]} scores; "
-                             "only methods that were scored on the same images can be compared in pairs")
-        return self.weights[where]
+    def ranks(self, row: Row, scores: RunScores) -> dict[tuple[str, str], np.ndarray]:
+        return scores.ranks[row[2], row[3], row[4]]
 
-    def _of_seed(self, row: Row, scores: RunScores) -> dict[tuple[str, str], np.ndarray]:
-        ranks = scores.ranks[row[2], row[3], row[4]]
-        known = self._weight(("id", "test"), len(ranks["id", "test"]))
-        parts = {("id", "accuracy"): [100 * (known @ scores.correct.astype(np.float64)) / known.shape[1]]}
-        sets = {where: values for where, values in ranks.items() if where[0] not in ("id", "val")}
-        for where, values in sets.items():
-            weight = self._weight(where, len(values))
-            for metric, drawn in weighted_metrics(ranks["id", "test"], values, known, weight).items():
-                parts.setdefault((where[0], metric), []).append(drawn)
+    def sizes(self, row: Row) -> dict[tuple[str, str], int]:
+        return {where: len(values) for where, values in self.ranks(row, self.scores[row][0]).items()}
+
+    def _of_block(self, ranks: dict[tuple[str, str], np.ndarray], correct: np.ndarray, block: int) -> dict:
+        n, first = len(ranks["id", "test"]), int(block > 0)  # the images as they are stand in front of each block
+        known = self.weight("id/test", n, self.draws, block)[first:]
+        parts = {("id", "accuracy"): [100 * (known @ correct.astype(np.float64)) / n]}
+        for where, values in ranks.items():
+            if where[0] not in ("id", "val"):
+                weight = self.weight("/".join(where), len(values), self.draws, block)[first:]
+                for metric, drawn in weighted_metrics(ranks["id", "test"], values, known, weight).items():
+                    parts.setdefault((where[0], metric), []).append(drawn)
         return {key: np.mean(drawn, axis=0) for key, drawn in parts.items()}
 
     def __getitem__(self, row: Row) -> dict[tuple[str, str], np.ndarray]:
         if row not in self.kept:
-            seeds = [self._of_seed(row, scores) for scores in self.scores[row]]
-            self.kept[row] = {key: np.stack([seed[key] for seed in seeds]) for key in seeds[0]}
+            seeds = [[self._of_block(self.ranks(row, one), one.correct, block) for block in range(self.blocks)]
+                     for one in self.scores[row]]
+            joined = {key: [np.concatenate([block[key] for block in seed]) for seed in seeds] for key in seeds[0][0]}
+            self.kept[row] = {key: np.stack(values) for key, values in joined.items()}
         return self.kept[row]
 
 # %% ../../nbs/study/05_statistics.ipynb #af516493
@@ -232,6 +240,11 @@ def differences(results: Results, draws: int = 1000) -> pd.DataFrame:
     for benchmark, rows in results.metrics.groupby("benchmark", sort=False):
         drawn = _Drawn(_scores_by_row(results, str(benchmark)), draws)
         for a, b in pairs_of(results, str(benchmark), drawn.scores):
+            if (sizes := drawn.sizes(a)) != drawn.sizes(b):
+                raise ValueError(
+                    f"{' '.join(a)} and {' '.join(b)} on {benchmark} have scores of other images ({sizes} and "
+                    f"{drawn.sizes(b)}); only methods that were scored on the same images can be compared in pairs"
+                )
             for group, metric in drawn[a]:
                 difference = paired_difference(drawn[a][group, metric], drawn[b][group, metric])
                 found.append((benchmark, rows["setting"].iloc[0], group, metric, *a, *b, *difference))

@@ -20,9 +20,11 @@ from .. import detectors
 from ..files import write_file
 from .claims import judge, verdicts
 from .diagnostics import diagnostics_rows
-from .names import KINDS, METHOD_STYLE, QUANTITIES, method_label, paper_synthesis, shipped
+from .names import KINDS, METHOD_STYLE, QUANTITIES, SETTING_GROUP, method_label, paper_detector, shipped
 from .profiles import Profile
 from .results import Results, describe_runs
+
+# %% ../../nbs/study/07_tables.ipynb #4bfb650c
 from ascood.study.statistics import (
     INTERVAL,
     ROW,
@@ -31,6 +33,7 @@ from ascood.study.statistics import (
     differences,
     group_means,
     judged_rows,
+    keep,
     not_judged,
     over_seeds,
 )
@@ -63,7 +66,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #359abc3e
+# %% ../../nbs/study/07_tables.ipynb #736afb26
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -71,7 +74,8 @@ def _text(row, seeds: int) -> str:
         interval = f" [{row.mean - row.half_width:+.1f}, {row.mean + row.half_width:+.1f}]"
         return f"{row.mean:+.1f}" + (interval if row.half_width == row.half_width else "")
     spread = f" ± {row.std:.2f}" if row.seeds > 1 and not np.isnan(row.std) else ""
-    return f"{row.mean:.2f}{spread}" + (f" ({row.seeds} of {seeds} seeds)" if row.seeds < seeds else "")
+    fewer = row.seeds < seeds and not row.column.startswith("published")
+    return f"{row.mean:.2f}{spread}" + (f" ({row.seeds} of {seeds} seeds)" if fewer else "")
 
 
 
@@ -88,7 +92,7 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     decided = numbers["column"].str.startswith("Δ") & (numbers["mean"].abs() > numbers["half_width"])
     return marks.mask(decided, "best")
 
-# %% ../../nbs/study/07_tables.ipynb #5da9b677
+# %% ../../nbs/study/07_tables.ipynb #59a3683b
 def _place(column: str) -> int:
     "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
     quantity = column.partition(" (")[0]
@@ -115,7 +119,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #cac5f575
+# %% ../../nbs/study/07_tables.ipynb #e4e7361a
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -134,7 +138,7 @@ _LATEX_SIGNS = {
 def _heading(column: str) -> str:
     return QUANTITIES.get(column, (column, None))[0]
 
-# %% ../../nbs/study/07_tables.ipynb #0e99282e
+# %% ../../nbs/study/07_tables.ipynb #d9399396
 def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
     "A label but the last is printed once, not on every row."
     cells = texts.copy()
@@ -149,7 +153,7 @@ def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
         flat[name] = flat[name].mask(repeated, "") if repeated.any() else flat[name]
     return flat.to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/study/07_tables.ipynb #c034ec3a
+# %% ../../nbs/study/07_tables.ipynb #d53b31f1
 def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     "A table of package booktabs."
     style = {"best": "font-weight: bold", "second": "text-decoration: underline", "": ""}
@@ -164,7 +168,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #21137e93
+# %% ../../nbs/study/07_tables.ipynb #b994a9c9
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -177,7 +181,7 @@ class Table(NamedTuple):
     shown: Callable[[pd.DataFrame], pd.DataFrame] = lambda numbers: numbers  # what is printed; the CSV has all
     applies_to: Callable[[Profile], bool] = lambda profile: not profile.validation_only
 
-# %% ../../nbs/study/07_tables.ipynb #4010351c
+# %% ../../nbs/study/07_tables.ipynb #72c9bcc5
 def write_table(name: str, results: Results) -> str:  # Markdown; empty if the profile has no such rows
     "Write results/<profile>/<name>.{csv,md,tex} of one of `TABLES`."
     table, seeds = TABLES[name], len(results.profile.seeds)
@@ -204,13 +208,13 @@ def write_table(name: str, results: Results) -> str:  # Markdown; empty if the p
         write_file(results.folder / f"{name}.{suffix}", content)
     return text
 
-# %% ../../nbs/study/07_tables.ipynb #af54d8c1
+# %% ../../nbs/study/07_tables.ipynb #4a0bbce9
 def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Texts of a frame that is printed as it is, and no marks."
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #81453047
+# %% ../../nbs/study/07_tables.ipynb #baec3d37
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -229,24 +233,29 @@ def read_published(file: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/study/07_tables.ipynb #a74e76fd
-def published_beside(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    "Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them."
-    printed = pd.concat([read_published(f"{name}") for name in ("table1_main", "table2_odin_rows")])
-    rows = rows.drop_duplicates(["benchmark", *ROW]).assign(paper=lambda r: r["benchmark"].replace(_PRINTED_AS))
-    label = rows["method"].map(lambda name: METHOD_STYLE.get(name, (name,))[0])
-    label = label.mask(rows["kind"] == "ASCOOD", "ASCOOD").mask(rows["method"] == baseline, rows["detector"])
-    printed = printed[["benchmark", "method", "metric", "mean", "std"]].rename(
-        columns={"benchmark": "paper", "method": "label"}
+# %% ../../nbs/study/07_tables.ipynb #f232128e
+def published_beside(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them: its ASCOOD beside
+    ours with the paper's synthesis and detector."""
+    printed, baseline = pd.concat(map(read_published, ("table1_main", "table2_odin_rows"))), results.profile.baseline
+    rows, labels = rows.drop_duplicates(["benchmark", *ROW]), []
+    for row in rows.itertuples():
+        paper = row.method == results.ours[row.benchmark] and row.detector == paper_detector(
+            row.benchmark, row.setting
+        )
+        label = row.detector if row.method == baseline else METHOD_STYLE.get(row.method, (row.method,))[0]
+        labels.append(label if row.kind != "ASCOOD" else "ASCOOD" if paper else "")
+    printed = printed[["benchmark", "method", "metric", "mean", "std"]].set_axis(
+        ["paper", "label", "metric", "mean", "std"], axis=1
     )
-    found = rows.drop(columns=["mean", "std", "column"]).assign(label=label).merge(printed, on=["paper", "label"])
-    return found.assign(
-        column="published " + found["metric"].map({"auroc": "AUROC", "fpr95": "FPR@95"}), seeds=3, gaps=0
+    found = rows.drop(columns=["mean", "std", "column"]).assign(
+        label=labels, paper=rows["benchmark"].replace(_PRINTED_AS)
     )
+    found = found.merge(printed, on=["paper", "label"])
+    quantity = found["setting"].map(SETTING_GROUP) + found["metric"].map({"auroc": " AUROC", "fpr95": " FPR@95"})
+    return found.assign(column="published " + quantity, seeds=3, gaps=0)
 
-
-
-
+# %% ../../nbs/study/07_tables.ipynb #514673dd
 def published_table(file: str, labels: list[str], columns: list[str]) -> str:  # Markdown
     "One of the paper's printed tables as it is: AUROC and FPR@95."
     long = read_published(file)
@@ -256,7 +265,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #6f6d15cc
+# %% ../../nbs/study/07_tables.ipynb #46255d64
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -271,40 +280,42 @@ def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     gone = did_not_learn(results.metrics, results.profile.baseline)
     lost = [(row.benchmark, row.method, row.variant) in gone for row in numbers.itertuples()]
     names = [method_label(row.method, row.variant) for row in numbers.itertuples()]
+    if "params" in numbers:
+        numbers = numbers.assign(detector=(numbers["detector"] + " " + numbers["params"]).str.strip())
     return numbers.assign(name=[name + " †" * off for name, off in zip(names, lost)], rival=[not off for off in lost])
 
-# %% ../../nbs/study/07_tables.ipynb #ce463afe
+# %% ../../nbs/study/07_tables.ipynb #cf80bfde
 def main_rows(results: Results) -> pd.DataFrame:
-    profile, metrics = results.profile, results.metrics
-    rows = summary(metrics[(metrics["reads"] == "released") & (metrics["params"] == "") & (metrics["variant"] == "")])
-    judged = judged_rows(results)
+    profile, metrics, judged = results.profile, results.metrics, judged_rows(results)
+    rows = summary(metrics[(metrics["reads"] == "released") & (metrics["variant"] == "")])
     chosen = {(*names, *how) for names, how in choose_detectors(judged).items()}
-    kept = {(*row,) for row in judged[["benchmark", "method", "detector"]].drop_duplicates().itertuples(index=False)}
-    best = {b: profile.ours(b, paper_synthesis(b, s)) for b, s in zip(rows["benchmark"], rows["setting"])}
-    wanted = [
-        row.method == profile.baseline
-        or (row.benchmark, row.method, "", row.detector, "") in chosen
-        or row.method == best[row.benchmark]
-        and (row.benchmark, row.method, row.detector) in kept
-        for row in rows.itertuples()
-    ]
-    rows = rows[wanted]
-    numbers = pd.concat(
-        [rows, _only(against(results, profile.baseline), rows), published_beside(rows, profile.baseline)]
-    )
-    order = {kind: i for i, kind in enumerate(KINDS)}
-    numbers = _named(numbers, results).sort_values(
-        ["benchmark", "kind"],
-        kind="stable",
-        key=lambda column: column.map(order).fillna(
-            column.map({name: i for i, name in enumerate(profile.benchmarks)})
+    shown = {
+        (*row,)
+        for row in judged.loc[judged["params"] == "", ["benchmark", "method", "detector"]].itertuples(index=False)
+    }
+    rows = keep(
+        rows,
+        (
+            (row.method == profile.baseline and not row.params)
+            or (row.benchmark, row.method, "", row.detector, row.params) in chosen
+            or (
+                row.method == results.ours[row.benchmark]
+                and not row.params
+                and (row.benchmark, row.method, row.detector) in shown
+            )
+            for row in rows.itertuples()
         ),
     )
-    return numbers
+    numbers = pd.concat([rows, _only(against(results, profile.baseline), rows), published_beside(rows, results)])
+    places = {name: i for i, name in enumerate([*profile.benchmarks, *KINDS])}
+    return _named(numbers, results).sort_values(
+        ["benchmark", "kind"], kind="stable", key=lambda column: column.map(places)
+    )
 
 # %% ../../nbs/study/07_tables.ipynb #96663570
 def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
     profile, shown = results.profile, numbers[numbers["column"].str.startswith("Δ ")]
+    shown = shown[(shown["column"] != "Δ accuracy") | ~shown.duplicated(["benchmark", "method", "column"])]
     decided = (shown["mean"].abs() > shown["half_width"]).sum()
     judged = not_judged(len(profile.seeds)) or (
         f"{INTERVAL} Bold: it excludes zero, which {decided} of {len(shown)} do."
@@ -317,8 +328,8 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
     careful = " Not shown to rank images as OpenOOD's code does: " + ", ".join(known) + "." if known else ""
     return (
         "Post-hoc detectors score the baseline's model; each training method has the detector from its own paper or "
-        "the one that validation chose; ASCOOD, with the paper's synthesis for the setting, all detectors whose "
-        "scores are kept. Percent, mean ± standard deviation over seeds, for each group the mean over its OOD "
+        "the one that validation chose, ASCOOD with the paper's synthesis all detectors whose scores are kept. "
+        "Percent, mean ± standard deviation over seeds, for each group the mean over its OOD "
         "sets; best in bold, "
         "second underlined. Δ: the difference, in points, from the baseline by the same detector. "
         + judged
@@ -326,16 +337,13 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
         + careful
     )
 
-# %% ../../nbs/study/07_tables.ipynb #e8515881
+# %% ../../nbs/study/07_tables.ipynb #d8715967
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
     tests = metrics[(metrics["ood_group"] != "val") & (metrics["variant"] == "")]
-    wanted = [
-        chosen.get((row.benchmark, row.method, ""), ("", ""))[0] == row.detector and row.params == ""
-        for row in tests.itertuples()
-    ]
-    tests = tests[wanted].assign(
+    how = ((chosen.get((row.benchmark, row.method, "")) == (row.detector, row.params)) for row in tests.itertuples())
+    tests = keep(tests, how).assign(
         ood_set=lambda t: t["ood_group"] + ": " + t["ood_set"] + " (" + t["n_ood"].astype(str) + ")"
     )
     names = [*_OF, "ood_set"]
@@ -354,13 +362,13 @@ def set_rows(results: Results) -> pd.DataFrame:
     numbers = numbers.sort_values("ood_set", key=lambda sets: sets.map(first), kind="stable")
     return numbers.assign(reads=numbers["reads"].map({"released": "", "standardised": "standardised features"}))
 
-# %% ../../nbs/study/07_tables.ipynb #a63b44b0
+# %% ../../nbs/study/07_tables.ipynb #ddb85bf0
 def component_rows(results: Results) -> pd.DataFrame:
     "All ASCOOD methods and all variants, by the detector that validation chose for ASCOOD with the paper's "
     "synthesis."
     profile, chosen = results.profile, choose_detectors(judged_rows(results))
     rows = summary(results.metrics[results.metrics["reads"] == "released"])
-    ours = {b: profile.ours(b, paper_synthesis(b, s)) for b, s in zip(rows["benchmark"], rows["setting"])}
+    ours = results.ours
     how = {benchmark: chosen.get((benchmark, method, "")) for benchmark, method in ours.items()}
     varied = {(row.benchmark, row.method) for row in rows.itertuples() if row.variant}
     shown = [
@@ -368,7 +376,7 @@ def component_rows(results: Results) -> pd.DataFrame:
         and (row.kind == "ASCOOD" or row.method == profile.baseline or (row.benchmark, row.method) in varied)
         for row in rows.itertuples()
     ]
-    rows = rows[shown]
+    rows = keep(rows, shown)
     changes = [_only(against(results, profile.baseline), rows)]
     for method in dict.fromkeys(ours.values()):
         of = against(results, method) if method else pd.DataFrame(columns=["benchmark", "column"])
@@ -396,15 +404,17 @@ def iodin_rows(results: Results) -> pd.DataFrame:
         column="Δ " + pairs["group"] + " AUROC (from ODIN)", mean=pairs["difference"], std=np.nan, gaps=0
     )
     numbers = pd.concat([rows, _only(pairs, rows)])
-    elements = [
-        str(json.loads(row.params or "{}").get("k", 1))
+    moved = {
+        row.params: str(json.loads(row.hyperparameters or "{}").get("k", 1))
+        for row in ours.itertuples()
         if row.detector == "i-ODIN"
-        else {"ODIN": "all"}.get(row.detector, "none")
-        for row in numbers.itertuples()
-    ]
-    return numbers.assign(elements=elements)
+    }
+    names = zip(numbers["detector"], numbers["params"])
+    return numbers.assign(
+        elements=[moved[params] if name == "i-ODIN" else {"ODIN": "all"}.get(name, "none") for name, params in names]
+    )
 
-# %% ../../nbs/study/07_tables.ipynb #d211007b
+# %% ../../nbs/study/07_tables.ipynb #11e209e7
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -425,7 +435,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #ee614c29
+# %% ../../nbs/study/07_tables.ipynb #ffdecb80
 def hyperparameter_rows(results: Results) -> pd.DataFrame:
     "What validation chose, or the profile fixed, for each detector; one value for each seed where they differ."
     runs = results.metrics.drop_duplicates(["run_id", *ROW]).query("reads == 'released' and variant == ''")
@@ -435,7 +445,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
             method_label(run.method),
             f"{run.detector} {run.params}".strip(),
             name,
-            f"{value:g}" if isinstance(value, (int, float)) else str(value),
+            f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value),
         )
         for run in runs.itertuples()
         for name, value in json.loads(run.hyperparameters or "{}").items()
@@ -445,7 +455,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #d1d2e382
+# %% ../../nbs/study/07_tables.ipynb #569f54c8
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -462,10 +472,10 @@ def cost_rows(results: Results) -> pd.DataFrame:
     means = shown.groupby(["benchmark", "method"], sort=False)[[*names]].mean().round(1)
     return means.rename(columns=names).reset_index()
 
-# %% ../../nbs/study/07_tables.ipynb #65a07860
+# %% ../../nbs/study/07_tables.ipynb #25a34a1e
 def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
     "Candidates on validation data, and which one the rule chooses for each method."
-    metrics, baseline = results.metrics, results.profile.baseline
+    metrics, baseline = results.metrics.query("reads == 'released'"), results.profile.baseline
     chosen = choose_detectors(metrics)
     means = group_means(metrics[metrics["ood_group"] == "val"])
     best = [
@@ -485,7 +495,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #a4e88a26
+# %% ../../nbs/study/07_tables.ipynb #4d9edb57
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -511,7 +521,7 @@ def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
 
 _PERCENT = "Percent, mean ± standard deviation over seeds."
 
-# %% ../../nbs/study/07_tables.ipynb #5b6b03a7
+# %% ../../nbs/study/07_tables.ipynb #ed489f0a
 TABLES = {  # in the paper's order
     "table_main": Table(
         "Main results", main_rows, ["kind", "name", "detector"], _main_caption, ["benchmark"], "benchmark"
@@ -531,7 +541,7 @@ TABLES = {  # in the paper's order
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #4587afc7
+# %% ../../nbs/study/07_tables.ipynb #961761ce
 TABLES |= {
     "table_iodin": Table(
         "i-ODIN",
@@ -539,7 +549,8 @@ TABLES |= {
         ["benchmark", "detector", "elements"],
         _says(
             "How many elements of an image each detector moves; MSP and MLS move none. On the baseline's model. "
-            + _PERCENT
+            "Δ: difference in points from ODIN, bold if its 95 % interval excludes zero; other bold numbers are "
+            "the best of a column. " + _PERCENT
         ),
         ["benchmark"],
     ),
@@ -557,7 +568,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #c4e98565
+# %% ../../nbs/study/07_tables.ipynb #ef764c8e
 TABLES |= {
     "table_claims": Table(
         "Claims of the paper",
@@ -578,7 +589,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #fc1ee91c
+# %% ../../nbs/study/07_tables.ipynb #d387dffd
 TABLES |= {
     "table_diagnostics": Table(
         "Diagnostics of the synthesis",
@@ -598,7 +609,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #c770494b
+# %% ../../nbs/study/07_tables.ipynb #afec0e06
 TABLES |= {
     "table_cost": Table(
         "Cost",
