@@ -558,6 +558,12 @@ def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
     return []
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #6636c1e3
+def _as_asked(name: str) -> str:
+    "What `ascood data check` calls a benchmark: its name, or the file of one of a user's own."
+    file = _FILES.get(name)
+    return name if file is None or file.parent == _declared_here().resolve() else os.path.relpath(file)
+
+
 def find_sets(spec: BenchmarkSpec, root: Path, leave_out_missing: bool = False, download: bool = False,
               any_count: bool = False, known_classes: int | None = None, needs_outliers: bool = False) -> _Sets:
     "All sets of a benchmark. Raises one DataError that names every missing set, not only the first."
@@ -574,12 +580,12 @@ def find_sets(spec: BenchmarkSpec, root: Path, leave_out_missing: bool = False, 
         except DataError as error:
             may_lack = not needs_outliers if group == "auxiliary" else leave_out_missing and group != "id"
             if not (may_lack and isinstance(error, MissingSet)):
-                faults.append(f"{group}/{error}")
+                faults.append(f"{group}/{error}" if str(error).startswith(name) else f"{group}/{name}: {error}")
     if needs_outliers and not spec.auxiliary:
         faults.append("auxiliary: no set of outliers is declared, and a method learns from some")
     if faults := faults or _group_faults(spec, found):
         raise DataError(f"benchmark {spec.name} cannot be loaded from {root}:\n  " + "\n  ".join(faults) +
-                        f"\nsee all of it: python -m ascood data check {spec.name} --root {root}")
+                        f"\nsee all of it: python -m ascood data check {_as_asked(spec.name)} --root {root}")
     return found
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #6c42e674
@@ -648,20 +654,27 @@ for _spec in SPECS.values():
 COMPOSED: dict[str, Callable[[Path], object]] = {}  # benchmarks made of other sets: what finds their files
 
 
+def _names_and_sizes(folder: Path) -> bytes:
+    "What tells whether the images of a folder are others now: names, sizes and times."
+    stats = ((path.relative_to(folder).as_posix(), path.stat()) for path in images_in(folder))
+    return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats).encode()
+
+
 def list_digests(
     name: str,  # Any benchmark
     options: dict | None = None,  # Of `load_from_disk`; `root` may be among them
 ) -> dict[str, str]:  # {"near/tin": the first 12 digits of the list's SHA-256, "declaration": ...}
-    "Digests of the lists that a benchmark reads now, and of what its declaration decides; empty without a data root."
+    "Digests of the lists and folders that a benchmark reads now, and of its declaration; empty without a data root."
     try:
         root, spec = data_root((options or {}).get("root")), SPECS[name]
     except (FileNotFoundError, KeyError):
         return {}
     places = {key: find_place(spec, root, *key) for key in spec.sets()}
-    files = {"/".join(key): found[2] for key, found in places.items() if found and found[1].list}
+    texts = {"/".join(key): found[2].read_bytes() if found[1].list else _names_and_sizes(found[2])
+             for key, found in places.items() if found}
     settings = spec.model_dump_json(exclude={"description", "get", *_Groups.model_fields})
     sets = [f"{key} {one.model_dump_json(exclude={'where', 'get', 'count'})}" for key, one in spec.sets().items()]
-    return {key: _digest(file.read_bytes()) for key, file in files.items()} | {
+    return {key: _digest(text) for key, text in texts.items()} | {
         "declaration": _digest("\n".join([settings, *sets]).encode())}
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #dcaa56f0

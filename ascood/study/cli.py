@@ -35,7 +35,7 @@ def run_notebook(source: str | Path, output: str | Path, **parameters) -> Path: 
                                extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
     return output
 
-# %% ../../nbs/study/10_command.ipynb #2efe7c2d
+# %% ../../nbs/study/10_command.ipynb #e84d7a3b
 def run_profile(profile: str, results: str = "results", figures: str = "figures", cores: str = "all") -> int:
     "An exit status. Raises ValueError or FileNotFoundError, before any work, for a wrong profile or missing images."
     from ascood.study.profiles import load_profile
@@ -55,14 +55,16 @@ def run_profile(profile: str, results: str = "results", figures: str = "figures"
     call = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", cores, "--nolock",
             "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules",
             "--config", f"profile={profile}", f"results={results}", f"figures={figures}"]
+    data = Path(os.environ.get("ASCOOD_DATA") or "data").absolute()  # as it is seen from here
+    env = os.environ | ({"ASCOOD_DATA": str(data)} if data.is_dir() else {})
     (root / ".snakemake").mkdir(exist_ok=True)
     with alone(root / ".snakemake" / plan.name):  # Snakemake's own lock would outlive a process that was killed
-        status = subprocess.run(call, cwd=root).returncode
+        status = subprocess.run(call, cwd=root, env=env).returncode
     if status == 0:
         print(f"{plan.name} is up to date: {under_root(results) / plan.name / 'report.html'}")
     return status
 
-# %% ../../nbs/study/10_command.ipynb #37f2fb03
+# %% ../../nbs/study/10_command.ipynb #cb1b756c
 def _told(call: Callable[[], Path]) -> Path:
     "A call that runs a notebook; a cell that fails is one line and exit status 1."
     from papermill import PapermillExecutionError
@@ -74,7 +76,7 @@ def _told(call: Callable[[], Path]) -> Path:
         print(f"error: {said}; the traceback is in the notebook", file=sys.stderr)
         raise typer.Exit(1) from None
 
-# %% ../../nbs/study/10_command.ipynb #5b5c309a
+# %% ../../nbs/study/10_command.ipynb #82d202b8
 def write_report(profile: str, results: str = "results", figures: str = "figures") -> Path:  # report.html
     "Collect the runs that are here, run report.ipynb, and write report.html and README.md."
     from ascood.study.profiles import load_profile
@@ -93,7 +95,7 @@ def write_report(profile: str, results: str = "results", figures: str = "figures
                             profile=profile, results=results, figures=figures)
     return write_pages(notebook, folder)
 
-# %% ../../nbs/study/10_command.ipynb #2300d05a
+# %% ../../nbs/study/10_command.ipynb #1b1ca804
 app = create_app("Train, evaluate and report the runs of a profile; see to the data.")
 
 
@@ -102,7 +104,7 @@ class Places(NamedTuple):
     results: str
     figures: str
 
-# %% ../../nbs/study/10_command.ipynb #7e471ee7
+# %% ../../nbs/study/10_command.ipynb #b45cd6c0
 @app.callback()
 def _places(
     ctx: typer.Context, results: Annotated[str, typer.Option(help="Folder of results")] = "results",
@@ -124,7 +126,7 @@ def _run(ctx: typer.Context, profile: _PROFILE,
     if status := run_profile(profile, ctx.obj.results, ctx.obj.figures, cores):
         raise typer.Exit(status)
 
-# %% ../../nbs/study/10_command.ipynb #a7ef605e
+# %% ../../nbs/study/10_command.ipynb #8853992c
 @app.command("status")
 def _status(ctx: typer.Context, profile: _PROFILE):
     "The runs and their state."
@@ -140,7 +142,7 @@ def _status(ctx: typer.Context, profile: _PROFILE):
     collected = f"; {there.runs['run_id'].nunique()} collected" if (there.folder / "runs.csv").is_file() else ""
     print(f"{[*states.values()].count('done')} of {len(states)} runs done{collected}")
 
-# %% ../../nbs/study/10_command.ipynb #92c961f3
+# %% ../../nbs/study/10_command.ipynb #64a8981c
 @app.command("one")
 def _one(
     ctx: typer.Context,
@@ -157,7 +159,7 @@ def _one(
     plan = load_profile(profile)
     print(make_run(find_run(plan, benchmark, method, seed, variant), plan, ctx.obj.results).to_string())
 
-# %% ../../nbs/study/10_command.ipynb #9f05c2f6
+# %% ../../nbs/study/10_command.ipynb #daf055fe
 @app.command("collect")
 def _collect(
     ctx: typer.Context,
@@ -174,7 +176,7 @@ def _collect(
     else:
         print(collect(plan, ctx.obj.results).folder)
 
-# %% ../../nbs/study/10_command.ipynb #2647d524
+# %% ../../nbs/study/10_command.ipynb #9fe3b97a
 @app.command("report")
 def _report(ctx: typer.Context, profile: _PROFILE,
             show: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False):
@@ -195,7 +197,7 @@ def _notebook(source: Path, output: Path, parameter: Annotated[list[str] | None,
     values = {name: yaml.safe_load(value) if value else "" for name, _, value in given}
     _told(lambda: run_notebook(source, output, **values))
 
-# %% ../../nbs/study/10_command.ipynb #71109650
+# %% ../../nbs/study/10_command.ipynb #c95caba3
 @app.command("verify")
 def _verify(ctx: typer.Context, profile: _PROFILE,
             benchmark: Annotated[str | None, typer.Option(help="Only runs of this benchmark")] = None,
@@ -215,7 +217,7 @@ def _verify(ctx: typer.Context, profile: _PROFILE,
     if not found.reproduced:
         raise typer.Exit(1)
 
-# %% ../../nbs/study/10_command.ipynb #64743860
+# %% ../../nbs/study/10_command.ipynb #2406f5a4
 _GROUPS = {  # loaded when they are called
     "data": ("ascood.benchmarks.disk", "Benchmarks on disk: what is there, and what is missing."),
     "build": ("ascood.benchmarks.build", "Build a benchmark from raw data sets below a data root."),

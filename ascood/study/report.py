@@ -20,7 +20,7 @@ from .figures import draw, list_figures
 from .results import Results, describe_runs
 from .tables import TABLES, published_table, write_table
 
-# %% ../../nbs/study/09_report.ipynb #49c6e78f
+# %% ../../nbs/study/09_report.ipynb #475c629e
 def table(results: Results, name: str) -> Markdown:
     "One of `TABLES`, written and shown, with links to its files and to the runs behind it."
     text = write_table(name, results)
@@ -48,7 +48,7 @@ def published(title: str, file: str, labels: list[str], columns: list[str]) -> M
     shown = published_table(file, labels, columns)
     return Markdown(f"<details><summary>Published: {title}</summary>\n\n{shown}\n\n</details>")
 
-# %% ../../nbs/study/09_report.ipynb #ee0d3a90
+# %% ../../nbs/study/09_report.ipynb #2ad72f43
 def heading(results: Results) -> Markdown:
     profile, folder = results.profile, results.folder
     protocol = ("\n\n[The protocol](protocol.md), written before any test set was read."
@@ -76,5 +76,6 @@ def write_pages(notebook: Path, folder: Path) -> Path:  # report.html
     readme, _ = MarkdownExporter(config=hidden, exclude_input=True).from_filename(str(notebook))
     page, _ = HTMLExporter(config=hidden, exclude_input=True, exclude_output_prompt=True).from_filename(str(notebook))
     write_file(folder / "README.md", re.sub(r"\n{3,}", "\n\n", readme).strip() + "\n")
+    page = page.replace("<title>report</title>", f"<title>ascood: {folder.name}</title>")
     write_file(folder / "report.html", _embedded(page, folder))
     return folder / "report.html"

@@ -34,10 +34,10 @@ from ascood.study.runs import (
     train_run,
 )
 
-# %% ../../nbs/study/04_results.ipynb #dab03d04
+# %% ../../nbs/study/04_results.ipynb #b8a2c19b
 TABLES = "metrics", "groups", "history", "diagnostics", "runs"
 
-# %% ../../nbs/study/04_results.ipynb #581b42ea
+# %% ../../nbs/study/04_results.ipynb #cab08006
 class Results:
     "What is known of a profile's runs, as tidy frames. Raises FileNotFoundError that names the command to call."
 
@@ -87,7 +87,7 @@ def check_form(profile: Profile, results: str | Path = "results"):
         if path.is_file():
             _in_this_form(path)
 
-# %% ../../nbs/study/04_results.ipynb #883cc726
+# %% ../../nbs/study/04_results.ipynb #6a1bcade
 _AS_JSON = ["options", "settings", "config", "detectors", "lists", "sources", "libraries", "evaluation_seconds"]
 
 
@@ -104,7 +104,7 @@ def _rows_of(run: RunSpec, results: str | Path) -> dict[str, pd.DataFrame]:
     history = pd.read_csv(folder / "history.csv")
     return found | {"history": history.assign(**plain)[[*NAMES, *history]], "runs": pd.DataFrame([plain | told])}
 
-# %% ../../nbs/study/04_results.ipynb #0cbbe9b5
+# %% ../../nbs/study/04_results.ipynb #78487618
 def collect(profile: Profile, results: str | Path = "results") -> Results:
     """Put the fresh runs of a profile into results/<profile>. Says on stderr which rows stay although their run is not
     on this machine. Raises FileNotFoundError if no run is here, ValueError if a file there is damaged."""
@@ -168,13 +168,14 @@ def describe_runs(results: Results) -> str:
     some = ", ".join([*names][:12]) + ", ..." * (len(names) > 12)
     gone = f" Missing: {len(missing)} runs ({some}); `make reproduce PROFILE={profile.name}` makes them."
     hours = runs["wall_seconds"].sum() / 3600 + runs["evaluation_wall_seconds"].sum() / 3600
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     protocol = (f" What is asked was written down before the runs: `results/{profile.name}/protocol.md`."
                 if (results.folder / "protocol.md").is_file() else "")
     return (f"Profile `{profile.name}`: {len(runs)} of {len(profile.runs)} runs, seeds {profile.seeds}. Code {code}; "
-            f"{used}; {', '.join(runs['device'].unique())}; {hours:.1f} hours. "
+            f"{used}; {', '.join(runs['device'].unique())}; {time}. "
             f"A row a run: `results/{profile.name}/runs.csv`." + protocol + (gone if missing else ""))
 
-# %% ../../nbs/study/04_results.ipynb #ad6f3358
+# %% ../../nbs/study/04_results.ipynb #7022cc31
 def pick_run(
     results: Results,
     benchmark: str | None = None,  # Only runs of this benchmark...
@@ -196,7 +197,7 @@ def pick_run(
 
 _KEYS = ["detector", "params", "reads", "ood_group", "ood_set"]
 
-# %% ../../nbs/study/04_results.ipynb #296f57a5
+# %% ../../nbs/study/04_results.ipynb #0c8595f2
 def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     """Rows of metrics.csv of one run against the same made again: a row a number, with `state` "exact" in the six
     digits that a file has, "close" within so many points, or "differs". A number that one side lacks differs."""
@@ -208,7 +209,7 @@ def compare_numbers(committed: pd.DataFrame, here: pd.DataFrame, tolerance: floa
     same = (both["here"] == both["committed"]) | both.isna().all(axis=1)
     return found.assign(state=np.select([same, found["difference"].abs() <= tolerance], ["exact", "close"], "differs"))
 
-# %% ../../nbs/study/04_results.ipynb #bf723c21
+# %% ../../nbs/study/04_results.ipynb #38bfe351
 class Verification(NamedTuple):
     "A run that was made again."
     numbers: pd.DataFrame  # see `compare_numbers`
@@ -223,7 +224,7 @@ class Verification(NamedTuple):
         parts += [off.head(12).round(4).to_string()] if len(off) else []
         return "\n\n".join([*parts, "reproduced" if self.reproduced else "not reproduced"])
 
-# %% ../../nbs/study/04_results.ipynb #082f7623
+# %% ../../nbs/study/04_results.ipynb #d349c3bf
 def verify_run(results: Results, run: RunSpec, tolerance: float = 1.0, progress: bool = True) -> Verification:
     "Repeat a collected run in a temporary folder with the recorded number of threads. `tolerance` in points."
     committed, threads = results.runs.set_index("run_id").loc[run.run_id], torch.get_num_threads()

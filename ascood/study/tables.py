@@ -24,9 +24,10 @@ from .names import KINDS, METHOD_STYLE, QUANTITIES, SETTING_GROUP, method_label,
 from .profiles import Profile
 from .results import Results, describe_runs
 
-# %% ../../nbs/study/07_tables.ipynb #4bfb650c
+# %% ../../nbs/study/07_tables.ipynb #76e7e5a2
 from ascood.study.statistics import (
     INTERVAL,
+    LOST_POINTS,
     ROW,
     choose_detectors,
     did_not_learn,
@@ -66,7 +67,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #736afb26
+# %% ../../nbs/study/07_tables.ipynb #0501dd1d
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -92,7 +93,7 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     decided = numbers["column"].str.startswith("Δ") & (numbers["mean"].abs() > numbers["half_width"])
     return marks.mask(decided, "best")
 
-# %% ../../nbs/study/07_tables.ipynb #59a3683b
+# %% ../../nbs/study/07_tables.ipynb #ab987c81
 def _place(column: str) -> int:
     "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
     quantity = column.partition(" (")[0]
@@ -119,7 +120,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #e4e7361a
+# %% ../../nbs/study/07_tables.ipynb #279003d6
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -138,7 +139,7 @@ _LATEX_SIGNS = {
 def _heading(column: str) -> str:
     return QUANTITIES.get(column, (column, None))[0]
 
-# %% ../../nbs/study/07_tables.ipynb #d9399396
+# %% ../../nbs/study/07_tables.ipynb #9a0e8ac3
 def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
     "A label but the last is printed once, not on every row."
     cells = texts.copy()
@@ -153,7 +154,7 @@ def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
         flat[name] = flat[name].mask(repeated, "") if repeated.any() else flat[name]
     return flat.to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/study/07_tables.ipynb #d53b31f1
+# %% ../../nbs/study/07_tables.ipynb #8b965c8b
 def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     "A table of package booktabs."
     style = {"best": "font-weight: bold", "second": "text-decoration: underline", "": ""}
@@ -168,7 +169,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #b994a9c9
+# %% ../../nbs/study/07_tables.ipynb #28226717
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -181,7 +182,7 @@ class Table(NamedTuple):
     shown: Callable[[pd.DataFrame], pd.DataFrame] = lambda numbers: numbers  # what is printed; the CSV has all
     applies_to: Callable[[Profile], bool] = lambda profile: not profile.validation_only
 
-# %% ../../nbs/study/07_tables.ipynb #72c9bcc5
+# %% ../../nbs/study/07_tables.ipynb #9d922da9
 def write_table(name: str, results: Results) -> str:  # Markdown; empty if the profile has no such rows
     "Write results/<profile>/<name>.{csv,md,tex} of one of `TABLES`."
     table, seeds = TABLES[name], len(results.profile.seeds)
@@ -208,13 +209,13 @@ def write_table(name: str, results: Results) -> str:  # Markdown; empty if the p
         write_file(results.folder / f"{name}.{suffix}", content)
     return text
 
-# %% ../../nbs/study/07_tables.ipynb #4a0bbce9
+# %% ../../nbs/study/07_tables.ipynb #6c6dd375
 def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Texts of a frame that is printed as it is, and no marks."
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #baec3d37
+# %% ../../nbs/study/07_tables.ipynb #dfb5e8dc
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -233,7 +234,7 @@ def read_published(file: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/study/07_tables.ipynb #f232128e
+# %% ../../nbs/study/07_tables.ipynb #5ad66ea7
 def published_beside(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them: its ASCOOD beside
     ours with the paper's synthesis and detector."""
@@ -255,7 +256,7 @@ def published_beside(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
     quantity = found["setting"].map(SETTING_GROUP) + found["metric"].map({"auroc": " AUROC", "fpr95": " FPR@95"})
     return found.assign(column="published " + quantity, seeds=3, gaps=0)
 
-# %% ../../nbs/study/07_tables.ipynb #514673dd
+# %% ../../nbs/study/07_tables.ipynb #9f3238fb
 def published_table(file: str, labels: list[str], columns: list[str]) -> str:  # Markdown
     "One of the paper's printed tables as it is: AUROC and FPR@95."
     long = read_published(file)
@@ -265,7 +266,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #46255d64
+# %% ../../nbs/study/07_tables.ipynb #2b67b8a7
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -284,7 +285,7 @@ def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
         numbers = numbers.assign(detector=(numbers["detector"] + " " + numbers["params"]).str.strip())
     return numbers.assign(name=[name + " †" * off for name, off in zip(names, lost)], rival=[not off for off in lost])
 
-# %% ../../nbs/study/07_tables.ipynb #cf80bfde
+# %% ../../nbs/study/07_tables.ipynb #753f3192
 def main_rows(results: Results) -> pd.DataFrame:
     profile, metrics, judged = results.profile, results.metrics, judged_rows(results)
     rows = summary(metrics[(metrics["reads"] == "released") & (metrics["variant"] == "")])
@@ -313,31 +314,29 @@ def main_rows(results: Results) -> pd.DataFrame:
     )
 
 # %% ../../nbs/study/07_tables.ipynb #96663570
+def _gaps(results: Results) -> str:
+    "Which detectors have no number, and why."
+    gaps = results.metrics[results.metrics["gap"] != ""].drop_duplicates(["benchmark", "method", "detector", "gap"])
+    said = [f"{row.detector} on {row.benchmark} ({method_label(row.method)}): {row.gap}" for row in gaps.itertuples()]
+    return f" Without a number: {'; '.join(said)}." if said else ""
+
+
 def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
     profile, shown = results.profile, numbers[numbers["column"].str.startswith("Δ ")]
     shown = shown[(shown["column"] != "Δ accuracy") | ~shown.duplicated(["benchmark", "method", "column"])]
     decided = (shown["mean"].abs() > shown["half_width"]).sum()
-    judged = not_judged(len(profile.seeds)) or (
-        f"{INTERVAL} Bold: it excludes zero, which {decided} of {len(shown)} do."
-    )
-    gone = (
-        " †: did not learn the task (ID accuracy more than 3 points below the baseline's), so it is not ranked."
-        * (not numbers["rival"].all())
-    )
+    judged = not_judged(len(profile.seeds)) or f"{INTERVAL} Bold: it excludes zero, which {decided} of {len(shown)} do."
+    gone = (f" †: did not learn the task (ID accuracy more than {LOST_POINTS:g} points below the baseline's), so it is "
+            "not ranked.") * (not numbers["rival"].all())
     known = [name for name in dict.fromkeys(numbers["detector"]) if name in detectors.NOT_AS_OPENOOD]
     careful = " Not shown to rank images as OpenOOD's code does: " + ", ".join(known) + "." if known else ""
-    return (
-        "Post-hoc detectors score the baseline's model; each training method has the detector from its own paper or "
-        "the one that validation chose, ASCOOD with the paper's synthesis all detectors whose scores are kept. "
-        "Percent, mean ± standard deviation over seeds, for each group the mean over its OOD "
-        "sets; best in bold, "
-        "second underlined. Δ: the difference, in points, from the baseline by the same detector. "
-        + judged
-        + gone
-        + careful
-    )
+    return ("Post-hoc detectors score the baseline's model; each training method has the detector from its own paper "
+            "or the one that validation chose, ASCOOD with the paper's synthesis all detectors whose scores are kept. "
+            "Percent, mean ± standard deviation over seeds, for each group the mean over its OOD sets; best in bold, "
+            "second underlined. Δ: the difference, in points, from the baseline by the same detector. "
+            + judged + gone + careful + _gaps(results))
 
-# %% ../../nbs/study/07_tables.ipynb #d8715967
+# %% ../../nbs/study/07_tables.ipynb #ff1769c7
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -362,7 +361,7 @@ def set_rows(results: Results) -> pd.DataFrame:
     numbers = numbers.sort_values("ood_set", key=lambda sets: sets.map(first), kind="stable")
     return numbers.assign(reads=numbers["reads"].map({"released": "", "standardised": "standardised features"}))
 
-# %% ../../nbs/study/07_tables.ipynb #ddb85bf0
+# %% ../../nbs/study/07_tables.ipynb #34ba79a0
 def component_rows(results: Results) -> pd.DataFrame:
     "All ASCOOD methods and all variants, by the detector that validation chose for ASCOOD with the paper's "
     "synthesis."
@@ -414,7 +413,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
         elements=[moved[params] if name == "i-ODIN" else {"ODIN": "all"}.get(name, "none") for name, params in names]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #11e209e7
+# %% ../../nbs/study/07_tables.ipynb #4d3af1ae
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -435,7 +434,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #ffdecb80
+# %% ../../nbs/study/07_tables.ipynb #595eeedb
 def hyperparameter_rows(results: Results) -> pd.DataFrame:
     "What validation chose, or the profile fixed, for each detector; one value for each seed where they differ."
     runs = results.metrics.drop_duplicates(["run_id", *ROW]).query("reads == 'released' and variant == ''")
@@ -455,7 +454,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #569f54c8
+# %% ../../nbs/study/07_tables.ipynb #256ba4ce
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -472,7 +471,7 @@ def cost_rows(results: Results) -> pd.DataFrame:
     means = shown.groupby(["benchmark", "method"], sort=False)[[*names]].mean().round(1)
     return means.rename(columns=names).reset_index()
 
-# %% ../../nbs/study/07_tables.ipynb #25a34a1e
+# %% ../../nbs/study/07_tables.ipynb #e2d1643f
 def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
     "Candidates on validation data, and which one the rule chooses for each method."
     metrics, baseline = results.metrics.query("reads == 'released'"), results.profile.baseline
@@ -495,7 +494,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #4d9edb57
+# %% ../../nbs/study/07_tables.ipynb #666f4118
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -521,7 +520,7 @@ def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
 
 _PERCENT = "Percent, mean ± standard deviation over seeds."
 
-# %% ../../nbs/study/07_tables.ipynb #ed489f0a
+# %% ../../nbs/study/07_tables.ipynb #00fa7305
 TABLES = {  # in the paper's order
     "table_main": Table(
         "Main results", main_rows, ["kind", "name", "detector"], _main_caption, ["benchmark"], "benchmark"
@@ -541,7 +540,7 @@ TABLES = {  # in the paper's order
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #961761ce
+# %% ../../nbs/study/07_tables.ipynb #8ef39190
 TABLES |= {
     "table_iodin": Table(
         "i-ODIN",
@@ -568,7 +567,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #ef764c8e
+# %% ../../nbs/study/07_tables.ipynb #1c16d6fb
 TABLES |= {
     "table_claims": Table(
         "Claims of the paper",
@@ -589,7 +588,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #d387dffd
+# %% ../../nbs/study/07_tables.ipynb #1efbb918
 TABLES |= {
     "table_diagnostics": Table(
         "Diagnostics of the synthesis",
@@ -609,7 +608,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #afec0e06
+# %% ../../nbs/study/07_tables.ipynb #ee01d521
 TABLES |= {
     "table_cost": Table(
         "Cost",
