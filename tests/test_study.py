@@ -252,3 +252,73 @@ def test_made_up_results_are_read_as_they_were_written(tmp_path):
     ranks = scores.ranks["MSP", "", "released"]
     assert ood_metrics(ranks["id", "test"], ranks["near", "a"])["auroc"] == pytest.approx(row["auroc"], abs=1e-3)
     assert re.fullmatch(r"scene-digits-cross_entropy-seed0-\w{8}", results.runs["run_id"].iloc[0])
+
+
+SMOOTH = """
+import torch.nn.functional as F
+from pytorch_ood.detector import MaxLogit
+from ascood.detectors import DETECTORS, Recipe
+from ascood.training import CrossEntropy
+
+class Smooth(CrossEntropy):
+    name = "smooth"
+    smoothing: float = 0.1
+
+    def loss(self, model, x, y, step):
+        logits = model(x)
+        return F.cross_entropy(logits, y, label_smoothing=self.smoothing), logits
+
+class Margin(MaxLogit):
+    def predict_features(self, logits):
+        best, second = logits.topk(2).values.T
+        return second - best
+
+DETECTORS["Margin"] = Recipe(lambda model, norm_std: Margin(model), "logits")
+"""
+
+
+def test_a_profile_may_bring_code_of_its_own(tmp_path, monkeypatch):
+    from ascood import detectors, training
+
+    monkeypatch.setattr(training, "_METHODS", dict(training._METHODS))
+    monkeypatch.setattr(detectors, "DETECTORS", detectors.DETECTORS)
+    monkeypatch.delitem(detectors.DETECTORS, "Margin", raising=False)
+    (tmp_path / "mine.py").write_text(SMOOTH)
+    changes = {"code": ["mine.py"], "methods": {"cross_entropy": {}, "smooth": {"smoothing": 0.2}}, "detectors": ["MSP", "Margin"],
+               "judged": ["MSP", "Margin"], "snapshots": []}
+    profile = planned(tmp_path, **changes)
+    run = find_run(profile, "scene-digits", "smooth", 0)
+    metrics = make_run(run, profile, tmp_path / "results", progress=False)
+    assert {*metrics["detector"]} == {"MSP", "Margin"} and run.declared["kind"] == "training" and is_fresh(run, tmp_path / "results")
+    assert ("Margin", "", "released") in load_scores(run.folder(tmp_path / "results") / "scores.npz").ranks
+    (tmp_path / "mine.py").write_text(SMOOTH + "\n# changed\n")
+    assert run_state(find_run(planned(tmp_path, **changes), "scene-digits", "smooth", 0), tmp_path / "results") == "begun"
+    del detectors.DETECTORS["Margin"]
+    with pytest.raises(ValueError, match="code: there is no file"):
+        planned(tmp_path, code=["other.py"])
+
+
+def test_a_profile_cannot_take_the_name_of_one_of_the_project(tmp_path):
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(TINY))
+    with pytest.raises(ValueError, match="quick is a profile of this project"):
+        load_profile(str(tmp_path / "quick.yaml"))
+
+
+def test_images_of_a_folder_and_a_declaration_make_runs_stale(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for i, place in enumerate(["train/a", "train/b", "val/a", "val/b", "test/a", "test/b", "odd", "far"]):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        for k in range(8):
+            Image.new("RGB", (8, 8), (30 * i, 10 * k, 0)).save(tmp_path / "data" / place / f"{k}.png")
+    told = {"setting": "conventional", "classes": 2, "pixels": 8, "mean": [0.5] * 3, "std": [0.5] * 3,
+            "id": {part: {"folder": part} for part in ("train", "val", "test")}, "val": {"odd": {"folder": "odd"}}, "far": {"far": {"folder": "far"}}}
+    monkeypatch.setenv("ASCOOD_DATA", str(tmp_path / "data"))
+    (tmp_path / "photos.yaml").write_text(yaml.safe_dump(told))
+    keys = []
+    for change in (lambda: None, lambda: (tmp_path / "data" / "far" / "7.png").unlink(),
+                   lambda: (tmp_path / "photos.yaml").write_text(yaml.safe_dump(told | {"pixels": 9}))):
+        change()
+        profile = planned(tmp_path, benchmarks={"photos": {}}, methods={"cross_entropy": {}})
+        keys.append(runs.run_keys(profile.runs[0], tmp_path).training)
+    assert len({*keys}) == 3

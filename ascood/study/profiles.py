@@ -67,10 +67,10 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #28593a0a
+# %% ../../nbs/study/01_profiles.ipynb #b514bba6
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
-# %% ../../nbs/study/01_profiles.ipynb #b676eaea
+# %% ../../nbs/study/01_profiles.ipynb #6533695d
 class ProfileFile(Settings):
     """What a profile file says. A file may also say `extends: <profile>`: its own keys then take the place of that
     profile's, each as a whole; and `leave_out: [...]` drops methods."""
@@ -91,7 +91,7 @@ class ProfileFile(Settings):
     only: list[str] = []  # benchmarks that are run now; all if empty
     code: list[str] = []  # Python files, relative to the profile, whose methods, detectors and benchmarks it uses
 
-# %% ../../nbs/study/01_profiles.ipynb #2fc21afc
+# %% ../../nbs/study/01_profiles.ipynb #a90cd756
 class Profile(ProfileFile):
     "A profile file, and the runs that follow from it."
 
@@ -151,7 +151,7 @@ class RunSettings(Settings):
 NOT_OF_WEIGHTS = {"profile", "detectors", "judged", "method", "variant", "validation_only", "memory", "snapshots",
                   "code", "diagnosed_by"}  # of the settings of a run
 
-# %% ../../nbs/study/01_profiles.ipynb #36295820
+# %% ../../nbs/study/01_profiles.ipynb #47656297
 class RunSpec(RunSettings):
     "One training run of a profile, fully resolved."
 
@@ -186,14 +186,14 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #90fd7596
+# %% ../../nbs/study/01_profiles.ipynb #c0440446
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
         if name not in known:
             raise ValueError(f"{where}unknown {what} {brief(name)}{did_you_mean(name, known)}")
 
-# %% ../../nbs/study/01_profiles.ipynb #4c1cba40
+# %% ../../nbs/study/01_profiles.ipynb #61f1315b
 _CODE: dict[str, str] = {}  # {profile: digest of the code of its own}
 
 
@@ -245,7 +245,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #cdf0bf12
+# %% ../../nbs/study/01_profiles.ipynb #37594613
 def _plain_runs(profile: Profile) -> list[RunSpec]:
     runs = [_run_spec(profile, name, method, seed) for name, plan in profile.benchmarks.items()
             for method in profile.methods if method not in plan.leave_out for seed in profile.seeds]
@@ -265,7 +265,7 @@ def _varied_runs(profile: Profile) -> list[RunSpec]:
         found[run.run_id] = run.model_copy(update={"detectors": before.detectors | run.detectors, "judged": judged})
     return [*found.values()]
 
-# %% ../../nbs/study/01_profiles.ipynb #e2c6049a
+# %% ../../nbs/study/01_profiles.ipynb #dd42f37b
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -286,7 +286,7 @@ def _profile_path(name: str) -> Path:
         raise FileNotFoundError(f"no profile {brief(name)}{did_you_mean(name, list_profiles())}")
     return path
 
-# %% ../../nbs/study/01_profiles.ipynb #d535cc4a
+# %% ../../nbs/study/01_profiles.ipynb #100e1ceb
 def _content(path: Path) -> dict:
     "What a file says, by key."
     try:
@@ -364,7 +364,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #2a268e59
+# %% ../../nbs/study/01_profiles.ipynb #cb974038
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
@@ -379,7 +379,7 @@ def _try_detector(name: str, model: Classifier, key: str, values: list):
         except (ValueError, TypeError) as error:
             raise ValueError(f"detector {name} with {key} = {brief(value)}: {error}") from None
 
-# %% ../../nbs/study/01_profiles.ipynb #80cb05d2
+# %% ../../nbs/study/01_profiles.ipynb #84133dde
 def _load_own(profile: Profile, path: Path):
     "A user's own: Python files that the profile names, and benchmarks that are declared beside it."
     shipped_one = profiles_dir() / f"{profile.name}.yaml"
@@ -392,14 +392,14 @@ def _load_own(profile: Profile, path: Path):
             _LOADED[str(file.resolve())] = runpy.run_path(str(file))
     text = "".join((path.parent / name).read_text("utf-8") for name in profile.code)
     _CODE[profile.name] = hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
-    for name in profile.benchmarks:
-        if name not in list_benchmarks() and (file := path.parent / f"{name}.yaml").is_file():
+    for name in profile.benchmarks if path.parent.resolve() != profiles_dir().resolve() else ():
+        if (file := path.parent / f"{name}.yaml").is_file() and file.resolve() != path.resolve():
             disk.declare(file)
 
 
 _LOADED: dict[str, dict] = {}  # what Python files of users made
 
-# %% ../../nbs/study/01_profiles.ipynb #ad0eba72
+# %% ../../nbs/study/01_profiles.ipynb #2365d862
 def load_profile(
     name: str,  # One of `list_profiles()`, or the path of a YAML file; "paper:cifar10,cars" runs two of its benchmarks
 ) -> Profile:
@@ -415,7 +415,7 @@ def load_profile(
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None
     return profile
 
-# %% ../../nbs/study/01_profiles.ipynb #73fe31b5
+# %% ../../nbs/study/01_profiles.ipynb #9c293634
 def find_run(profile: Profile, benchmark: str, method: str, seed: int, variant: str = "") -> RunSpec:
     "One run of a profile. Raises ValueError if the profile has no such run."
     there = [run for run in profile.runs if run.benchmark == benchmark]
