@@ -17,10 +17,11 @@ from traitlets.config import Config
 
 from ..files import write_file
 from .figures import draw, list_figures
+from .profiles import list_profiles
 from .results import Results, describe_runs
 from .tables import TABLES, published_table, write_table
 
-# %% ../../nbs/study/09_report.ipynb #475c629e
+# %% ../../nbs/study/09_report.ipynb #27401277
 def table(results: Results, name: str) -> Markdown:
     "One of `TABLES`, written and shown, with links to its files and to the runs behind it."
     text = write_table(name, results)
@@ -43,12 +44,14 @@ def figure(results: Results, name: str, title: str) -> Markdown:
 
 
 
-def published(title: str, file: str, labels: list[str], columns: list[str]) -> Markdown:
-    "One of the paper's printed tables, folded."
+def published(results: Results, title: str, file: str, labels: list[str], columns: list[str]) -> Markdown:
+    "One of the paper's printed tables, folded; nothing in the report of a profile of a user's own."
+    if results.profile.name not in list_profiles():
+        return Markdown("")
     shown = published_table(file, labels, columns)
     return Markdown(f"<details><summary>Published: {title}</summary>\n\n{shown}\n\n</details>")
 
-# %% ../../nbs/study/09_report.ipynb #2ad72f43
+# %% ../../nbs/study/09_report.ipynb #4fc43c96
 def heading(results: Results) -> Markdown:
     profile, folder = results.profile, results.folder
     protocol = ("\n\n[The protocol](protocol.md), written before any test set was read."
