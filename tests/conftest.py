@@ -12,8 +12,8 @@ from ascood.models import load_classifier
 from ascood.training import CrossEntropy, TrainConfig, train
 
 
-LONGEST = ("test_workflow", "test_training", "test_detectors", "test_own", "test_experiments", "test_disk",
-           "test_baselines", "test_networks", "test_premises")
+LONGEST = ("test_workflow", "test_clone", "test_training", "test_speed", "test_networks", "test_own", "test_detectors", "test_baselines",
+           "test_study", "test_disk")
 
 
 def pytest_collection_modifyitems(items):
