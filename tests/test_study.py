@@ -294,6 +294,9 @@ def test_a_profile_may_bring_code_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(SMOOTH + "\n# changed\n")
     assert run_state(find_run(planned(tmp_path, **changes), "scene-digits", "smooth", 0), tmp_path / "results") == "begun"
     del detectors.DETECTORS["Margin"]
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    with pytest.raises(ValueError, match=r"code: broken.py cannot be run \(ModuleNotFoundError.*mend it"):
+        planned(tmp_path, code=["broken.py"])
     with pytest.raises(ValueError, match="code: there is no file"):
         planned(tmp_path, code=["other.py"])
 

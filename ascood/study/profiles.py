@@ -67,10 +67,10 @@ class Point(NamedTuple):
     values: dict
     variant: str  # "" where nothing differs from the method itself, else such as sigma=2
 
-# %% ../../nbs/study/01_profiles.ipynb #b514bba6
+# %% ../../nbs/study/01_profiles.ipynb #8c17eae9
 JUDGED = ["MSP", "EBO", "ODIN", "i-ODIN", "Relation", "NNGuide", "SCALE", "KNN"]
 
-# %% ../../nbs/study/01_profiles.ipynb #6533695d
+# %% ../../nbs/study/01_profiles.ipynb #56658a57
 class ProfileFile(Settings):
     """What a profile file says. A file may also say `extends: <profile>`: its own keys then take the place of that
     profile's, each as a whole; and `leave_out: [...]` drops methods."""
@@ -91,7 +91,7 @@ class ProfileFile(Settings):
     only: list[str] = []  # benchmarks that are run now; all if empty
     code: list[str] = []  # Python files, relative to the profile, whose methods, detectors and benchmarks it uses
 
-# %% ../../nbs/study/01_profiles.ipynb #a90cd756
+# %% ../../nbs/study/01_profiles.ipynb #a029934c
 class Profile(ProfileFile):
     "A profile file, and the runs that follow from it."
 
@@ -151,7 +151,7 @@ class RunSettings(Settings):
 NOT_OF_WEIGHTS = {"profile", "detectors", "judged", "method", "variant", "validation_only", "memory", "snapshots",
                   "code", "diagnosed_by"}  # of the settings of a run
 
-# %% ../../nbs/study/01_profiles.ipynb #47656297
+# %% ../../nbs/study/01_profiles.ipynb #05b714f5
 class RunSpec(RunSettings):
     "One training run of a profile, fully resolved."
 
@@ -186,14 +186,14 @@ def kind_of(method: Method) -> str:  # "post-hoc", "training", "with outlier dat
         return "with outlier data"
     return "training" if method.family == "post-hoc" and "family" not in vars(type(method)) else method.family
 
-# %% ../../nbs/study/01_profiles.ipynb #c0440446
+# %% ../../nbs/study/01_profiles.ipynb #ab998a97
 def check_names(what: str, names: Iterable[str], known: Iterable[str], where: str = ""):
     "Raise ValueError for a name that is not known, with the nearest one that is."
     for name in names:
         if name not in known:
             raise ValueError(f"{where}unknown {what} {brief(name)}{did_you_mean(name, known)}")
 
-# %% ../../nbs/study/01_profiles.ipynb #61f1315b
+# %% ../../nbs/study/01_profiles.ipynb #8716188c
 _CODE: dict[str, str] = {}  # {profile: digest of the code of its own}
 
 
@@ -245,7 +245,7 @@ def _point(profile: Profile, study: str, benchmark: str, method: str, values: di
     same = (plain.settings, defaults | plain.options) == (varied.settings, defaults | varied.options)
     return point._replace(variant="") if same else point
 
-# %% ../../nbs/study/01_profiles.ipynb #37594613
+# %% ../../nbs/study/01_profiles.ipynb #89f596b0
 def _plain_runs(profile: Profile) -> list[RunSpec]:
     runs = [_run_spec(profile, name, method, seed) for name, plan in profile.benchmarks.items()
             for method in profile.methods if method not in plan.leave_out for seed in profile.seeds]
@@ -265,7 +265,7 @@ def _varied_runs(profile: Profile) -> list[RunSpec]:
         found[run.run_id] = run.model_copy(update={"detectors": before.detectors | run.detectors, "judged": judged})
     return [*found.values()]
 
-# %% ../../nbs/study/01_profiles.ipynb #dd42f37b
+# %% ../../nbs/study/01_profiles.ipynb #53ae8477
 def profiles_dir() -> Path:
     return shipped("nbs/experiments/profiles")
 
@@ -286,7 +286,7 @@ def _profile_path(name: str) -> Path:
         raise FileNotFoundError(f"no profile {brief(name)}{did_you_mean(name, list_profiles())}")
     return path
 
-# %% ../../nbs/study/01_profiles.ipynb #100e1ceb
+# %% ../../nbs/study/01_profiles.ipynb #1073b033
 def _content(path: Path) -> dict:
     "What a file says, by key."
     try:
@@ -364,7 +364,7 @@ def _check(profile: Profile):
         for key, value in params.items():
             _try_detector(name, model, key, value if isinstance(value, list) else [value])
 
-# %% ../../nbs/study/01_profiles.ipynb #cb974038
+# %% ../../nbs/study/01_profiles.ipynb #5804991c
 def _try_detector(name: str, model: Classifier, key: str, values: list):
     "Raise ValueError if a detector cannot have one of these values of a hyperparameter."
     usual = recipe(name).grid(model).get(key, [None])[0]
@@ -379,7 +379,7 @@ def _try_detector(name: str, model: Classifier, key: str, values: list):
         except (ValueError, TypeError) as error:
             raise ValueError(f"detector {name} with {key} = {brief(value)}: {error}") from None
 
-# %% ../../nbs/study/01_profiles.ipynb #84133dde
+# %% ../../nbs/study/01_profiles.ipynb #8f808a49
 def _load_own(profile: Profile, path: Path):
     "A user's own: Python files that the profile names, and benchmarks that are declared beside it."
     shipped_one = profiles_dir() / f"{profile.name}.yaml"
@@ -389,7 +389,11 @@ def _load_own(profile: Profile, path: Path):
         if not file.is_file():
             raise ValueError(f"code: there is no file {file}")
         if str(file.resolve()) not in _LOADED:
-            _LOADED[str(file.resolve())] = runpy.run_path(str(file))
+            try:
+                _LOADED[str(file.resolve())] = runpy.run_path(str(file))
+            except Exception as error:  # whatever a user's file does
+                said = f"{type(error).__name__}: {error}"
+                raise ValueError(f"code: {file.name} cannot be run ({said}); mend it") from None
     text = "".join((path.parent / name).read_text("utf-8") for name in profile.code)
     _CODE[profile.name] = hashlib.sha256(text.encode()).hexdigest()[:12] if text else ""
     for name in profile.benchmarks if path.parent.resolve() != profiles_dir().resolve() else ():
@@ -399,7 +403,7 @@ def _load_own(profile: Profile, path: Path):
 
 _LOADED: dict[str, dict] = {}  # what Python files of users made
 
-# %% ../../nbs/study/01_profiles.ipynb #2365d862
+# %% ../../nbs/study/01_profiles.ipynb #288831ad
 def load_profile(
     name: str,  # One of `list_profiles()`, or the path of a YAML file; "paper:cifar10,cars" runs two of its benchmarks
 ) -> Profile:
@@ -415,7 +419,7 @@ def load_profile(
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None
     return profile
 
-# %% ../../nbs/study/01_profiles.ipynb #9c293634
+# %% ../../nbs/study/01_profiles.ipynb #ad38ec45
 def find_run(profile: Profile, benchmark: str, method: str, seed: int, variant: str = "") -> RunSpec:
     "One run of a profile. Raises ValueError if the profile has no such run."
     there = [run for run in profile.runs if run.benchmark == benchmark]

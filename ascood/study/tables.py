@@ -24,20 +24,9 @@ from .names import KINDS, METHOD_STYLE, QUANTITIES, SETTING_GROUP, method_label,
 from .profiles import Profile
 from .results import Results, describe_runs
 
-# %% ../../nbs/study/07_tables.ipynb #7594eb78
-from ascood.study.statistics import (
-    INTERVAL,
-    LOST_POINTS,
-    ROW,
-    choose_detectors,
-    did_not_learn,
-    differences,
-    group_means,
-    judged_rows,
-    keep,
-    not_judged,
-    over_seeds,
-)
+# %% ../../nbs/study/07_tables.ipynb #8f0ace0f
+from .statistics import INTERVAL, LOST_POINTS, ROW, choose_detectors, did_not_learn
+from .statistics import differences, group_means, judged_rows, keep, not_judged, over_seeds
 
 # %% ../../nbs/study/07_tables.ipynb #8836ec41
 _OF = ["benchmark", "setting", "kind", *ROW]
@@ -67,7 +56,7 @@ def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
 
-# %% ../../nbs/study/07_tables.ipynb #22799dbf
+# %% ../../nbs/study/07_tables.ipynb #d07a94a5
 def _text(row, seeds: int) -> str:
     if np.isnan(row.mean):
         return "–"
@@ -93,7 +82,7 @@ def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "be
     decided = numbers["column"].str.startswith("Δ") & (numbers["mean"].abs() > numbers["half_width"])
     return marks.mask(decided, "best")
 
-# %% ../../nbs/study/07_tables.ipynb #e853ee59
+# %% ../../nbs/study/07_tables.ipynb #7bc7a2e1
 def _place(column: str) -> int:
     "A difference stands beside its quantity; what is not in `_ORDER` comes last, as it first occurs."
     quantity = column.partition(" (")[0]
@@ -120,7 +109,7 @@ def printed(
         for part in wide
     )
 
-# %% ../../nbs/study/07_tables.ipynb #287c6ef6
+# %% ../../nbs/study/07_tables.ipynb #5f033c67
 _SIGNS = re.compile(r"[\\`*<>|]|(?<!\w)_|_(?!\w)")
 _MARKDOWN = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 _LATEX_SIGNS = {
@@ -139,7 +128,7 @@ _LATEX_SIGNS = {
 def _heading(column: str) -> str:
     return QUANTITIES.get(column, (column, None))[0]
 
-# %% ../../nbs/study/07_tables.ipynb #b41f415a
+# %% ../../nbs/study/07_tables.ipynb #1b946b4d
 def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
     "A label but the last is printed once, not on every row."
     cells = texts.copy()
@@ -154,7 +143,7 @@ def to_markdown(texts: pd.DataFrame, marks: pd.DataFrame) -> str:
         flat[name] = flat[name].mask(repeated, "") if repeated.any() else flat[name]
     return flat.to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/study/07_tables.ipynb #541c28f1
+# %% ../../nbs/study/07_tables.ipynb #621b5a34
 def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     "A table of package booktabs."
     style = {"best": "font-weight: bold", "second": "text-decoration: underline", "": ""}
@@ -169,7 +158,7 @@ def to_latex(texts: pd.DataFrame, marks: pd.DataFrame, caption: str) -> str:
     text = text.replace("@", escaped, 1)
     return re.sub("|".join(_LATEX_SIGNS), lambda sign: _LATEX_SIGNS[sign[0]], text)
 
-# %% ../../nbs/study/07_tables.ipynb #7da88cff
+# %% ../../nbs/study/07_tables.ipynb #b24d94f0
 class Table(NamedTuple):
     "What a table says; see `write_table`."
 
@@ -182,7 +171,7 @@ class Table(NamedTuple):
     shown: Callable[[pd.DataFrame], pd.DataFrame] = lambda numbers: numbers  # what is printed; the CSV has all
     applies_to: Callable[[Profile], bool] = lambda profile: not profile.validation_only
 
-# %% ../../nbs/study/07_tables.ipynb #e81fd7ab
+# %% ../../nbs/study/07_tables.ipynb #7d8a30a1
 def write_table(name: str, results: Results) -> str:  # Markdown; empty if the profile has no such rows
     "Write results/<profile>/<name>.{csv,md,tex} of one of `TABLES`."
     table, seeds = TABLES[name], len(results.profile.seeds)
@@ -209,13 +198,13 @@ def write_table(name: str, results: Results) -> str:  # Markdown; empty if the p
         write_file(results.folder / f"{name}.{suffix}", content)
     return text
 
-# %% ../../nbs/study/07_tables.ipynb #df806fc4
+# %% ../../nbs/study/07_tables.ipynb #67659d71
 def plain(rows: pd.DataFrame, labels: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Texts of a frame that is printed as it is, and no marks."
     shown = rows.round(3).astype(object).where(rows.notna(), "–").astype(str).set_index(labels)
     return shown, shown.map(lambda _: "")
 
-# %% ../../nbs/study/07_tables.ipynb #edae5cdb
+# %% ../../nbs/study/07_tables.ipynb #80b24ac8
 _PRINTED_AS = {
     "cifar10-jpeg": "cifar10",
     "cifar100-jpeg": "cifar100",
@@ -234,7 +223,7 @@ def read_published(file: str) -> pd.DataFrame:
     ]
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/study/07_tables.ipynb #18da14ee
+# %% ../../nbs/study/07_tables.ipynb #3a14ae1c
 def published_beside(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Tables 1 and 2 as further columns of these rows (as `summary`), where the paper has them: its ASCOOD beside
     ours with the paper's synthesis and detector."""
@@ -256,7 +245,7 @@ def published_beside(rows: pd.DataFrame, results: Results) -> pd.DataFrame:
     quantity = found["setting"].map(SETTING_GROUP) + found["metric"].map({"auroc": " AUROC", "fpr95": " FPR@95"})
     return found.assign(column="published " + quantity, seeds=3, gaps=0)
 
-# %% ../../nbs/study/07_tables.ipynb #b3ad9a4c
+# %% ../../nbs/study/07_tables.ipynb #8c0fa18c
 def published_table(file: str, labels: list[str], columns: list[str]) -> str:  # Markdown
     "One of the paper's printed tables as it is: AUROC and FPR@95."
     long = read_published(file)
@@ -266,7 +255,7 @@ def published_table(file: str, labels: list[str], columns: list[str]) -> str:  #
     )
     return to_markdown(*printed(long, labels, 3, None))
 
-# %% ../../nbs/study/07_tables.ipynb #b545ff16
+# %% ../../nbs/study/07_tables.ipynb #2cd59a98
 def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     "Those of `rows` whose benchmark and ROW stand in `wanted`, with the latter's `kind`."
     names = ["benchmark", *ROW]
@@ -285,7 +274,7 @@ def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
         numbers = numbers.assign(detector=(numbers["detector"] + " " + numbers["params"]).str.strip())
     return numbers.assign(name=[name + " †" * off for name, off in zip(names, lost)], rival=[not off for off in lost])
 
-# %% ../../nbs/study/07_tables.ipynb #80f76b5c
+# %% ../../nbs/study/07_tables.ipynb #c5f1e850
 def main_rows(results: Results) -> pd.DataFrame:
     profile, metrics, judged = results.profile, results.metrics, judged_rows(results)
     rows = summary(metrics[(metrics["reads"] == "released") & (metrics["variant"] == "")])
@@ -336,7 +325,7 @@ def _main_caption(results: Results, numbers: pd.DataFrame) -> str:
             "second underlined. Δ: the difference, in points, from the baseline by the same detector. "
             + judged + gone + careful + _gaps(results))
 
-# %% ../../nbs/study/07_tables.ipynb #bb781ceb
+# %% ../../nbs/study/07_tables.ipynb #7b3f6ea1
 def set_rows(results: Results) -> pd.DataFrame:
     "Every OOD set: every method by its chosen detector, ASCOOD also by standardised features."
     metrics, chosen = results.metrics, choose_detectors(judged_rows(results))
@@ -361,10 +350,9 @@ def set_rows(results: Results) -> pd.DataFrame:
     numbers = numbers.sort_values("ood_set", key=lambda sets: sets.map(first), kind="stable")
     return numbers.assign(reads=numbers["reads"].map({"released": "", "standardised": "standardised features"}))
 
-# %% ../../nbs/study/07_tables.ipynb #b397a1f4
+# %% ../../nbs/study/07_tables.ipynb #f594abac
 def component_rows(results: Results) -> pd.DataFrame:
-    "All ASCOOD methods and all variants, by the detector that validation chose for ASCOOD with the paper's "
-    "synthesis."
+    "All ASCOOD methods and variants, by the detector that validation chose for the one with the paper's synthesis."
     profile, chosen = results.profile, choose_detectors(judged_rows(results))
     rows = summary(results.metrics[results.metrics["reads"] == "released"])
     ours = results.ours
@@ -413,7 +401,7 @@ def iodin_rows(results: Results) -> pd.DataFrame:
         elements=[moved[params] if name == "i-ODIN" else {"ODIN": "all"}.get(name, "none") for name, params in names]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #cbfe6563
+# %% ../../nbs/study/07_tables.ipynb #fae583a7
 def reliance_rows(results: Results) -> pd.DataFrame:
     "Accuracy by group and confidence on near OOD, where the environments of the test images are known."
     groups = results.groups
@@ -434,7 +422,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #545fadc2
+# %% ../../nbs/study/07_tables.ipynb #2abe5292
 def hyperparameter_rows(results: Results) -> pd.DataFrame:
     "What validation chose, or the profile fixed, for each detector; one value for each seed where they differ."
     runs = results.metrics.drop_duplicates(["run_id", *ROW]).query("reads == 'released' and variant == ''")
@@ -454,7 +442,7 @@ def hyperparameter_rows(results: Results) -> pd.DataFrame:
     values = found.groupby(by, sort=False)["value"].agg(lambda v: v.iloc[0] if v.nunique() == 1 else ", ".join(v))
     return values.unstack("benchmark", fill_value="").reset_index().rename_axis(columns=None)
 
-# %% ../../nbs/study/07_tables.ipynb #a5919ac5
+# %% ../../nbs/study/07_tables.ipynb #af6449f5
 def cost_rows(results: Results) -> pd.DataFrame:
     "Training and scoring of each method, means over seeds."
     runs = results.runs[results.runs["variant"] == ""]
@@ -471,7 +459,7 @@ def cost_rows(results: Results) -> pd.DataFrame:
     means = shown.groupby(["benchmark", "method"], sort=False)[[*names]].mean().round(1)
     return means.rename(columns=names).reset_index()
 
-# %% ../../nbs/study/07_tables.ipynb #6d7dffb7
+# %% ../../nbs/study/07_tables.ipynb #280d7b7d
 def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
     "Candidates on validation data, and which one the rule chooses for each method."
     metrics, baseline = results.metrics.query("reads == 'released'"), results.profile.baseline
@@ -494,7 +482,7 @@ def tuning_rows(results: Results, tolerance: float = 5.0) -> pd.DataFrame:
         method=table["method"].map(method_label), chosen=["yes" if i in {*winners} else "" for i in table.index]
     )
 
-# %% ../../nbs/study/07_tables.ipynb #3c7abc90
+# %% ../../nbs/study/07_tables.ipynb #9e60c60c
 def _says(text: str) -> Callable[[Results, pd.DataFrame], str]:
     return lambda results, numbers: text
 
@@ -520,7 +508,7 @@ def _claims_caption(results: Results, numbers: pd.DataFrame) -> str:
 
 _PERCENT = "Percent, mean ± standard deviation over seeds."
 
-# %% ../../nbs/study/07_tables.ipynb #a37eb096
+# %% ../../nbs/study/07_tables.ipynb #3de12588
 TABLES = {  # in the paper's order
     "table_main": Table(
         "Main results", main_rows, ["kind", "name", "detector"], _main_caption, ["benchmark"], "benchmark"
@@ -542,7 +530,7 @@ TABLES = {  # in the paper's order
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #547f7aa2
+# %% ../../nbs/study/07_tables.ipynb #9c7ed2ed
 TABLES |= {
     "table_iodin": Table(
         "i-ODIN",
@@ -569,7 +557,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #fbe98d4d
+# %% ../../nbs/study/07_tables.ipynb #000f3286
 TABLES |= {
     "table_claims": Table(
         "Claims of the paper",
@@ -590,7 +578,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #1865c598
+# %% ../../nbs/study/07_tables.ipynb #7af4b6be
 TABLES |= {
     "table_diagnostics": Table(
         "Diagnostics of the synthesis",
@@ -610,7 +598,7 @@ TABLES |= {
     ),
 }
 
-# %% ../../nbs/study/07_tables.ipynb #5c45cef3
+# %% ../../nbs/study/07_tables.ipynb #f882d334
 TABLES |= {
     "table_cost": Table(
         "Cost",
