@@ -7,6 +7,8 @@ import torch
 
 torch.set_num_threads(1)
 
+from ascood import data, training
+from ascood.benchmarks import disk
 from ascood.data import Benchmark, ImageSet, _normalize, load_benchmark
 from ascood.models import load_classifier
 from ascood.training import CrossEntropy, TrainConfig, train
@@ -19,6 +21,16 @@ LONGEST = ("test_workflow", "test_clone", "test_training", "test_speed", "test_n
 def pytest_collection_modifyitems(items):
     "The longest files first, so that all processes end at about the same time."
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def registers():
+    "What a test declares or registers is forgotten after it."
+    kept = [(names, dict(names)) for names in (disk.SPECS, disk._FILES, data._REGISTER, training._METHODS)]
+    yield
+    for names, before in kept:
+        names.clear()
+        names.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,9 @@ from PIL import Image
 from scipy.io import savemat
 from trees import fill_lists, listed
 
-from ascood import data
 from ascood.benchmarks import build, disk
 from ascood.benchmarks.disk import SPECS, DataError, check, decode, load_from_disk, read_declaration, read_list
-from ascood.data import ImageSet, LazyImages, list_benchmarks, load_benchmark
+from ascood.data import ImageSet, LazyImages, holdout_split, list_benchmarks, load_benchmark
 from ascood.evaluation import evaluate
 from ascood.models import Classifier, create_backbone, load_classifier
 from ascood.training import ASCOOD, TrainConfig, train
@@ -31,13 +30,6 @@ OWN = {"setting": "conventional", "classes": 3, "pixels": 16, "mean": [0.5] * 3,
        "id": {part: f"mine/{part}.txt" for part in ("train", "val", "test")},
        "val": {"other": "mine/other.txt"}, "near": {"near": "mine/near.txt"},
        "far": {"noise": {"folder": "images_classic/noise", "at_most": 2, "seed": 1}}}
-
-
-@pytest.fixture(autouse=True)
-def registers(monkeypatch):
-    "What a test declares is forgotten after it."
-    for module, name in ((disk, "SPECS"), (disk, "_FILES"), (data, "_REGISTER")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
 @pytest.fixture(scope="module")
@@ -402,8 +394,9 @@ def test_what_is_available_and_in_which_lists(cifar_root, tmp_path, monkeypatch)
     full = load_benchmark("cifar10", root=cifar_root, any_count=True)
     declaration = digests.pop("declaration")
     assert {key: source.rpartition(" ")[2] for key, source in full.sources.items()} == digests
+    spec = SPECS["cifar10"]
     for changes, same in (({"pixels": 48}, False), ({"get": "elsewhere"}, True)):
-        monkeypatch.setitem(disk.SPECS, "cifar10", SPECS["cifar10"].model_copy(update=changes))
+        monkeypatch.setitem(disk.SPECS, "cifar10", spec.model_copy(update=changes))
         assert (disk.list_digests("cifar10", {"root": cifar_root})["declaration"] == declaration) == same
     monkeypatch.setenv("ASCOOD_DATA", str(tmp_path / "nowhere"))
     assert disk.list_digests("cifar10") == disk.list_digests("scene-digits", {"root": cifar_root}) == {}
@@ -450,7 +443,7 @@ def test_the_root_may_come_from_the_environment(cifar_root, monkeypatch, tmp_pat
 def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
     everything = load_benchmark("cifar10-jpeg", root=cifar_root, any_count=True)
     part = load_benchmark("cifar10-jpeg-holdout", root=cifar_root, any_count=True)
-    known, held_out = data.holdout_split(10, 8)
+    known, held_out = holdout_split(10, 8)
 
     def pixels(images, classes):
         return {i.numpy().tobytes() for i, y in zip(images.images, images.labels.tolist()) if y in classes}
@@ -527,7 +520,7 @@ def test_fewer_known_classes(cars_root, cifar_root, name, n):
     options = {"root": cifar_root if name.startswith("cifar") else cars_root, "pixels": 16, "in_memory": True,
                "any_count": True}
     full, part = load_benchmark(name, **options), load_benchmark(name, known_classes=n, **options)
-    kept, _ = data.holdout_split(full.num_classes, n)
+    kept, _ = holdout_split(full.num_classes, n)
     assert part.num_classes == n and part.class_names == tuple(full.class_names[c] for c in kept)
     for which in ("train", "val", "test"):
         every, some = getattr(full, which), getattr(part, which)
@@ -590,7 +583,7 @@ def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
     assert [by_image[i.numpy().tobytes()] for i in benchmark.test.images] == benchmark.test.labels.tolist()
     assert benchmark.sources["far/svhn"] == "torchvision SVHN: 6 images"
     few = load(known_classes=4)
-    kept, _ = data.holdout_split(10, 4)
+    kept, _ = holdout_split(10, 4)
     rows = [i for i, y in enumerate(benchmark.test.labels.tolist()) if y in kept]
     assert torch.equal(few.test.images, benchmark.test.images[rows]) and len(rows) > 4
     listed(tmp_path, "images_classic/val", "cifar10/val_cifar10.txt", 20, 10)
