@@ -452,7 +452,7 @@ def _from_list(layout: str, place: Place, root: Path, numbered: int | None, majo
     return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #83fe1133
+# %% ../../nbs/benchmarks/01_disk.ipynb #bd3c4ab6
 def dealt(
     paths: Sequence[Path],  # Images
     share: tuple[float, float],  # From, to: fractions in [0, 1]
@@ -468,8 +468,7 @@ def dealt(
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #b13d06ab
 def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, seed: int) -> Found:
-    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)
-             if not any(path.match(pattern) for pattern in place.without)]
+    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)]
     paths = [path for path, _ in found]
     kinds = [path.relative_to(folder).parts[0] for path, folder in found]
     names = sorted(set(kinds))
@@ -479,7 +478,8 @@ def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, se
         raise DataError(f"{where} must have {wanted}; it has {len(paths)} images in {len(names)} places")
     if outside := next((path for path in paths if leaves_root(path, root)), None):
         raise DataError(f"{outside} leaves the data root by a link")
-    kept = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    share = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    kept = [i for i in share if not any(paths[i].match(pattern) for pattern in place.without)]
     digest = _digest("\n".join(paths[i].relative_to(root).as_posix() for i in kept).encode())
     source = f"{where}: {len(kept)} images, sha256 of their names {digest}"
     labels = np.array([names.index(kinds[i]) for i in kept], dtype=np.int64) if numbered else None
