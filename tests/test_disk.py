@@ -162,7 +162,7 @@ def test_what_is_no_declaration(tmp_path, text):
 
 def test_declarations_fit_the_registry():
     assert set(SPECS) == set(list_benchmarks(on_disk=True)) - {"texture-animals"}
-    assert set(SPECS) == {path.stem for path in disk._declared_here().iterdir()}
+    assert set(SPECS) == {path.stem for path in disk.declarations().iterdir()}
     for name, spec in SPECS.items():
         assert name in list_benchmarks(spec.setting) and all(one.get or spec.get for one in spec.sets().values())
     assert SPECS["cars-small"].mean == (127 / 255,) * 3 and SPECS["cars-small"].std == (128 / 255,) * 3

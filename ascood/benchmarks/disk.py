@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SPECS', 'COMPOSED', 'app', 'data_root', 'DataError', 'leads_out', 'Place', 'SetSpec', 'BenchmarkSpec',
-           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode', 'declare',
-           'is_on_disk', 'MissingSet', 'Found', 'find_place', 'dealt', 'find_set', 'find_sets', 'load_from_disk',
-           'names_and_sizes', 'list_digests', 'check_available', 'check', 'can_run', 'main']
+           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode',
+           'declarations', 'declare', 'is_on_disk', 'MissingSet', 'Found', 'find_place', 'dealt', 'find_set', 'drawn',
+           'find_sets', 'load_from_disk', 'names_and_sizes', 'list_digests', 'check_available', 'check', 'can_run',
+           'main']
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #abf7dfa7
 import functools
@@ -351,13 +352,13 @@ def _open_dataset(place: Place, root: Path, download: bool = False) -> tuple[Pic
     return Pictures(items, names, _open_part), np.array(labels, dtype=np.int64) if labels else None
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #8fb1a1ca
-def _declared_here() -> Path:
+def declarations() -> Path:
     "The folder of declarations of the clone, or the one that came with a wheel."
     package, folder = Path(ascood.__file__).parent, Path("nbs", "experiments", "benchmarks")
     return next((place for place in (package / "shipped" / folder, package.parent / folder) if place.is_dir()), folder)
 
 
-_FILES: dict[str, Path] = {file.stem: file.resolve() for file in sorted(_declared_here().glob("*.yaml"))}
+_FILES: dict[str, Path] = {file.stem: file.resolve() for file in sorted(declarations().glob("*.yaml"))}
 SPECS: dict[str, BenchmarkSpec] = {name: read_declaration(file) for name, file in _FILES.items()}
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #edf553ce
@@ -451,7 +452,7 @@ def _from_list(layout: str, place: Place, root: Path, numbered: int | None, majo
     return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #02933b10
+# %% ../../nbs/benchmarks/01_disk.ipynb #83fe1133
 def dealt(
     paths: Sequence[Path],  # Images
     share: tuple[float, float],  # From, to: fractions in [0, 1]
@@ -568,10 +569,15 @@ def _kept(spec: BenchmarkSpec, group: str, one: SetSpec, found: Found, known_cla
         classes = spec.split()[1] if one.held_out else _kept_classes(spec, known_classes)
         found = found.take(np.flatnonzero(np.isin(found.labels, classes)), f"of classes {classes}")
         found = found._replace(labels=None if one.held_out else np.searchsorted(classes, found.labels))
-    if one.at_most and one.at_most < len(found.images):
-        drawn = np.random.RandomState(one.seed).permutation(len(found.images))[: one.at_most]
-        found = found.take(np.sort(drawn), f"drawn by seed {one.seed}")
-    return found
+    return drawn(one, found)
+
+
+def drawn(one: SetSpec, found: Found) -> Found:
+    "As many of a set's images as it may have."
+    if not one.at_most or one.at_most >= len(found.images):
+        return found
+    rows = np.random.RandomState(one.seed).permutation(len(found.images))[: one.at_most]
+    return found.take(np.sort(rows), f"drawn by seed {one.seed}")
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cc9a95ae
 def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
@@ -592,7 +598,7 @@ def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
 def _as_asked(name: str) -> str:
     "What `ascood data check` calls a benchmark: its name, or the file of one of a user's own."
     file = _FILES.get(name)
-    return name if file is None or file.parent == _declared_here().resolve() else os.path.relpath(file)
+    return name if file is None or file.parent == declarations().resolve() else os.path.relpath(file)
 
 
 def find_sets(spec: BenchmarkSpec, root: Path, leave_out_missing: bool = False, download: bool = False,
@@ -682,7 +688,7 @@ for _spec in SPECS.values():
     _register(_spec)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #7c09be5e
-COMPOSED: dict[str, Callable[[Path], object]] = {}  # benchmarks made of other sets: what finds their files
+COMPOSED: dict[str, Any] = {}  # benchmarks made of other sets: objects with `check(root)` and `digests(root)`
 
 
 def names_and_sizes(folder: Path) -> bytes:
@@ -697,9 +703,12 @@ def list_digests(
 ) -> dict[str, str]:  # {"near/tin": the first 12 digits of the list's SHA-256, "declaration": ...}
     "Digests of the lists and folders that a benchmark reads now, and of its declaration; empty without a data root."
     try:
-        root, spec = data_root((options or {}).get("root")), SPECS[name]
-    except (FileNotFoundError, KeyError):
+        root = data_root((options or {}).get("root"))
+    except FileNotFoundError:
         return {}
+    if name not in SPECS:
+        return COMPOSED[name].digests(root) if name in COMPOSED else {}
+    spec = SPECS[name]
     found = {"/".join(key): place for key in spec.sets() if (place := find_place(spec, root, *key))}
     digests = {key: _digest(b"".join(path.read_bytes() if place.list else names_and_sizes(path)
                                      for path in place.paths(root))) for key, (_, place) in found.items()}
@@ -714,7 +723,7 @@ def check_available(name: str, options: dict | None = None, needs_outliers: bool
     options = options or {}
     kept = {key: options[key] for key in ("leave_out_missing", "any_count", "known_classes") if key in options}
     if name in COMPOSED:
-        COMPOSED[name](data_root(options.get("root")))
+        COMPOSED[name].check(data_root(options.get("root")))
     elif name in SPECS:
         find_sets(SPECS[name], data_root(options.get("root")), **kept, needs_outliers=needs_outliers)
 
