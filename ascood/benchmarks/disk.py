@@ -351,7 +351,7 @@ def _from_list(layout: str, place: Place, root: Path, numbered: int | None, majo
     return Found(Pictures(listed["path"].tolist()), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #83fe1133
+# %% ../../nbs/benchmarks/01_disk.ipynb #bd3c4ab6
 def dealt(
     paths: Sequence[Path],  # Images
     share: tuple[float, float],  # From, to: fractions in [0, 1]
@@ -367,8 +367,7 @@ def dealt(
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #b13d06ab
 def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, seed: int) -> Found:
-    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)
-             if not any(path.match(pattern) for pattern in place.without)]
+    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)]
     paths = [path for path, _ in found]
     kinds = [path.relative_to(folder).parts[0] for path, folder in found]
     names = sorted(set(kinds))
@@ -376,7 +375,8 @@ def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, se
     if not paths or (numbered and len(names) != numbered):
         wanted = f"{numbered} folders of images, one for each class, and nothing beside them" if numbered else "images"
         raise DataError(f"{where} must have {wanted}; it has {len(paths)} images in {len(names)} places")
-    kept = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    share = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    kept = [i for i in share if not any(paths[i].match(pattern) for pattern in place.without)]
     digest = _digest("\n".join(paths[i].relative_to(root).as_posix() for i in kept).encode())
     source = f"{where}: {len(kept)} images, sha256 of their names {digest}"
     labels = np.array([names.index(kinds[i]) for i in kept], dtype=np.int64) if numbered else None
