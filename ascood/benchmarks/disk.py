@@ -33,8 +33,7 @@ import ascood
 from ..command import create_app, run_app
 from ..data import (SETTINGS, Benchmark, ImageSet, LazyImages, RandomCrops, RandomFlip, RandomShift, _normalize,
                          holdout_split, register, registered)
-from ..models import did_you_mean
-from ..training import Settings, checked
+from ..settings import Settings, checked, did_you_mean
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cbeb2ee6
 def data_root(
@@ -188,10 +187,6 @@ def _parse_line(line: str, num_classes: int | None) -> tuple[str, int]:
         raise ValueError(f"label {number} is out of range: classes are numbered 0 to {num_classes - 1}")
     return path[0], int(number)
 
-
-def _first_of(mistakes: Sequence[str], shown: int = 5) -> str:
-    return "; ".join(mistakes[:shown]) + (f" (and {len(mistakes) - shown} more)" if len(mistakes) > shown else "")
-
 # %% ../../nbs/benchmarks/01_disk.ipynb #e786d32d
 def read_list(
     file: str | Path,  # Lines "relative/path label"
@@ -199,8 +194,8 @@ def read_list(
     num_classes: int | None = None,  # Labels lie in 0..num_classes-1; None for OOD lists, whose labels do not matter
     folders: Sequence[str] = _FOLDERS,  # What paths may be relative to, below the root
 ) -> pd.DataFrame:  # columns name (the path as written), path (of an image that exists), label
-    "Read and check a list. Raises DataError that names file and line of up to five mistakes."
-    rows, mistakes, places = [], [], [Path(root, folder) for folder in folders]
+    "Read and check a list. Raises DataError that names file and line of the first mistake."
+    rows, places = [], [Path(root, folder) for folder in folders]
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -214,9 +209,9 @@ def read_list(
                     raise ValueError(f"there is no image {path} in {' or '.join(map(str, places))}")
                 rows.append((path, there[0], label))
         except ValueError as error:
-            mistakes.append(f"{file}, line {number}: {error}")
-    if mistakes or not rows:
-        raise DataError(_first_of(mistakes) or f"{file} is empty: no image is listed")
+            raise DataError(f"{file}, line {number}: {error}") from None
+    if not rows:
+        raise DataError(f"{file} is empty: no image is listed")
     return pd.DataFrame(rows, columns=["name", "path", "label"])
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #2badc4bb
@@ -613,7 +608,7 @@ def _check_set(spec: BenchmarkSpec, group: str, name: str, root: Path, decode: b
         return row | {"state": "missing" if isinstance(error, MissingSet) else "broken", "note": str(error)}
     row |= {"layout": found.layout, "images": len(found.images), "note": found.source}
     if decode and (broken := _broken_images(found.images, progress, row["set"])):
-        return row | {"state": "broken", "note": _first_of(broken)}
+        return row | {"state": "broken", "note": f"{len(broken)} of {len(found.images)} images: {broken[0]}"}
     return row | ({"state": "incomplete"} if len(found.images) < (one.count or 0) else {})
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #738c3817
@@ -626,7 +621,7 @@ def check(
     "A row for each set: benchmark, set, state (complete, incomplete, missing, broken), layout, images, expected, note."
     known = [declare(name) if name.endswith((".yaml", ".yml")) else name for name in names or SPECS]
     if unknown := next((name for name in known if name not in SPECS), None):
-        raise ValueError(f"{unknown!r} is no benchmark on disk{did_you_mean(unknown, SPECS, len(SPECS))}")
+        raise ValueError(f"{unknown!r} is no benchmark on disk{did_you_mean(unknown, SPECS)}")
     root = data_root(root)
     return pd.DataFrame([_check_set(SPECS[name], *key, root, decode, progress)
                          for name in known for key in SPECS[name].sets()])
