@@ -17,7 +17,6 @@ from ascood.benchmarks import build
 from ascood.benchmarks.build import (BUILDERS, build_aircraft, build_cars, build_celeba, build_imagenet100,
                                      build_waterbirds, fit_background, is_waterbird, main, paste_bird, subsample)
 from ascood.benchmarks.disk import DataError
-from ascood.benchmarks.scenes import exact_environments
 from ascood.data import holdout_split, load_benchmark
 
 MADE = "images_classic/waterbirds_made"
@@ -67,19 +66,6 @@ def birds(tmp_path_factory):
 def raw(tmp_path):
     make_cub(tmp_path), make_places(tmp_path, 24)
     return tmp_path
-
-
-# -- exact counts
-
-@given(st.lists(st.integers(0, 1), min_size=1, max_size=400), st.floats(0, 1), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=60)
-def test_environments_are_exact(labels, correlation, seed):
-    labels = np.array(labels)
-    environments = exact_environments(labels, correlation, np.random.RandomState(seed))
-    for label in (0, 1):
-        n = (labels == label).sum()
-        assert (environments == labels)[labels == label].sum() == round(correlation * n)
-    assert np.array_equal(environments, exact_environments(labels, correlation, np.random.RandomState(seed)))
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=150), st.floats(0, 1))
