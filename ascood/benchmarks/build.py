@@ -222,7 +222,7 @@ def build_waterbirds(
     published: Annotated[bool, typer.Option("--published", help="Three land birds are terns, as published")] = False,
     seed: _Seed = 0, progress: Annotated[bool, typer.Option(help="Show a progress bar")] = True,
 ) -> pd.DataFrame:  # images, correlation and groups of each list
-    """Build Waterbirds (Sagawa et al. 2020) from CUB_200_2011/, segmentations/ and places365/. Label 1: waterbird;
+    """Build Waterbirds (Sagawa and others, 2020) from CUB_200_2011/, segmentations/ and places365/. Label 1: waterbird;
     environment 1: water."""
     root, rng = data_root(root), np.random.RandomState(checked_whole("seed", seed))
     birds = _split_birds(_read_cub(root, published), checked_share("correlation", correlation), rng)
@@ -287,7 +287,7 @@ def _read_celeba(celeba: Path) -> pd.DataFrame:
 def build_celeba(
     root: _Root, correlation: _Correlation = 0.8, seed: _Seed = 0,
 ) -> pd.DataFrame:  # images, correlation and groups of each list
-    "List celeba/ as Ming et al. (2022) use it. Labels: 1 grey hair; environments: 0 female, 1 male; OOD: bald men."
+    "List celeba/ as Ming and others (2022) use it. Labels: 1 grey hair; environments: 0 female, 1 male; OOD: bald men."
     root, rng = data_root(root), np.random.RandomState(checked_whole("seed", seed))
     table, share = _read_celeba(root / "celeba"), checked_share("correlation", correlation)
     train, val, test = (table[(table["partition"] == part) & (table["bald"] == 0)] for part in range(3))
