@@ -41,18 +41,7 @@ def shipped(path: str) -> Path:
     return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
 # %% ../../nbs/study/00_names.ipynb #01152a34
-_PALETTE = (
-    "#0173b2",
-    "#de8f05",
-    "#029e73",
-    "#d55e00",
-    "#cc78bc",
-    "#ca9161",
-    "#fbafe4",
-    "#949494",
-    "#ece133",
-    "#56b4e9",
-)
+_PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133", "#56b4e9")
 
 # %% ../../nbs/study/00_names.ipynb #c807aec7
 METHOD_STYLE = {  # key in a profile: (label, colour)

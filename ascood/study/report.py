@@ -6,7 +6,6 @@
 __all__ = ['open_results', 'table', 'figure', 'published', 'heading', 'write_pages']
 
 # %% ../../nbs/study/09_report.ipynb #119b3925
-import base64
 import os
 import re
 from pathlib import Path
@@ -37,8 +36,6 @@ def table(results: Results, name: str) -> Markdown:
     return Markdown(f"### {TABLES[name].title}\n\n{text}\n\n{files}" if text else "")
 
 
-
-
 def figure(results: Results, name: str, title: str) -> Markdown:
     """The pictures of one of `FIGURES`, drawn and shown with what to see in them. Where models or images are not on
     this machine, the picture that is there stays, and the text says so."""
@@ -48,8 +45,6 @@ def figure(results: Results, name: str, title: str) -> Markdown:
             path, text = draw(stem, results)
             parts.append(f"![{title}]({folder}/{path.name})\n\n*{text}*" if path else f"*{text}*")
     return Markdown("\n\n".join([f"### {title}", *parts]) if parts else "")
-
-
 
 
 def published(results: Results, title: str, file: str, labels: list[str], columns: list[str]) -> Markdown:
@@ -72,21 +67,13 @@ def heading(results: Results) -> Markdown:
 _TAGS = ["parameters", "injected-parameters", "remove"]  # of cells that are not shown
 
 
-def _embedded(page: str, folder: Path) -> str:
-    "With every picture that a page links by a path in it."
-    def data(found: re.Match) -> str:
-        picture = base64.b64encode((folder / found[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{picture}"'
-
-    return re.sub(r'src="([^":]+\.png)"', data, page)
-
-
 def write_pages(notebook: Path, folder: Path) -> Path:  # report.html
     "report.html and README.md of the executed notebook of a profile, in the folder of its results."
     hidden = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": _TAGS}})
     readme, _ = MarkdownExporter(config=hidden, exclude_input=True).from_filename(str(notebook))
-    page, _ = HTMLExporter(config=hidden, exclude_input=True, exclude_output_prompt=True).from_filename(str(notebook))
+    page, _ = HTMLExporter(config=hidden, exclude_input=True, exclude_output_prompt=True,
+                           embed_images=True).from_filename(str(notebook))
     write_file(folder / "README.md", re.sub(r"\n{3,}", "\n\n", readme).strip() + "\n")
     page = page.replace("<title>report</title>", f"<title>ascood: {folder.name}</title>")
-    write_file(folder / "report.html", _embedded(page, folder))
+    write_file(folder / "report.html", page)
     return folder / "report.html"
