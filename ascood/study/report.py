@@ -6,6 +6,7 @@
 __all__ = ['open_results', 'table', 'figure', 'published', 'heading', 'write_pages']
 
 # %% ../../nbs/study/09_report.ipynb #119b3925
+import base64
 import os
 import re
 from pathlib import Path
@@ -67,13 +68,20 @@ def heading(results: Results) -> Markdown:
 _TAGS = ["parameters", "injected-parameters", "remove"]  # of cells that are not shown
 
 
+def _embedded(page: str, folder: Path) -> str:
+    "With every picture that a page links by a path in it."
+    def data(found: re.Match) -> str:
+        return f'src="data:image/png;base64,{base64.b64encode((folder / found[1]).read_bytes()).decode()}"'
+
+    return re.sub(r'src="([^":]+\.png)"', data, page)
+
+
 def write_pages(notebook: Path, folder: Path) -> Path:  # report.html
     "report.html and README.md of the executed notebook of a profile, in the folder of its results."
     hidden = Config({"TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": _TAGS}})
     readme, _ = MarkdownExporter(config=hidden, exclude_input=True).from_filename(str(notebook))
-    page, _ = HTMLExporter(config=hidden, exclude_input=True, exclude_output_prompt=True,
-                           embed_images=True).from_filename(str(notebook))
+    page, _ = HTMLExporter(config=hidden, exclude_input=True, exclude_output_prompt=True).from_filename(str(notebook))
     write_file(folder / "README.md", re.sub(r"\n{3,}", "\n\n", readme).strip() + "\n")
     page = page.replace("<title>report</title>", f"<title>ascood: {folder.name}</title>")
-    write_file(folder / "report.html", page)
+    write_file(folder / "report.html", _embedded(page, folder))
     return folder / "report.html"
