@@ -481,6 +481,7 @@ def draw(
     try:
         figure = plan.draw(results, *given)
     except (ValueError, FileNotFoundError) as error:  # Missing, or a file or a set that cannot be read
-        return (png, f"{said} An earlier picture: {error}.") if png.is_file() else (None, f"Not drawn: {error}.")
+        why = str(error).splitlines()[0]
+        return (png, f"{said} An earlier picture: {why}.") if png.is_file() else (None, f"Not drawn: {why}.")
     told = f"{said} {figure.get_label()}".strip()
     return save_figure(figure, results.figures / stem), told
