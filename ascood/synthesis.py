@@ -91,7 +91,7 @@ def alpha_at(
         raise ValueError(f"epoch must lie in 1..{epochs}, not {epoch}")
     return alpha_min + (alpha_max - alpha_min) * (1 - epoch / epochs)
 
-# %% ../nbs/01_synthesis.ipynb #ad1b785c
+# %% ../nbs/01_synthesis.ipynb #53487d29
 PLACES = ("top", "random", "other")
 
 
@@ -173,7 +173,7 @@ class OutlierSynthesizer:
         generator: torch.Generator | None = None,  # Makes what is drawn repeatable
     ) -> Tensor:  # Outliers x' [B,C,H,W], dtype of `x`, detached
         "Outliers for this batch, with the alpha of this epoch. Raises as `true_class_gradient`."
-        alpha: float | Tensor = alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
+        alpha = alpha_at(epoch, epochs, self.alpha_max, self.alpha_min)
         if self.kind == "gaussian":
             return gaussian_outliers(x, alpha, generator)
         if self.kind == "shuffle" and self.places == "random":
@@ -181,5 +181,5 @@ class OutlierSynthesizer:
         g, fraction = true_class_gradient(model, x, y, self.mode), self.fraction
         if self.places != "top" or self.random_sign or self.relative_step:
             g, fraction = moved_gradient(g, fraction, self.places, self.random_sign, generator), 1.0
-            alpha = relative_alpha(x, g, self.relative_step) if self.relative_step else alpha
-        return SYNTHESES[self.kind](x, g, alpha, fraction, generator)
+        step = relative_alpha(x, g, self.relative_step) if self.relative_step else alpha
+        return SYNTHESES[self.kind](x, g, step, fraction, generator)

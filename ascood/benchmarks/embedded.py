@@ -274,9 +274,9 @@ def _check_options(digits: int, n_train: int, n_ood: int, contrast: float, ink_p
                                    ("ink_pixels", ink_pixels, 8, SIDE)):
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"{name} must be a whole number from {low} to {high}, not {brief(value)}")
-    for name, value in (("correlation", correlation), ("contrast", contrast)):
-        if type(value) not in (int, float) or not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], not {brief(value)}")
+    for name, fraction in (("correlation", correlation), ("contrast", contrast)):
+        if type(fraction) not in (int, float) or not 0 <= fraction <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], not {brief(fraction)}")
     if type(design) is not bool:
         raise ValueError(f"design must be true or false, not {brief(design)}")
 

@@ -77,7 +77,7 @@ class ProfileFile(Settings):
     name: str
     description: str
     seeds: list[int] = Field(min_length=1)
-    data_seed: int = Field(0, ge=0, lt=2**32)
+    data_seed: int = 0
     data_by_seed: bool = False  # each seed has data of its own (class split, dealing, composition): data_seed + seed
     train: dict = {}  # of TrainConfig
     detectors: list[str] | dict[str, dict] = list_detectors()  # for methods without a detector of their own
@@ -134,7 +134,7 @@ class RunSettings(Settings):
     profile: str
     benchmark: str
     options: dict
-    data_seed: int
+    data_seed: int = Field(ge=0, lt=2**32)
     method: str  # its name in the profile
     variant: str  # see `Point`
     kind: str  # its name in `create_method`
