@@ -183,7 +183,9 @@ def _verify(ctx: typer.Context, profile: _PROFILE,
     numbers, records = verify_run(results, run)
     off = numbers[numbers["state"] != "exact"].sort_values("difference", key=abs, ascending=False)
     counts = ", ".join(f"{n} {state}" for state, n in numbers["state"].value_counts().items())
-    print(records.to_string(), f"{len(numbers)} numbers: {counts}", off.head(12).to_string() * bool(len(off)), sep="\n\n")
+    print(records.to_string(), f"{len(numbers)} numbers: {counts}", sep="\n\n")
+    if len(off):
+        print(off.head(12).to_string())
     if (numbers["state"] == "differs").any():
         print("not reproduced")
         raise typer.Exit(1)

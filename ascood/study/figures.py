@@ -261,7 +261,9 @@ def figure_compared(results: Results, benchmark: str) -> Figure:
         axis.grid()
     axes[0].set_yticks(range(len(names)), names)
     looks = {kind: {"color": color} for kind, color in KINDS.items() if kind in set(rows["kind"])}
-    _legend(figure, looks | ({} if rows["learned"].all() else {"did not learn the task": {"color": "0.4", "mfc": "white"}}))
+    if not rows["learned"].all():
+        looks["did not learn the task"] = {"color": "0.4", "mfc": "white"}
+    _legend(figure, looks)
     learned = [name for name in names if name in {*rows.loc[rows["learned"], "name"]}]
     ours = [learned.index(name) + 1 for name in rows.loc[(rows["kind"] == "ASCOOD") & rows["learned"], "name"][:1]]
     said = "".join(f"; the best of ASCOOD is number {place}" for place in ours)
@@ -355,7 +357,7 @@ _DIAGNOSED: dict[str, tuple[str, str, float]] = {  # {column: (heading, scale, l
     "step_touched": ("step / $x$, touched", "log", LIMITS["too small"]),
     "outlier_true_probability": ("$p_y(x')$", "linear", np.nan), "outlier_kl": ("KL($x'$), nats", "linear", np.nan)}
 
-
+# %% ../../nbs/study/08_figures.ipynb #003d0d9e
 @styled
 def figure_diagnostics(results: Results) -> Figure:
     "Diagnostics of the synthesis by epochs trained; snapshots are of the first seed, a band spans the seeds."
@@ -388,8 +390,8 @@ _VARIED = {  # {quantity: how its line looks}
     "far": {"color": GROUP_COLORS["far OOD"], "marker": "s", "label": "far OOD, AUROC"},
     "accuracy": {"color": "0.25", "marker": "^", "label": "ID accuracy"},
 }
-_SYMBOLS = {"alpha_factor": r"$\alpha$, times the profile's", "weight_factor": r"$\lambda$, times the profile's",
-            "fraction": "$p_{inv}$", "sigma": r"$\sigma$", "correlation": "share of agreeing surroundings"}
+_SYMBOLS = {"fraction": "$p_{inv}$", "sigma": r"$\sigma$", "weight": r"$\lambda$", "relative_step": "relative step $r$",
+            "correlation": "share of agreeing surroundings"}
 
 
 def numeric_points(profile: Profile) -> pd.DataFrame:  # study, benchmark, method, variant, varied, x

@@ -20,7 +20,7 @@ from ..files import write_file
 from .names import paper_synthesis, under_root
 from .profiles import Profile, RunSpec
 from .runs import NAMES, RunScores, csv_text, evaluate_run, is_fresh, load_scores, read_record
-from .runs import read_rows, train_run
+from .runs import named, read_rows, train_run
 
 # %% ../../nbs/study/04_results.ipynb #197f8c23
 FILES = "metrics", "groups", "history", "diagnostics", "runs"
@@ -69,18 +69,14 @@ class Results:
 _AS_JSON = ["options", "settings", "config", "detectors", "lists", "sources", "libraries", "evaluation_seconds"]
 
 
-
-
 def _rows_of(run: RunSpec, results: str | Path) -> dict[str, pd.DataFrame]:
     "The files of one run as rows, by table."
     folder, record = run.folder(results), read_record(run, results)
-    plain = {"run_id": run.run_id, "benchmark": run.benchmark, "setting": record["setting"], "method": run.method,
-             "variant": run.variant, "kind": run.declared["kind"], "seed": run.config.seed}
     told = {name: json.dumps(record[name]) if name in _AS_JSON else record[name] for name in record
-            if name not in {*plain, "profile", "sha256", "judged", "memory", "snapshots", "validation_only"}}
+            if name not in {*NAMES, "profile", "sha256", "judged", "snapshots", "validation_only"}}
     found = {name: read_rows(path) for name in FILES if (path := folder / f"{name}.csv").is_file()}
-    history = pd.read_csv(folder / "history.csv")
-    return found | {"history": history.assign(**plain)[[*NAMES, *history]], "runs": pd.DataFrame([plain | told])}
+    own = {"history": pd.read_csv(folder / "history.csv"), "runs": pd.DataFrame([told])}
+    return found | {name: named(run, record["setting"], rows) for name, rows in own.items()}
 
 # %% ../../nbs/study/04_results.ipynb #6942554e
 def collect(profile: Profile, results: str | Path = "results") -> Results:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROW', 'MEASURED', 'Names', 'LOST_POINTS', 'FEWEST_SEEDS', 'Row', 'SIDES', 'INTERVAL', 'group_means', 'over_seeds',
            'keep', 'judged_rows', 'choose_detectors', 'did_not_learn', 'draw_weights', 'weighted_metrics', 'half_width',
-           'Difference', 'paired_difference', 'pairs_of', 'in_every_draw', 'differences', 'excludes_zero', 'not_judged']
+           'Difference', 'paired_difference', 'pairs_of', 'in_every_draw', 'differences', 'not_judged']
 
 # %% ../../nbs/study/05_statistics.ipynb #bcf3a09a
 import zlib
@@ -75,6 +75,7 @@ def did_not_learn(metrics: pd.DataFrame, baseline: str) -> set[Names]:
     return found
 
 # %% ../../nbs/study/05_statistics.ipynb #a4bacdea
+@cache  # all rows meet the same draws
 def draw_weights(
     name: str,  # Of the set
     n: int,  # How many images it has
@@ -181,26 +182,21 @@ def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores
     return {row: scores for row, scores in found.items() if len(scores) == len(results.profile.seeds)}
 
 # %% ../../nbs/study/05_statistics.ipynb #c650015d
-@cache
-def _weights(name: str, n: int, draws: int) -> np.ndarray:
-    return draw_weights(name, n, draws)
-
-
 def in_every_draw(row: Row, seeds: list[RunScores], draws: int) -> dict[tuple[str, str], np.ndarray]:
     """Every metric of a row in every draw of the test images, {(group, metric): percent [seeds, 1 + draws]}; accuracy
     has the group "id"."""
     parts: dict[tuple[str, str], list] = {}
     for one in seeds:
         ranks = one.ranks[row[2], row[3], row[4]]
-        known = _weights("id/test", n := len(ranks["id", "test"]), draws)
-        found = {("id", "accuracy"): [100 * (known @ one.correct.astype(np.float64)) / n]}
+        known = draw_weights("id/test", n := len(ranks["id", "test"]), draws)
+        found: dict[tuple[str, str], list] = {("id", "accuracy"): [100 * (known @ one.correct.astype(np.float64)) / n]}
         for where, values in ranks.items():
             if where[0] not in ("id", "val"):
-                weight = _weights("/".join(where), len(values), draws)
+                weight = draw_weights("/".join(where), len(values), draws)
                 for metric, drawn in weighted_metrics(ranks["id", "test"], values, known, weight).items():
                     found.setdefault((where[0], metric), []).append(drawn)
-        for key, drawn in found.items():
-            parts.setdefault(key, []).append(np.mean(drawn, axis=0))
+        for key, of_sets in found.items():
+            parts.setdefault(key, []).append(np.mean(of_sets, axis=0))
     return {key: np.stack(values) for key, values in parts.items()}
 
 # %% ../../nbs/study/05_statistics.ipynb #af516493
@@ -225,13 +221,8 @@ def differences(results: Results, draws: int = 1000) -> pd.DataFrame:
             for group, metric in drawn[a]:
                 difference = paired_difference(drawn[a][group, metric], drawn[b][group, metric])
                 found.append((benchmark, rows["setting"].iloc[0], group, metric, *a, *b, *difference))
-    _weights.cache_clear()
+    draw_weights.cache_clear()
     return pd.DataFrame(found, columns=_COLUMNS)
-
-
-def excludes_zero(table: pd.DataFrame) -> pd.Series:
-    "Whether the interval of each difference excludes zero, so that its sign is decided."
-    return table["difference"].abs() > table["half_width"]
 
 # %% ../../nbs/study/05_statistics.ipynb #e163af3b
 INTERVAL = ("The 95 % interval of a difference covers both kinds of chance: another training seed (Student's t over "

@@ -44,16 +44,21 @@ _CHANGES = {("near", "auroc"): "Δ near AUROC", ("far", "auroc"): "Δ far AUROC"
 _ORDER = ["near_auroc", "Δ near AUROC", "near_fpr95", "far_auroc", "Δ far AUROC", "far_fpr95", "accuracy", "Δ accuracy"]
 
 
-def against(results: Results, method: str, variant: str = "") -> pd.DataFrame:  # As `summary`, with half_width, by_seed
-    "Differences of AUROC, and of accuracy, from a method by the same detector."
-    table = differences(results)
-    alike = (table["b_method"] == method) & (table["b_variant"] == variant)
-    for name in ("detector", "params", "reads"):
-        alike &= table[f"a_{name}"] == table[f"b_{name}"]
-    rows = table[alike].rename(columns={f"a_{name}": name for name in ROW})
-    column = pd.Series([*zip(rows["group"], rows["metric"])], rows.index, dtype=object).map(_CHANGES)
+def _changes(pairs: pd.DataFrame, of: str = "") -> pd.DataFrame:  # As `summary`, with half_width, by_seed
+    "Rows of `differences` as those of their `a`; `of` ends the name of a column."
+    rows = pairs.rename(columns={f"a_{name}": name for name in ROW})
+    column = pd.Series([*zip(rows["group"], rows["metric"])], rows.index, dtype=object).map(_CHANGES) + of
     rows = rows.assign(column=column, mean=rows["difference"], std=np.nan, gaps=0).dropna(subset="column")
     return rows[["benchmark", "setting", *ROW, "column", "mean", "std", "seeds", "gaps", "half_width", "by_seed"]]
+
+
+def against(results: Results, method: str, of: str = "") -> pd.DataFrame:
+    "Differences of AUROC, and of accuracy, from a method by the same detector."
+    table = differences(results)
+    alike = (table["b_method"] == method) & (table["b_variant"] == "")
+    for name in ("detector", "params", "reads"):
+        alike &= table[f"a_{name}"] == table[f"b_{name}"]
+    return _changes(table[alike], of)
 
 # %% ../../nbs/study/07_tables.ipynb #d07a94a5
 def _text(row, seeds: int) -> str:
@@ -65,8 +70,6 @@ def _text(row, seeds: int) -> str:
     spread = f" ± {row.std:.2f}" if row.seeds > 1 and not np.isnan(row.std) else ""
     fewer = row.seeds < seeds and not row.column.startswith("published")
     return f"{row.mean:.2f}{spread}" + (f" ({row.seeds} of {seeds} seeds)" if fewer else "")
-
-
 
 
 def _marks(numbers: pd.DataFrame, within: list[str] | None) -> pd.Series:  # "best", "second" or ""
@@ -224,8 +227,6 @@ def _only(rows: pd.DataFrame, wanted: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="kind", errors="ignore").merge(kept, on=names)
 
 
-
-
 def _named(numbers: pd.DataFrame, results: Results) -> pd.DataFrame:
     "With `name`: the method's label and its variant, † where it did not learn; `rival`: whether it competes."
     gone = did_not_learn(results.metrics, results.profile.baseline)
@@ -296,37 +297,33 @@ def set_rows(results: Results) -> pd.DataFrame:
 def component_rows(results: Results) -> pd.DataFrame:
     """All ASCOOD methods and variants of benchmarks that have more than one, by the detector that validation chose for
     the one with the paper's synthesis."""
-    profile, chosen, ours = results.profile, choose_detectors(judged_rows(results)), results.ours
+    baseline, chosen, ours = results.profile.baseline, choose_detectors(judged_rows(results)), results.ours
     rows = summary(results.metrics[results.metrics["reads"] == "released"])
     how = {benchmark: chosen.get((benchmark, method, "")) for benchmark, method in ours.items()}
     varied = {(row.benchmark, row.method) for row in rows.itertuples() if row.variant}
     rows = keep(rows, (how[row.benchmark] == (row.detector, row.params)
-                       and (row.kind == "ASCOOD" or row.method == profile.baseline or (row.benchmark, row.method) in varied)
+                       and (row.kind == "ASCOOD" or row.method == baseline or (row.benchmark, row.method) in varied)
                        for row in rows.itertuples()))
     models = rows[rows["kind"] == "ASCOOD"].drop_duplicates(["benchmark", "method", "variant"])["benchmark"]
     rows = rows[rows["benchmark"].isin(models[models.duplicated()])]
-    changes = [_only(against(results, profile.baseline), rows)]
+    changes = [_only(against(results, baseline), rows)]
     for method in filter(None, dict.fromkeys(ours.values())):
-        of = against(results, method)
-        of = of[of["benchmark"].map(ours) == method]
-        changes.append(_only(of.assign(column=of["column"] + " (from ASCOOD)"), rows))
+        of = against(results, method, " (from ASCOOD)")
+        changes.append(_only(of[of["benchmark"].map(ours) == method], rows))
     return _named(pd.concat([rows, *changes]), results)
 
 # %% ../../nbs/study/07_tables.ipynb #7fc943c4
 def iodin_rows(results: Results) -> pd.DataFrame:
     "ODIN and every i-ODIN on the baseline's model, and the difference from ODIN."
     baseline, table = results.profile.baseline, differences(results)
-    ours = results.metrics.query("method == @baseline and variant == ''")
+    ours = results.metrics[(results.metrics["method"] == baseline) & (results.metrics["variant"] == "")]
     ours = ours[ours["detector"].isin(["ODIN", "i-ODIN", "MSP", "MLS"])]
     if "i-ODIN" not in {*ours["detector"]}:
         return ours.iloc[:0]
     rows = summary(ours).query("column != 'accuracy'")
-    pairs = table.query("a_method == @baseline and a_detector == 'i-ODIN' and b_detector == 'ODIN' and metric == 'auroc'")
-    pairs = pairs[pairs["group"].isin(["near", "far"])].rename(columns={f"a_{name}": name for name in ROW})
-    pairs = pairs.drop_duplicates(["benchmark", *ROW, "group"])
-    column = "Δ " + pairs["group"] + " AUROC (from ODIN)"
-    pairs = pairs.assign(column=column, mean=pairs["difference"], std=np.nan, gaps=0)
-    numbers = pd.concat([rows, _only(pairs, rows)])
+    pairs = table.query("a_detector == 'i-ODIN' and b_detector == 'ODIN' and metric == 'auroc'")
+    pairs = _changes(pairs[pairs["a_method"] == baseline], " (from ODIN)")
+    numbers = pd.concat([rows, _only(pairs.drop_duplicates(["benchmark", *ROW, "column"]), rows)])
     moved = {row.params: str(json.loads(row.hyperparameters or "{}").get("k", 1)) for row in ours.itertuples()
              if row.detector == "i-ODIN"}
     elements = {("ODIN", ""): "all"} | {("i-ODIN", params): k for params, k in moved.items()}
@@ -347,7 +344,7 @@ def reliance_rows(results: Results) -> pd.DataFrame:
     long = wide.reset_index().melt(by, var_name="column")
     return _named(over_seeds(long, [*by[:-1], "column"]), results)
 
-# %% ../../nbs/study/07_tables.ipynb #e96f7d2a
+# %% ../../nbs/study/07_tables.ipynb #b3b1e235
 def auroc_gains(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:  # run_id, detector, gain (points)
     "Gain in AUROC of every ASCOOD run over the baseline of the same seed, by the paper's detector; NaN without that."
     rows = metrics.query("variant == '' and reads == 'released'")
