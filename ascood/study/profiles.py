@@ -289,8 +289,8 @@ def _read_profile(path: Path, above: tuple[Path, ...] = ()) -> dict:
         beside = path.parent / name
         content = _read_profile(beside if beside.is_file() else _profile_path(name), (*above, path)) | content
     if out := content.pop("leave_out", []):
-        check_names("method in `leave_out`", out, content["methods"])
-        for part in (content, *content["benchmarks"].values()):
+        check_names("method in `leave_out`", out, content.get("methods", {}))
+        for part in (content, *content.get("benchmarks", {}).values()):
             part |= {"methods": {name: plan for name, plan in part.get("methods", {}).items() if name not in out}}
             if "leave_out" in part:
                 part["leave_out"] = [name for name in part["leave_out"] if name not in out]
@@ -375,7 +375,7 @@ def load_profile(
         profile = checked(Profile, "settings", **({"name": path.stem} | _read_profile(path) | chosen))
         _load_own(profile, path)
         _check(profile)
-    except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise ValueError(shorten(f"profile {path.name}: {str(error).removeprefix('settings: ')}", 195)) from None
     return profile
 
