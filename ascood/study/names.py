@@ -59,6 +59,15 @@ METHOD_STYLE = {  # key in a profile: (label, colour)
     "ascood_subtract": ("ASCOOD (subtract)", _PALETTE[9]),
     "ascood_shuffle": ("ASCOOD (shuffle)", _PALETTE[2]),
     "ascood_gaussian": ("ASCOOD (gaussian)", _PALETTE[4]),
+    "ascood_random": ("ASCOOD, random places", _PALETTE[1]),
+    "ascood_shuffle_random": ("ASCOOD, shuffle of random pixels", _PALETTE[1]),
+    "ascood_other": ("ASCOOD, another image's gradient", _PALETTE[5]),
+    "ascood_sign": ("ASCOOD, random signs", _PALETTE[6]),
+    "ascood_no_zscore": ("ASCOOD without z-score", _PALETTE[3]),
+    "ascood_no_loss": ("Outliers in batch norm alone", _PALETTE[8]),
+    "cross_entropy_zscore": ("Cross-entropy, z-score", _PALETTE[5]),
+    "cross_entropy_longer": ("Cross-entropy, 2.5 times the epochs", _PALETTE[6]),
+    "label_smoothing": ("Label smoothing", _PALETTE[8]),
 }
 KINDS = {"post-hoc": _PALETTE[7], "training": _PALETTE[1], "with outlier data": _PALETTE[3], "ASCOOD": _PALETTE[0]}
 GROUP_COLORS = {"ID": _PALETTE[7], "near OOD": _PALETTE[3], "far OOD": _PALETTE[9]}
