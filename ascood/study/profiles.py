@@ -131,7 +131,7 @@ class Profile(ProfileFile):
 NOT_OF_WEIGHTS = {"profile", "detectors", "judged", "method", "variant", "validation_only", "snapshots", "code",
                   "diagnosed_by"}  # of the settings of a run
 
-
+# %% ../../nbs/study/01_profiles.ipynb #e3179c5a
 class RunSpec(Settings):
     "One training run of a profile, fully resolved: what decides it."
     profile: str

@@ -32,7 +32,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is of an earlier version, whose rows this one does not read; move its folder away")
     return rows
 
-
+# %% ../../nbs/study/04_results.ipynb #67356237
 class Results:
     "What is known of a profile's runs, as tidy frames. Raises FileNotFoundError that names the command to call."
 

@@ -43,7 +43,7 @@ def summary(metrics: pd.DataFrame) -> pd.DataFrame:  # `_OF`, column, mean, std,
 _CHANGES = {("near", "auroc"): "Δ near AUROC", ("far", "auroc"): "Δ far AUROC", ("id", "accuracy"): "Δ accuracy"}
 _ORDER = ["near_auroc", "Δ near AUROC", "near_fpr95", "far_auroc", "Δ far AUROC", "far_fpr95", "accuracy", "Δ accuracy"]
 
-
+# %% ../../nbs/study/07_tables.ipynb #b98a2834
 def _changes(pairs: pd.DataFrame, of: str = "") -> pd.DataFrame:  # As `summary`, with half_width, by_seed
     "Rows of `differences` as those of their `a`; `of` ends the name of a column."
     rows = pairs.rename(columns={f"a_{name}": name for name in ROW})
