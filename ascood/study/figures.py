@@ -142,9 +142,14 @@ def _outlier_rows(
 ) -> list[_Row]:
     "x' with the alpha of the epoch, and what changed: grey is no change, amplified until it fills the range."
     made = made_by(model, x, y, epoch, epochs, torch.Generator().manual_seed(0))
-    alpha = alpha_at(epoch, epochs, made_by.alpha_max, made_by.alpha_min)
-    step = "" if made_by.kind == "shuffle" else rf", $\alpha$ = {alpha:.3g}"
-    row = _Row(f"$x'$ {made_by.kind}{step}", data.pixels(made), _true_class(model, made, y))
+    how = [made_by.kind] + [f"{made_by.places} places"] * (made_by.places != "top")
+    how += ["random signs"] * made_by.random_sign
+    if made_by.relative_step:
+        how.append(f"$r$ = {made_by.relative_step:g}")
+    elif made_by.kind != "shuffle":
+        how.append(rf"$\alpha$ = {alpha_at(epoch, epochs, made_by.alpha_max, made_by.alpha_min):.3g}")
+    label = "$x'$ " + (", " if len(how) < 3 else ",\n").join(how)
+    row = _Row(label, data.pixels(made), _true_class(model, made, y))
     if made_by.kind == "gaussian":  # noise takes the place of the image
         return [row]
     change = data.pixels(made) - data.pixels(x)
@@ -216,8 +221,8 @@ def figure_gallery(results: Results, benchmark: str, images: int = 8) -> Figure:
     by_class = train.labels.argsort(stable=True)
     x, y = train[by_class[torch.linspace(0, len(by_class) - 1, images).long()].tolist()]
     models = {epoch: load_classifier(path) for epoch, path in files.items()}
-    synthesizers = [cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer() for run in runs]
-    figure = plot_gallery(models.pop(kept), x, y, data, synthesizers, kept, run.config.epochs, models)
+    ways = dict.fromkeys(cast(ASCOOD, create_method(run.kind, **run.settings)).synthesizer() for run in runs)
+    figure = plot_gallery(models.pop(kept), x, y, data, [*ways], kept, run.config.epochs, models)
     return _see(figure, "See where the change lies, and whether x' still shows an object.")
 
 # %% ../../nbs/study/08_figures.ipynb #7cc2ea87
@@ -298,7 +303,7 @@ def common_detector(results: Results, benchmark: str) -> str:
 # %% ../../nbs/study/08_figures.ipynb #daf13a6d
 @styled
 def figure_scores(results: Results, benchmark: str) -> Figure:
-    "Scores of all methods by the same detector on one axis, a row a method; AUROC in percent."
+    "Scores of all methods by the same detector on one axis, a row a method; above it AUROC in percent."
     detector = common_detector(results, benchmark)
     rows = group_auroc(results, benchmark).query("detector == @detector")
     found = {name: quantile_groups(results, benchmark, name, detector) for name in rows["method"].unique()}
@@ -309,7 +314,7 @@ def figure_scores(results: Results, benchmark: str) -> Figure:
         auroc = rows[rows["method"] == name].groupby("group", sort=False)["auroc"].mean()
         said = ", ".join(f"{group} {value:.1f}" for group, value in auroc.items())
         axis.set(ylabel="", yticks=[])
-        axis.set_title(f"{method_label(name)}; AUROC {said}", loc="left")
+        axis.set_title(f"{method_label(name)}; {said}", loc="left")
     axes[-1].set_xlabel(f"{detector} score on {benchmark} (higher: more OOD)")
     figure.supylabel("share of images", fontsize=8)
     _legend(figure, _SQUARES)
