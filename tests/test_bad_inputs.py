@@ -48,8 +48,8 @@ COMMANDS = [
     ("data check --root none", "there is no data folder none; give one as root, or set ASCOOD_DATA to it"),
     ("build waterbirds --root none", "the data root none does not exist; make the folder, or correct the path"),
     ("own predict none photos/other/0.png", "none is not there; give the detector.safetensors"),
-    (FIT + "--train photos/nothing", "the folder of training images photos/nothing is not there; correct the path"),
-    (FIT + "--ood-val photos/train", "are the same image, in train and ood_val; remove one"),
+    (FIT + "--train photos/nothing", "the folder photos/nothing is not there; correct the path"),
+    (FIT + "--ood-val photos/train", "are the same image; remove one"),
     (FIT + "--batch-size 900", "images that are left for training; lower it"),
     (FIT + "--train photos/torn", "torn/cat/0.png is truncated or no image, or may not be read; get it again, or remove it"),
 ]
