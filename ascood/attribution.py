@@ -51,10 +51,10 @@ def _check_logits(logits: Tensor, y: Tensor):
                          f"{tuple(logits.shape)}")
 
 # %% ../nbs/00_attribution.ipynb #8292d492
-def _gradient(logits: Tensor, x: Tensor, y: Tensor, keep_graph: bool = False) -> Tensor:
+def _gradient(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
     "G from logits that were computed from `x`."
     _check_logits(logits, y)
-    return torch.autograd.grad(logits.gather(1, y.long()[:, None]).sum(), x, retain_graph=keep_graph)[0]
+    return torch.autograd.grad(logits.gather(1, y.long()[:, None]).sum(), x)[0]
 
 # %% ../nbs/00_attribution.ipynb #c6b20e24
 def true_class_gradient(

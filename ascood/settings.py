@@ -20,8 +20,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 BACKBONE_NAMES = ("tiny_resnet", "cifar_resnet18", "resnet18", "resnet50", "efficientnet_lite0")
 LIBRARIES = ("torchvision/", "timm/")  # or a network of one of these, such as timm/resnet18
 METHOD_NAMES = (
-    "cross_entropy", "ascood", "pretrained", "conf_branch", "rot_pred", "godin", "vos", "logit_norm", "cider", "npos",
-    "oe", "mixoe")
+    "cross_entropy", "ascood", "label_smoothing", "pretrained", "conf_branch", "rot_pred", "godin", "vos", "logit_norm",
+    "cider", "npos", "oe", "mixoe")
 DETECTOR_NAMES = (  # post-hoc, in the paper's order; then KNN and i-ODIN
     "MSP", "TempScale", "ODIN", "MDS", "MDSEns", "RMDS", "Gram", "EBO", "GradNorm", "ReAct", "MLS", "KLM", "VIM",
     "DICE", "RankFeat", "ASH", "SHE", "GEN", "NNGuide", "Relation", "SCALE", "FDBD", "KNN", "i-ODIN")

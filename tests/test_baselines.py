@@ -240,7 +240,7 @@ READS = {f"aten::{name}" for name in (
 
 @pytest.mark.parametrize("method",
     [create_method("cross_entropy"), *(create_method("ascood", synthesis=kind) for kind in SYNTHESES),
-                                    create_method("ascood", uncertainty="energy", attribution_mode="shared"),
+                                    create_method("ascood", uncertainty="energy"),
                                     *map(small, NAMES)], ids=repr)
 def test_a_step_reads_no_value_from_the_device(method, holdout, tmp_path, monkeypatch):
     "From one batch to the next. What would make a GPU wait is an operation on a CPU too, and the profiler sees it."

@@ -68,10 +68,7 @@ def make(root: Path, name: str):
         trees.make_cub(root), trees.make_places(root, per_category=40)
     elif name == "celeba":
         trees.make_celeba(root)
-    elif name in ("cars", "cars-small"):
-        trees.make_cars(root), trees.make_samples(root, 12), trees.make_textures(root)
-    options = {"n_val": 3, "n_far": 4} if name == "cars-small" else {}
-    build.BUILDERS[name](root, progress=False, **options)
+    build.BUILDERS[name](root, progress=False)
 
 
 def all_sets(benchmark) -> dict:
@@ -165,7 +162,7 @@ def test_what_is_no_declaration(tmp_path, text):
 
 def test_declarations_fit_the_registry():
     assert set(SPECS) == set(list_benchmarks(on_disk=True)) - {"texture-animals"}
-    assert set(SPECS) == {path.stem for path in disk._declared_here().iterdir()}
+    assert set(SPECS) == {path.stem for path in disk.declarations().iterdir()}
     for name, spec in SPECS.items():
         assert name in list_benchmarks(spec.setting) and all(one.get or spec.get for one in spec.sets().values())
     assert SPECS["cars-small"].mean == (127 / 255,) * 3 and SPECS["cars-small"].std == (128 / 255,) * 3
@@ -213,8 +210,8 @@ def test_the_layout_of_the_training_list_comes_first(released, tmp_path):
         copy.write_text(path.read_text())
 
     def found(group, name):
-        layout, _, path = disk.find_place(SPECS["cars"], tmp_path, group, name)
-        return layout, path.relative_to(tmp_path / "benchmark_imglist").as_posix()
+        layout, place = disk.find_place(SPECS["cars"], tmp_path, group, name)
+        return layout, place.list
 
     assert found("far", "textures") == ("released", "cifar100/test_texture.txt")
     listed(tmp_path, "own", "cars/train_cars.txt", 150, 150)
@@ -223,7 +220,7 @@ def test_the_layout_of_the_training_list_comes_first(released, tmp_path):
         load_benchmark("cars", root=tmp_path, any_count=True)
 
 
-@pytest.mark.parametrize("name", ["waterbirds", "celeba", "cars-small", "cifar10", "cifar10-jpeg-holdout"])
+@pytest.mark.parametrize("name", ["waterbirds", "celeba", "cub-small", "cifar10", "cifar10-jpeg-holdout"])
 def test_from_files_to_metrics(name, tmp_path):
     "Load, one epoch of a few steps, every metric, from raw files where the benchmark has a builder."
     if name in build.BUILDERS:
@@ -460,11 +457,9 @@ def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
 
 @pytest.fixture(scope="module")
 def cars_root(tmp_path_factory) -> Path:
-    "cars-small, and OOD sets for cars: photographs wider than high, and higher than wide."
+    "cars and its OOD sets: photographs wider than high."
     root = tmp_path_factory.mktemp("cars")
-    trees.make_cars(root, size=(37, 26)), trees.make_samples(root, 12, size=(26, 41))
-    trees.make_textures(root, size=(33, 33))
-    build.build_cars_small(root, n_val=3, n_far=4, progress=False)
+    trees.make_cars(root, size=(37, 26))
     build.build_cars(root, progress=False)
     fill_lists(root, "cars", n=3)
     return root
@@ -496,7 +491,7 @@ def test_every_set_is_the_same_from_memory_and_from_files(cars_root):
 
 
 def test_images_are_held_in_memory_only_if_they_fit(cars_root, monkeypatch):
-    load = functools.partial(load_benchmark, "cars-small", root=cars_root, pixels=21)
+    load = functools.partial(load_benchmark, "cars", root=cars_root, pixels=21, any_count=True)
     total = sum(map(len, all_sets(load()).values())) * 3 * 24**2
     monkeypatch.setattr(disk, "_MEMORY", total)
     assert isinstance(load().train, ImageSet)
@@ -505,8 +500,9 @@ def test_images_are_held_in_memory_only_if_they_fit(cars_root, monkeypatch):
     assert isinstance(load(known_classes=149).train, ImageSet), "what is not kept needs no memory"
 
 
-def test_training_images_are_cropped_each_in_its_own_way_and_normalised_as_declared(cars_root):
-    benchmark = load_benchmark("cars-small", root=cars_root)
+def test_training_images_are_cropped_each_in_its_own_way_and_normalised_as_declared(tmp_path):
+    fill_lists(tmp_path, "cub-small")
+    benchmark = load_benchmark("cub-small", root=tmp_path)
     torch.manual_seed(0)
     for images in (benchmark.train, benchmark.auxiliary):
         x, _ = images[[0] * 32]
@@ -626,3 +622,39 @@ def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, c
     assert disk.main(["check", "waterbird"]) == 2 and "did you mean 'waterbirds'" in capsys.readouterr().err
     assert disk.main(["check", "--root", str(tmp_path / "none")]) == 2 and "no data folder" in capsys.readouterr().err
     assert load_from_disk.__defaults__[1] == 0
+
+
+# Folders that serve several sets
+
+
+def painted(folder: Path, names: list[str]):
+    "An image of its own colour for each name."
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (2 * i, 255 - i, 7 * i % 256)).save(folder / f"{name}.png")
+
+
+def test_a_folder_is_dealt_and_the_seed_decides_classes(tmp_path):
+    painted(tmp_path / "birds", [f"{kind}/{i}" for kind in "abcdef" for i in range(20)])
+    painted(tmp_path / "odd", ["x/cat1", "x/cat2", "x/dog1", "y/dog2"])
+    told = OWN | {"classes": 4, "hold_out": 2, "near": {"held-out": {"folder": "birds", "held_out": True}},
+                  "id": {part: {"folder": "birds", "share": share}
+                         for part, share in (("train", [0, 0.6]), ("val", [0.6, 0.7]), ("test", [0.7, 1]))},
+                  "val": {"odd": {"folder": ["odd/x", "odd/y"], "without": ["cat*"]}}, "far": {"odd": {"folder": "odd"}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(told))
+    load = functools.partial(load_benchmark, str(tmp_path / "own.yaml"), root=tmp_path)
+    first = load()
+    assert [len(images) for images in (first.train, first.val, first.test)] == [48, 8, 24]
+    assert first.train.labels.bincount().tolist() == [12] * 4 and len(first.ood_val["odd"]) == 2
+    parts = [{tuple(image.flatten()[:3].tolist()) for image in images.images}
+             for images in (first.train, first.val, first.test, first.ood["near"]["held-out"])]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 120  # every image has its colour, and one place
+    assert any(load(seed=seed).class_names != first.class_names for seed in (1, 2, 3))
+    assert load(seed=1).class_names == load(seed=1).class_names
+
+
+@pytest.mark.parametrize("place", [{"folder": "a", "share": [0.5, 0.2]}, {"list": "a.txt", "share": [0, 1]}])
+def test_what_is_no_share(tmp_path, place):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN | {"far": {"a": place}}))
+    with pytest.raises(ValueError, match="share"):
+        read_declaration(tmp_path / "own.yaml")

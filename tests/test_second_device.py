@@ -20,7 +20,7 @@ SETTINGS = {  # outliers are made within the first steps
     "npos": dict(start=0, queue=6, k=2, boundary=3, candidates=4, dim=8)}
 RUNS = [(name, SETTINGS.get(name, {})) for name in list_methods() if name != "pretrained"] + [
     ("ascood", dict(synthesis="shuffle", uncertainty="energy")),
-    ("ascood", dict(synthesis="subtract", attribution_mode="shared")),
+    ("ascood", dict(synthesis="subtract")),
     ("ascood", dict(synthesis="gaussian", attribution_mode="train")),
     ("ascood", dict(normalization="none")), ("cross_entropy", dict(normalization="l2"))]
 CONFIG = TrainConfig(epochs=1, batch_size=12)

@@ -185,7 +185,20 @@ def fill_lists(root: Path, name: str, n: int = 10):
         if disk.find_place(spec, root, group, which) is None:
             classes = len(sum(spec.split(), [])) if group == "id" else None
             place = next(iter(one.where.values()))[-1]
+            if not place.list:
+                in_folders(root, place, (n or 10) if classes is None and not one.held_out else None, spec)
+                continue
             listed(root, f"images_classic/{which}-{group}", place.list, 2 * classes if classes else n, classes)
+
+
+def in_folders(root: Path, place, n: int | None, spec):
+    "Images for a set of folders: `n` each, or a folder for each class that the benchmark numbers."
+    for folder in place.paths(root):
+        kinds = [""] if n else [f"class{c:03}" for c in range(len(sum(spec.split(), [])))]
+        for kind in kinds:
+            rng = np.random.RandomState(len(kind) + len(folder.name))
+            for i in range(n or 10):
+                save_image(folder / kind / f"{i}.jpg", rng.randint(20, 235, 3), (36, 32), rng)
 
 
 def make_released(root: Path, n: int = 3) -> list[dict]:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SPECS', 'COMPOSED', 'app', 'data_root', 'DataError', 'leads_out', 'Place', 'SetSpec', 'BenchmarkSpec',
-           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode', 'declare',
-           'is_on_disk', 'MissingSet', 'Found', 'find_place', 'find_set', 'find_sets', 'load_from_disk', 'list_digests',
-           'check_available', 'check', 'can_run', 'main']
+           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode',
+           'declarations', 'declare', 'is_on_disk', 'MissingSet', 'Found', 'find_place', 'dealt', 'find_set', 'drawn',
+           'find_sets', 'load_from_disk', 'names_and_sizes', 'list_digests', 'check_available', 'check', 'can_run',
+           'main']
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #abf7dfa7
 import functools
@@ -77,19 +78,29 @@ class Place(Settings):
     dataset: str | None = None  # a class of torchvision.datasets
     parts: tuple[dict, ...] = ({},)  # its arguments; the parts are joined
     deal: Literal["val", "test"] | None = None  # "val": the 1,000 images dealt to validation, "test": the others
+    share: tuple[float, float] | None = None  # of a folder's images, see `dealt`: such as [0, 0.6] and [0.6, 1]
+    without: tuple[str, ...] = ()  # patterns of names of a folder's images, such as n0160*, that are left out
 
     @model_validator(mode="after")
     def _one_kind(self):
         if out := next(filter(leads_out, (*self.folders(), self.list or "")), None):
             raise ValueError(f"{out} leaves the data root")
-        if bool(self.dataset) == bool(self.list or isinstance(self.folder, str)):
+        if bool(self.dataset) == bool(self.list or self.folder):
             raise ValueError("give a list, a folder of images, or a dataset of torchvision")
+        if (self.share or self.without) and (self.list or self.dataset):
+            raise ValueError("share and without are of a folder of images")
+        if self.share and not 0 <= self.share[0] < self.share[1] <= 1:
+            raise ValueError("share is two ascending numbers in [0, 1]")
         if self.dataset and not hasattr(torchvision.datasets, self.dataset):
             raise ValueError(f"torchvision has no dataset {self.dataset}")
         return self
 
     def folders(self) -> tuple[str, ...]:
         return _FOLDERS if self.folder is None else (self.folder,) if isinstance(self.folder, str) else self.folder
+
+    def paths(self, root: Path) -> Sequence[Path]:
+        "Files or folders that must be there."
+        return [root / "benchmark_imglist" / self.list] if self.list else [root / folder for folder in self.folders()]
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #f5926605
 class SetSpec(Settings):
@@ -137,11 +148,12 @@ class _Groups(Settings):
 class _Classes(_Groups):
     classes: int = Field(ge=2)  # in-distribution
     hold_out: NonNegativeInt | tuple[NonNegativeInt, ...] = 0  # so many of the lists' classes by MixOE's rule, or these
+    seed: NonNegativeInt = 0  # of MixOE's rule and of shares, unless `load_benchmark` is given another
 
     def split(self) -> tuple[list[int], list[int]]:
         "The lists' numbers of in-distribution and of held-out classes, each ascending."
         if isinstance(self.hold_out, int):
-            return holdout_split(self.classes + self.hold_out, self.classes)
+            return holdout_split(self.classes + self.hold_out, self.classes, self.seed)
         return sorted(set(range(self.classes + len(self.hold_out))) - set(self.hold_out)), sorted(self.hold_out)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #82976891
@@ -340,13 +352,13 @@ def _open_dataset(place: Place, root: Path, download: bool = False) -> tuple[Pic
     return Pictures(items, names, _open_part), np.array(labels, dtype=np.int64) if labels else None
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #8fb1a1ca
-def _declared_here() -> Path:
+def declarations() -> Path:
     "The folder of declarations of the clone, or the one that came with a wheel."
     package, folder = Path(ascood.__file__).parent, Path("nbs", "experiments", "benchmarks")
     return next((place for place in (package / "shipped" / folder, package.parent / folder) if place.is_dir()), folder)
 
 
-_FILES: dict[str, Path] = {file.stem: file.resolve() for file in sorted(_declared_here().glob("*.yaml"))}
+_FILES: dict[str, Path] = {file.stem: file.resolve() for file in sorted(declarations().glob("*.yaml"))}
 SPECS: dict[str, BenchmarkSpec] = {name: read_declaration(file) for name, file in _FILES.items()}
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #edf553ce
@@ -385,15 +397,14 @@ class Found(NamedTuple):
                              source=f"{self.source}, of which {len(rows)} {which}")
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #dca494a1
-def find_place(spec: BenchmarkSpec, root: Path, group: str, name: str) -> tuple[str, Place, Path] | None:
-    "Layout, place and path of the first list or folder of a set that exists; those of training's layout first."
+def find_place(spec: BenchmarkSpec, root: Path, group: str, name: str) -> tuple[str, Place] | None:
+    "Layout and place of the first list or folders of a set that exist; those of training's layout first."
     places = spec.sets()[group, name].places()
     if (group, name) != ("id", "train") and (train := find_place(spec, root, "id", "train")):
         places.sort(key=lambda pair: pair[0] != train[0])
     for layout, place in places:
-        path = root / "benchmark_imglist" / place.list if place.list else root / str(place.folder)
-        if not place.dataset and (path.is_file() if place.list else path.is_dir()):
-            return layout, place, path
+        if not place.dataset and all(path.is_file() if place.list else path.is_dir() for path in place.paths(root)):
+            return layout, place
     return None
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #e1c179a9
@@ -430,7 +441,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _from_list(layout: str, place: Place, file: Path, root: Path, numbered: int | None, majority: bool) -> Found:
+def _from_list(layout: str, place: Place, root: Path, numbered: int | None, majority: bool) -> Found:
+    file = place.paths(root)[0]
     _check_build(file)
     listed, name = read_list(file, root, numbered, place.folders()), file.relative_to(root).as_posix()
     classes, labels = file.parent / "classes.txt", listed["label"].to_numpy(copy=True) if numbered else None
@@ -440,20 +452,38 @@ def _from_list(layout: str, place: Place, file: Path, root: Path, numbered: int 
     return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
+# %% ../../nbs/benchmarks/01_disk.ipynb #83fe1133
+def dealt(
+    paths: Sequence[Path],  # Images
+    share: tuple[float, float],  # From, to: fractions in [0, 1]
+    seed: int,
+) -> list[int]:  # Their indices, ascending
+    "Of each folder's images, in random order, those from one fraction to the other. Shares that do not overlap are disjoint."
+    folders = np.array([str(path.parent) for path in paths])
+    rng, turn = np.random.RandomState(seed), np.empty(len(paths))
+    for folder in np.unique(folders):
+        rows = rng.permutation(np.flatnonzero(folders == folder))
+        turn[rows] = (np.arange(len(rows)) + rng.random_sample()) / len(rows)
+    return np.flatnonzero((share[0] <= turn) & (turn < share[1])).tolist()
+
 # %% ../../nbs/benchmarks/01_disk.ipynb #b13d06ab
-def _from_folder(layout: str, folder: Path, root: Path, numbered: int | None) -> Found:
-    paths = images_in(folder)
-    kinds = [path.relative_to(folder).parts[0] for path in paths]
+def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, seed: int) -> Found:
+    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)
+             if not any(path.match(pattern) for pattern in place.without)]
+    paths = [path for path, _ in found]
+    kinds = [path.relative_to(folder).parts[0] for path, folder in found]
     names = sorted(set(kinds))
+    where = " and ".join(folder.relative_to(root).as_posix() for folder in place.paths(root))
     if not paths or (numbered and len(names) != numbered):
         wanted = f"{numbered} folders of images, one for each class, and nothing beside them" if numbered else "images"
-        raise DataError(f"{folder} must have {wanted}; it has {len(paths)} images in {len(names)} places")
+        raise DataError(f"{where} must have {wanted}; it has {len(paths)} images in {len(names)} places")
     if outside := next((path for path in paths if leaves_root(path, root)), None):
         raise DataError(f"{outside} leaves the data root by a link")
-    digest = _digest("\n".join(path.relative_to(folder).as_posix() for path in paths).encode())
-    source = f"{folder.relative_to(root).as_posix()}: {len(paths)} images, sha256 of their names {digest}"
-    labels = np.array([names.index(kind) for kind in kinds], dtype=np.int64) if numbered else None
-    return Found(Pictures(paths), labels, source, layout, class_names=tuple(names) if numbered else ())
+    kept = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    digest = _digest("\n".join(paths[i].relative_to(root).as_posix() for i in kept).encode())
+    source = f"{where}: {len(kept)} images, sha256 of their names {digest}"
+    labels = np.array([names.index(kinds[i]) for i in kept], dtype=np.int64) if numbered else None
+    return Found(Pictures([paths[i] for i in kept]), labels, source, layout, class_names=tuple(names) if numbered else ())
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #0e7c7144
 def _numbered(spec: BenchmarkSpec, group: str, one: SetSpec) -> int | None:
@@ -466,11 +496,12 @@ def find_set(spec: BenchmarkSpec, root: Path, group: str, name: str, download: b
     one, reasons = spec.sets()[group, name], []
     numbered = _numbered(spec, group, one)
     if found := find_place(spec, root, group, name):
-        layout, place, path = found
-        return _from_list(layout, place, path, root, numbered, bool(spec.majority)) if place.list else \
-            _from_folder(layout, path, root, numbered)
+        if found[1].list:
+            return _from_list(*found, root, numbered, bool(spec.majority))
+        return _from_folder(*found, root, numbered, spec.seed)
     if files := [place for _, place in one.places() if not place.dataset]:
-        wanted = [f"list benchmark_imglist/{file.list}" if file.list else f"folder {file.folder}" for file in files]
+        wanted = [f"list benchmark_imglist/{file.list}" if file.list else f"folder {' and '.join(file.folders())}"
+                  for file in files]
         reasons.append(f"no {' or '.join(wanted)}")
     for layout, place in one.places():
         try:
@@ -528,7 +559,8 @@ def _image_set(spec: BenchmarkSpec, found: Found, training: bool, workers: int, 
 def _kept_classes(spec: BenchmarkSpec, known_classes: int | None) -> list[int]:
     "Label numbers, as in the lists, of the in-distribution classes."
     known, _ = spec.split()
-    return known if known_classes is None else [known[i] for i in holdout_split(spec.classes, known_classes)[0]]
+    kept = range(spec.classes) if known_classes is None else holdout_split(spec.classes, known_classes, spec.seed)[0]
+    return [known[i] for i in kept]
 
 
 def _kept(spec: BenchmarkSpec, group: str, one: SetSpec, found: Found, known_classes: int | None) -> Found:
@@ -537,10 +569,15 @@ def _kept(spec: BenchmarkSpec, group: str, one: SetSpec, found: Found, known_cla
         classes = spec.split()[1] if one.held_out else _kept_classes(spec, known_classes)
         found = found.take(np.flatnonzero(np.isin(found.labels, classes)), f"of classes {classes}")
         found = found._replace(labels=None if one.held_out else np.searchsorted(classes, found.labels))
-    if one.at_most and one.at_most < len(found.images):
-        drawn = np.random.RandomState(one.seed).permutation(len(found.images))[: one.at_most]
-        found = found.take(np.sort(drawn), f"drawn by seed {one.seed}")
-    return found
+    return drawn(one, found)
+
+
+def drawn(one: SetSpec, found: Found) -> Found:
+    "As many of a set's images as it may have."
+    if not one.at_most or one.at_most >= len(found.images):
+        return found
+    rows = np.random.RandomState(one.seed).permutation(len(found.images))[: one.at_most]
+    return found.take(np.sort(rows), f"drawn by seed {one.seed}")
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cc9a95ae
 def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
@@ -561,7 +598,7 @@ def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
 def _as_asked(name: str) -> str:
     "What `ascood data check` calls a benchmark: its name, or the file of one of a user's own."
     file = _FILES.get(name)
-    return name if file is None or file.parent == _declared_here().resolve() else os.path.relpath(file)
+    return name if file is None or file.parent == declarations().resolve() else os.path.relpath(file)
 
 
 def find_sets(spec: BenchmarkSpec, root: Path, leave_out_missing: bool = False, download: bool = False,
@@ -621,7 +658,7 @@ def _benchmark(spec: BenchmarkSpec, found: _Sets, names: tuple[str, ...], load: 
 def load_from_disk(
     name: str,  # One of SPECS
     root: str | Path | None = None,  # See `data_root`
-    seed: int = 0,  # Unused: the lists decide which image goes into which set
+    seed: int = 0,  # Decides which classes are held out or kept, and how a folder is dealt; lists say it themselves
     workers: int = min(8, os.cpu_count() or 1),  # Processes that decode large images; they do not change the pixels
     leave_out_missing: bool = False,  # Go on without OOD sets that are not there
     download: bool = False,  # Let torchvision download what it can
@@ -634,7 +671,7 @@ def load_from_disk(
     spec = SPECS[name]
     _check_options(spec, workers, pixels, known_classes, in_memory, leave_out_missing=leave_out_missing,
                    download=download, any_count=any_count)
-    spec = spec.model_copy(update={"pixels": pixels or spec.pixels})
+    spec = spec.model_copy(update={"pixels": pixels or spec.pixels, "seed": seed or spec.seed})
     found = find_sets(spec, data_root(root), leave_out_missing, download, any_count, known_classes)
     memory = _fits(spec, found) if in_memory is None else in_memory
     names = _class_names(spec, found["id", "train"], known_classes)
@@ -651,10 +688,10 @@ for _spec in SPECS.values():
     _register(_spec)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #7c09be5e
-COMPOSED: dict[str, Callable[[Path], object]] = {}  # benchmarks made of other sets: what finds their files
+COMPOSED: dict[str, Any] = {}  # benchmarks made of other sets: objects with `check(root)` and `digests(root)`
 
 
-def _names_and_sizes(folder: Path) -> bytes:
+def names_and_sizes(folder: Path) -> bytes:
     "What tells whether the images of a folder are others now: names, sizes and times."
     stats = ((path.relative_to(folder).as_posix(), path.stat()) for path in images_in(folder))
     return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats).encode()
@@ -666,16 +703,18 @@ def list_digests(
 ) -> dict[str, str]:  # {"near/tin": the first 12 digits of the list's SHA-256, "declaration": ...}
     "Digests of the lists and folders that a benchmark reads now, and of its declaration; empty without a data root."
     try:
-        root, spec = data_root((options or {}).get("root")), SPECS[name]
-    except (FileNotFoundError, KeyError):
+        root = data_root((options or {}).get("root"))
+    except FileNotFoundError:
         return {}
-    places = {key: find_place(spec, root, *key) for key in spec.sets()}
-    texts = {"/".join(key): found[2].read_bytes() if found[1].list else _names_and_sizes(found[2])
-             for key, found in places.items() if found}
-    settings = spec.model_dump_json(exclude={"description", "get", *_Groups.model_fields})
-    sets = [f"{key} {one.model_dump_json(exclude={'where', 'get', 'count'})}" for key, one in spec.sets().items()]
-    return {key: _digest(text) for key, text in texts.items()} | {
-        "declaration": _digest("\n".join([settings, *sets]).encode())}
+    if name not in SPECS:
+        return COMPOSED[name].digests(root) if name in COMPOSED else {}
+    spec = SPECS[name]
+    found = {"/".join(key): place for key in spec.sets() if (place := find_place(spec, root, *key))}
+    digests = {key: _digest(b"".join(path.read_bytes() if place.list else names_and_sizes(path)
+                                     for path in place.paths(root))) for key, (_, place) in found.items()}
+    prose: dict[str, Any] = {group: {"__all__": {"get", "count"}} for group in _Groups.model_fields}
+    declared = spec.model_dump_json(exclude=prose | {"description": True, "get": True})
+    return digests | {"declaration": _digest(declared.encode())}
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #dcaa56f0
 def check_available(name: str, options: dict | None = None, needs_outliers: bool = False):
@@ -684,7 +723,7 @@ def check_available(name: str, options: dict | None = None, needs_outliers: bool
     options = options or {}
     kept = {key: options[key] for key in ("leave_out_missing", "any_count", "known_classes") if key in options}
     if name in COMPOSED:
-        COMPOSED[name](data_root(options.get("root")))
+        COMPOSED[name].check(data_root(options.get("root")))
     elif name in SPECS:
         find_sets(SPECS[name], data_root(options.get("root")), **kept, needs_outliers=needs_outliers)
 

@@ -77,7 +77,8 @@ class ProfileFile(Settings):
     name: str
     description: str
     seeds: list[int] = Field(min_length=1)
-    data_seed: int = Field(0, ge=0, lt=2**32)
+    data_seed: int = 0
+    data_by_seed: bool = False  # each seed has data of its own (class split, dealing, composition): data_seed + seed
     train: dict = {}  # of TrainConfig
     detectors: list[str] | dict[str, dict] = list_detectors()  # for methods without a detector of their own
     more_detectors: dict[str, dict[str, dict]] = {}  # {method: {"i-ODIN@k=10": {"k": 10}}}: beside its others
@@ -133,7 +134,7 @@ class RunSettings(Settings):
     profile: str
     benchmark: str
     options: dict
-    data_seed: int
+    data_seed: int = Field(ge=0, lt=2**32)
     method: str  # its name in the profile
     variant: str  # see `Point`
     kind: str  # its name in `create_method`
@@ -213,7 +214,8 @@ def _run_spec(profile: Profile, benchmark: str, method: str, seed: int, point: P
     detectors |= {} if point else profile.more_detectors.get(method, {})
     first = seed == profile.seeds[0] and not point and kind_of(made) in ("post-hoc", "ASCOOD")
     judged = [name for name in detectors if name.partition("@")[0] in profile.judged] or [*detectors][:8]
-    return RunSpec(profile=profile.name, benchmark=benchmark, options=options, data_seed=profile.data_seed,
+    return RunSpec(profile=profile.name, benchmark=benchmark, options=options,
+                   data_seed=profile.data_seed + profile.data_by_seed * seed,
                    method=method, variant=point.variant if point else "", kind=kind, settings=made.model_dump(),
                    config=config, detectors=detectors, judged=judged, validation_only=profile.validation_only,
                    memory=profile.memory, code=_CODE.get(profile.name, ""),
