@@ -35,12 +35,12 @@ def registers():
 
 @pytest.fixture(scope="session")
 def digits():
-    return load_benchmark("scene-digits")
+    return load_benchmark("scene-digits", contrast=1.0)
 
 
 @pytest.fixture(scope="session")
 def holdout():
-    return load_benchmark("scene-digits-holdout")
+    return load_benchmark("scene-digits-holdout", contrast=1.0)
 
 
 @pytest.fixture(scope="session")

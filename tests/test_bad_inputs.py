@@ -46,7 +46,7 @@ COMMANDS = [
     ("--results photos/other/0.png run tiny.yaml", "0.png is a file; give a folder"),
     ("data check boats", "'boats' is no benchmark on disk; choose one of"),
     ("data check --root none", "there is no data folder none; give one as root, or set ASCOOD_DATA to it"),
-    ("build waterbirds --root none", "the data root none does not exist; make the folder, or correct the path"),
+    ("build waterbirds --root none", "there is no data folder none; give one as root, or set ASCOOD_DATA to it"),
     ("own predict none photos/other/0.png", "none is not there; give the detector.safetensors"),
     (FIT + "--train photos/nothing", "the folder photos/nothing is not there; correct the path"),
     (FIT + "--ood-val photos/train", "are the same image; remove one"),

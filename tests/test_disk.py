@@ -1,21 +1,19 @@
 """Benchmarks on disk: declarations, trees that are true to layout, from files to metrics, and how files go wrong."""
 
 import functools
-import pickle
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 import trees
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.io import savemat
 from trees import fill_lists, listed
 
 from ascood.benchmarks import build, disk
@@ -50,25 +48,20 @@ def a_few(images, n: int):
     "Images of a set, evenly spread."
     pick = np.linspace(0, len(images) - 1, min(n, len(images))).astype(int)
     environments = None if images.environments is None else images.environments[pick]
-    if isinstance(images, ImageSet):
-        return ImageSet(images.images[pick], images.labels[pick], images.transform, environments)
-    return LazyImages([images.source[i] for i in pick], images.labels[pick], images.transform, environments)
+    return ImageSet(images.images[pick], images.labels[pick], images.transform, environments)
 
 
 def small(full, n: int = 4):
     return replace(full, train=a_few(full.train, 12), val=a_few(full.val, 6), test=a_few(full.test, 6),
                    ood_val={name: a_few(images, n) for name, images in full.ood_val.items()},
-                   ood={group: {name: a_few(images, n) for name, images in sets.items()} for group,
-                        sets in full.ood.items()})
+                   ood={group: {name: a_few(images, n) for name, images in sets.items()}
+                        for group, sets in full.ood.items()})
 
 
-def make(root: Path, name: str):
-    "The raw data of a benchmark that is built, and what the builder makes of them."
-    if name == "waterbirds":
-        trees.make_cub(root), trees.make_places(root, per_category=40)
-    elif name == "celeba":
-        trees.make_celeba(root)
-    build.BUILDERS[name](root, progress=False)
+def make_waterbirds(root: Path):
+    "Raw data, and what the builder makes of them."
+    trees.make_cub(root), trees.make_places(root, per_category=40)
+    build.build_waterbirds(root, progress=False)
 
 
 def all_sets(benchmark) -> dict:
@@ -101,7 +94,6 @@ def test_a_benchmark_of_ones_own_is_one_file(tmp_path):
     assert [round(float(image[0].float().mean()) / 40) for image in mine.ood["far"]["noise"].images] == drawn
     assert mine.sources["far/noise"].endswith("of which 2 drawn by seed 1")
     assert "mine" in list_benchmarks("conventional", on_disk=True)
-    assert disk.is_on_disk("mine") and not disk.is_on_disk("scene-digits") and not disk.is_on_disk("nothing")
     again = load_benchmark(str(declared(tmp_path, pixels=24)), root=tmp_path)  # an edited file is read anew
     assert again.test[0][0].shape == load_benchmark("mine", root=tmp_path).test[0][0].shape == (3, 24, 24)
     with pytest.raises(ValueError, match="cifar10.yaml: there is another benchmark cifar10; rename the file"):
@@ -120,11 +112,6 @@ def test_folders_of_classes(tmp_path):
     (tmp_path / "pets/test/d/0.png").unlink()
     pets = load_benchmark(file, root=tmp_path)
     assert pets.class_names == ("a", "b", "c") and pets.test.labels.tolist() == [0, 1, 2]
-    file = declared(tmp_path, hold_out=[1], classes=2,
-                    id={part: {"folder": f"pets/{part}"} for part in ("train", "val", "test")},
-                    near={"held-out": {"folder": "pets/test", "held_out": True}})
-    held_out = load_benchmark(file, root=tmp_path)
-    assert (held_out.class_names, len(held_out.ood["near"]["held-out"]), len(held_out.train)) == (("a", "c"), 1, 2)
 
 
 @pytest.mark.parametrize(("changes", "complaint"), [
@@ -138,13 +125,12 @@ def test_folders_of_classes(tmp_path):
     ({"near": {"x": "../x.txt"}}, "near.x.where.own.0: ../x.txt leaves the data root"),
     ({"near": {"x": {"folder": "/etc"}}}, "/etc leaves the data root"),
     ({"near": {"x/y": "x.txt"}}, "String should match pattern"),
-    ({"near": {"x": {"dataset": "SVNH"}}}, "torchvision has no dataset SVNH"),
     ({"near": {"x": {"lst": "x.txt"}}}, "near.x.lst: Extra inputs are not permitted"),
-    ({"near": {"x": {"list": "x.txt", "dataset": "SVHN"}}},
-     "give a list, a folder of images, or a dataset of torchvision"),
+    ({"near": {"x": {"share": [0, 1]}}}, "give a list or a folder of images"),
+    ({"near": {"x": {"folder": "x", "share": [0.5, 0.2]}}}, "share is two ascending numbers in [0, 1]"),
+    ({"near": {"x": {"list": "x.txt", "share": [0, 1]}}}, "share and without are of a folder of images"),
     ({"near": {"x": {"count": 3}}}, "near.x.where.own.0"),
     ({"near": {"x": {"list": "x.txt", "held_out": True}}}, "hold_out must say"),
-    ({"hold_out": [1, 1]}, "hold_out must say how many classes are held out, or which numbers, each once"),
     ({"auxiliary": {"a": "a.txt", "b": "b.txt"}}, "auxiliary: Dictionary should have at most 1 item"),
 ])
 def test_a_bad_declaration(tmp_path, changes, complaint):
@@ -153,7 +139,7 @@ def test_a_bad_declaration(tmp_path, changes, complaint):
     assert "\n" not in str(error.value) and "mine.yaml: " in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- a", "", "\x00"])
+@pytest.mark.parametrize("text", ["a: [", "- a", "\x00"])
 def test_what_is_no_declaration(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match="mine.yaml (is no YAML file|declares no benchmark)"):
@@ -161,8 +147,8 @@ def test_what_is_no_declaration(tmp_path, text):
 
 
 def test_declarations_fit_the_registry():
-    assert set(SPECS) == set(list_benchmarks(on_disk=True)) - {"texture-animals"}
-    assert set(SPECS) == {path.stem for path in disk.declarations().iterdir()}
+    assert set(SPECS) == set(list_benchmarks(on_disk=True)) - set(disk.COMPOSED)
+    assert set(SPECS) == {path.stem for path in disk.declarations().glob("*.yaml")}
     for name, spec in SPECS.items():
         assert name in list_benchmarks(spec.setting) and all(one.get or spec.get for one in spec.sets().values())
     assert SPECS["cars-small"].mean == (127 / 255,) * 3 and SPECS["cars-small"].std == (128 / 255,) * 3
@@ -171,43 +157,34 @@ def test_declarations_fit_the_registry():
 # Layouts
 
 
-def test_the_authors_data_root(released, tmp_path):
+def test_the_authors_data_root(released):
     "All eight benchmarks: each set from its own list, with its own folder; one of each setting is evaluated."
     root, rows = released
     for name in dict.fromkeys(map(trees.released_name, rows)):
-        full = load_benchmark(name, root=root, any_count=True, workers=0, in_memory=False)
+        found = disk.find_sets(SPECS[name], root, any_count=True)
         mine = [row for row in rows if trees.released_name(row) == name]
-        read = [source.partition(":")[0] for source in full.sources.values()]
-        assert sorted(read) == sorted(row["list"] for row in mine)
-        folders = {path.parent.as_posix() for images in all_sets(full).values() if images
-                   for path in images.source.items}
+        assert sorted(one.source.partition(":")[0] for one in found.values()) == sorted(row["list"] for row in mine)
+        folders = {path.parent.as_posix() for one in found.values() for path in one.images.items}
         assert folders == {(root / row["data_dir"] / Path(row["list"]).stem).as_posix() for row in mine}
-        assert full.train.environments is None and len(full.train) == full.num_classes
+        assert found["id", "train"].environments is None
         if name in ("waterbirds", "cars", "cifar100"):
+            full = load_benchmark(name, root=root, any_count=True, pixels=32, workers=0)
+            assert len(full.train) == full.num_classes
             torch.manual_seed(0)
-            model = Classifier(create_backbone("tiny_resnet"), full.num_classes)
-            metrics = evaluate(model, small(load_benchmark(name, root=root, any_count=True, pixels=32, workers=0)),
-                               ["MSP"])
+            metrics = evaluate(Classifier(create_backbone("tiny_resnet"), full.num_classes), small(full), ["MSP"])
             assert set(zip(metrics["ood_group"], metrics["ood_set"])) == {key for key in full.sets() if key[0] != "id"}
     table = check(root=root, decode=False).set_index("benchmark")
     states = table.loc[[*set(map(trees.released_name, rows))]]
-    present = states[~states["set"].str.startswith("auxiliary")]
-    assert set(present["state"]) <= {"complete", "incomplete"} and (present["layout"] != "").all()
-    assert set(present.loc["cars", "layout"]) == {"released"}
-    assert set(present.loc["cifar10", "layout"]) == {"openood", "own"}
-    assert (states.loc[states["set"].str.startswith("auxiliary"), "state"] == "missing").all()
+    auxiliary = states["set"].str.startswith("auxiliary")
+    assert set(states[~auxiliary]["state"]) <= {"complete", "incomplete"}
+    assert set(states[auxiliary]["state"]) == {"missing"}
+    assert set(states[~auxiliary].loc["cars", "layout"]) == {"released"}
 
 
 def test_the_layout_of_the_training_list_comes_first(released, tmp_path):
-    root, _ = released
-    (tmp_path / "benchmark_imglist").mkdir()
-    for path in root.iterdir():
-        if path.name != "benchmark_imglist":
-            (tmp_path / path.name).symlink_to(path)
-    for path in (root / "benchmark_imglist").rglob("*.txt"):
-        copy = tmp_path / path.relative_to(root)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_text(path.read_text())
+    shutil.copytree(released[0] / "benchmark_imglist", tmp_path / "benchmark_imglist")
+    for folder in ("images_classic", "images_largescale"):
+        (tmp_path / folder).symlink_to(released[0] / folder)
 
     def found(group, name):
         layout, place = disk.find_place(SPECS["cars"], tmp_path, group, name)
@@ -220,11 +197,11 @@ def test_the_layout_of_the_training_list_comes_first(released, tmp_path):
         load_benchmark("cars", root=tmp_path, any_count=True)
 
 
-@pytest.mark.parametrize("name", ["waterbirds", "celeba", "cub-small", "cifar10", "cifar10-jpeg-holdout"])
+@pytest.mark.parametrize("name", ["waterbirds", "cub-small", "cifar10-jpeg-holdout"])
 def test_from_files_to_metrics(name, tmp_path):
     "Load, one epoch of a few steps, every metric, from raw files where the benchmark has a builder."
-    if name in build.BUILDERS:
-        make(tmp_path, name)
+    if name == "waterbirds":
+        make_waterbirds(tmp_path)
     fill_lists(tmp_path, name)
     full, spec = load_benchmark(name, root=tmp_path, workers=0, any_count=True, pixels=32), SPECS[name]
     assert (full.setting, full.num_classes, len(full.class_names)) == (spec.setting, spec.classes, spec.classes)
@@ -239,7 +216,7 @@ def test_from_files_to_metrics(name, tmp_path):
 
 
 def test_environments(tmp_path):
-    make(tmp_path, "waterbirds")
+    make_waterbirds(tmp_path)
     fill_lists(tmp_path, "waterbirds", n=2)
     load = functools.partial(load_benchmark, "waterbirds", root=tmp_path, workers=0, any_count=True)
     full, table = load(), tmp_path / "benchmark_imglist" / "waterbirds" / "environments.csv"
@@ -252,22 +229,6 @@ def test_environments(tmp_path):
     assert (check(["waterbirds"], tmp_path, decode=False).set_index("set").loc["near/spurious", "state"]) == "broken"
     table.unlink()
     assert load().train.environments is None
-
-
-def test_what_a_builder_left_behind_decides(tmp_path):
-    make(tmp_path, "celeba")
-    fill_lists(tmp_path, "celeba", n=2)
-    full = load_benchmark("celeba", root=tmp_path, workers=0, any_count=True)
-    assert full.class_names == ("not grey hair", "grey hair")
-    file = tmp_path / "benchmark_imglist" / "celeba" / "train_celeba.txt"
-    before = file.read_text()
-    file.write_text("\n".join(before.splitlines()[:-2]) + "\n")  # cut off, yet each line is right
-    with pytest.raises(DataError, match="train_celeba.txt is not as it was built"):
-        load_benchmark("celeba", root=tmp_path)
-    file.write_text(before)
-    (file.parent / "build.unfinished").touch()
-    with pytest.raises(DataError, match="interrupted; run the same `python -m ascood build` again"):
-        load_benchmark("celeba", root=tmp_path)
 
 
 # Lists
@@ -289,51 +250,25 @@ def test_a_mistake_in_a_list_is_named_by_file_and_line(tmp_path, line, complaint
         read_list(file, tmp_path, 3)
     assert str(error.value).startswith(f"{file}, line 4: ") and complaint in str(error.value)
     file.write_text("a/0.png 0\nimages_classic/a/0.png 1\n\n")
-    assert read_list(file, tmp_path, 3)["line"].tolist() == [1, 2]
+    assert read_list(file, tmp_path, 3)["label"].tolist() == [0, 1]
     with pytest.raises(DataError, match="line 1: there is no image a/0.png in"):
         read_list(file, tmp_path, 3, folders=("images_largescale",))
-
-
-def test_no_link_leads_a_list_out_of_the_root(tmp_path):
-    "A folder may be linked in the root or one folder below it; no image and no deeper folder may."
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    trees.save_image(elsewhere / "deep" / "0.png", (1, 2, 3), (32, 32), RNG)
-    (root / "images_classic" / "own").mkdir(parents=True)
-    for link in ("images_classic/set", "images_classic/own/folder", "whole"):
-        (root / link).symlink_to(elsewhere)
-    for link in ("images_classic/own/0.png", "0.png", "images_classic/0.png"):
-        (root / link).symlink_to(elsewhere / "deep" / "0.png")
-    (root / "images_classic/own/same.png").symlink_to(root / "images_classic/own/real.png")
-    trees.save_image(root / "images_classic/own/real.png", (1, 2, 3), (32, 32), RNG)
-    (root / "list.txt").write_text("set/deep/0.png 0\nwhole/deep/0.png 0\nown/same.png 0\n")
-    assert len(read_list(root / "list.txt", root, 1)) == 3
-    for path in ("own/folder/deep/0.png", "own/0.png", "0.png", "images_classic/0.png"):
-        (root / "list.txt").write_text(f"{path} 0\n")
-        with pytest.raises(DataError, match=f"line 1: the path {path} leaves the data root by a link"):
-            read_list(root / "list.txt", root, 1)
-
-
-def test_a_list_gives_back_what_was_written(tmp_path):
-    rows = [("b/0.png", 3), ("a folder/ 7.png", 9), ("b/0.png", 0)]
-    for path, _ in rows:
-        (tmp_path / "images_largescale" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "images_largescale" / path).touch()
-    (tmp_path / "list.txt").write_text("".join(f"{path} {label}\n" for path, label in rows))
-    found = read_list(tmp_path / "list.txt", tmp_path, 10)
-    assert [*zip(found["name"], found["label"])] == rows
-    assert found["path"].tolist() == [tmp_path / "images_largescale" / path for path, _ in rows]
+    (tmp_path / "a folder").symlink_to(tmp_path / "images_classic")  # data sets often live behind a link
+    file.write_text("a folder/a/0.png 2\n")
+    assert read_list(file, tmp_path, 3)[["path", "label"]].values.tolist() == [[tmp_path / "a folder/a/0.png", 2]]
 
 
 # Images
 
 
-def test_broken_images_are_named(cifar_root, tmp_path):
-    whole = (cifar_root / "images_classic/texture-far/0.jpg").read_bytes()
+def test_broken_images_are_named(tmp_path):
+    trees.save_image(tmp_path / "whole.jpg", (9, 90, 90), (36, 32), RNG)
+    whole = (tmp_path / "whole.jpg").read_bytes()
     for name, content in (("cut.jpg", whole[:-200]), ("empty.jpg", b""), ("text.jpg", b"no image"),
                           ("head.jpg", whole[:40])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name} \(x.txt, line 7\) is a broken image .*; get it again"):
-            decode(disk.Pictures([tmp_path / name], [f"{name} (x.txt, line 7)"]), 32)
+        with pytest.raises(DataError, match=rf"{name} is a broken image .*; get it again"):
+            decode(disk.Pictures([tmp_path / name]), 32)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
@@ -343,34 +278,14 @@ def test_every_kind_of_image_becomes_rgb_of_the_right_size(tmp_path, mode):
     assert decode(disk.Pictures([path]), 32).shape == (1, 3, 32, 32)
 
 
-def test_decoded_images_are_kept_and_made_again_when_a_file_changes_or_the_cache_is_damaged(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for i in range(6):
-        trees.save_image(tmp_path / f"{i}.png", (40 * i, 90, 120), (32, 32), RNG)
-    once = functools.partial(disk._decode_once, disk.Pictures([tmp_path / f"{i}.png" for i in range(6)]), 32,
-                             at_least=1000)
-    first = once()
-    (kept,) = (tmp_path / "cache" / "ascood" / "decoded").iterdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(disk, "decode", lambda *a: pytest.fail("decoded again"))
-        assert torch.equal(once(), first)
-    whole = kept.read_bytes()
-    for damaged in (whole[:500], whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:], b""):
-        kept.write_bytes(damaged)
-        assert torch.equal(once(), first) and len(kept.read_bytes()) == len(whole)
-    trees.save_image(tmp_path / "0.png", (250, 0, 0), (32, 32), RNG)
-    changed = once()
-    assert not torch.equal(changed[0], first[0]) and torch.equal(changed[1:], first[1:])
-
-
 # Whole benchmarks
 
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         load_benchmark("cifar10", root=tmp_path)
-    for what in ("id/train", "near/tin", "far/isun", "data check cifar10 --download` fetches it",
-                 "benchmark_imglist/cifar10/test_svhn.txt", "see all of it: python -m ascood data check cifar10"):
+    for what in ("id/train", "near/tin", "far/isun: no list benchmark_imglist/cifar10/test_isun.txt or folder",
+                 "images_classic/iSUN", "benchmark_imglist/cifar10/test_svhn.txt", "github.com/Jingkang50/OpenOOD"):
         assert what in str(error.value)
     assert "tin597" not in str(error.value)  # a benchmark runs without auxiliary outliers
     with pytest.raises(DataError, match="auxiliary/tin597: no list .*cifar10/train_tin597.txt") as error:
@@ -399,42 +314,16 @@ def test_what_is_available_and_in_which_lists(cifar_root, tmp_path, monkeypatch)
     assert disk.list_digests("cifar10") == disk.list_digests("scene-digits", {"root": cifar_root}) == {}
 
 
-def test_missing_ood_sets_can_be_left_out_but_not_all_of_a_group(cifar_root, tmp_path):
-    root, lists = tmp_path, tmp_path / "benchmark_imglist" / "cifar10"
-    lists.mkdir(parents=True)
-    (root / "images_classic").symlink_to(cifar_root / "images_classic")  # data sets often live behind a link
-    for name in ("train_cifar10", "val_cifar10", "test_cifar10", "val_tin", "test_tin"):
-        (lists / f"{name}.txt").write_text((cifar_root / "benchmark_imglist/cifar10" / f"{name}.txt").read_text())
-    load = functools.partial(load_benchmark, "cifar10", root=root, leave_out_missing=True, any_count=True)
-    with pytest.raises(DataError, match="far: no OOD set of this group is there"):
-        load()
-    (lists / "test_svhn.txt").write_text((cifar_root / "benchmark_imglist/cifar10/test_svhn.txt").read_text())
-    benchmark = load()
-    assert (list(benchmark.ood["near"]), list(benchmark.ood["far"]), benchmark.auxiliary) == (["tin"], ["svhn"], None)
-    (lists / "test_isun.txt").write_text("isun/0.png\n")  # there, but wrong: not left out in silence
-    with pytest.raises(DataError, match="test_isun.txt, line 1: no label"):
-        load()
-
-
 @pytest.mark.parametrize(("options", "complaint"), [
     ({"wokers": 1}, "no option 'wokers'; did you mean 'workers'"),
     ({"pixels": 7}, "pixels of cifar10 must be a whole number from 8 to 1024, not 7"),
     ({"known_classes": 11}, "from 2 to 10, not 11"), ({"workers": True}, "workers of cifar10 must be a whole number"),
-    ({"in_memory": "yes"}, "in_memory must be true or false"), ({"any_count": 1}, "any_count must be true or false"),
+    ({"any_count": 1}, "any_count must be true or false"),
 ])
 def test_impossible_options(cifar_root, monkeypatch, options, complaint):
     monkeypatch.setattr(disk, "find_sets", lambda *given: pytest.fail("looked at the disk"))
     with pytest.raises(ValueError, match=complaint):
         load_benchmark("cifar10", root=cifar_root, **options)
-
-
-def test_the_root_may_come_from_the_environment(cifar_root, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ASCOOD_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="ASCOOD_DATA"):
-        load_benchmark("cifar10-jpeg")
-    monkeypatch.setenv("ASCOOD_DATA", str(cifar_root))
-    assert load_benchmark("cifar10-jpeg", any_count=True).num_classes == 10
 
 
 def test_hold_out_benchmark_never_shows_the_held_out_classes(cifar_root):
@@ -460,44 +349,40 @@ def cars_root(tmp_path_factory) -> Path:
     "cars and its OOD sets: photographs wider than high."
     root = tmp_path_factory.mktemp("cars")
     trees.make_cars(root, size=(37, 26))
-    build.build_cars(root, progress=False)
+    build.build_cars(root)
     fill_lists(root, "cars", n=3)
     return root
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(8, 70), st.integers(8, 90), st.integers(8, 90), st.booleans())
-def test_memory_and_files_give_the_same_pixels(pixels, width, height, shift):
+@given(st.integers(8, 70), st.integers(8, 90), st.integers(8, 90))
+def test_memory_and_files_give_the_same_pixels(pixels, width, height):
     photo = Image.fromarray(np.random.RandomState(0).randint(256, size=(height, width, 3), dtype=np.uint8))
-    spec = SPECS["waterbirds"].model_copy(update={"pixels": pixels, "augmentation": "shift" if shift else "crop"})
+    spec = SPECS["waterbirds"].model_copy(update={"pixels": pixels})
     square = decode([photo], disk._side(spec))
-    assert square.shape[-1] == (pixels if shift else round(pixels * 8 / 7))
-    kept, fresh = disk._transforms(spec, in_memory=True), disk._transforms(spec)
+    assert square.shape[-1] == round(pixels * 8 / 7)
+    kept, fresh = disk._transforms(spec, in_memory=True), disk._transforms(spec, in_memory=False)
     assert torch.equal(kept[False](square)[0], fresh[False](photo)) and fresh[False](photo).shape == (3, pixels, pixels)
     for x in (kept[True](square), fresh[True](photo)[None]):
         assert x.shape == (1, 3, pixels, pixels) and x.dtype == torch.float32
 
 
-def test_every_set_is_the_same_from_memory_and_from_files(cars_root):
-    options = {"root": cars_root, "pixels": 24, "any_count": True, "workers": 0}
-    kept, fresh, chosen = (load_benchmark("cars", in_memory=choice, **options) for choice in (True, False, None))
-    assert all(isinstance(images, ImageSet) for images in [*all_sets(kept).values(), *all_sets(chosen).values()])
-    assert all(isinstance(images, LazyImages) for images in all_sets(fresh).values())
-    for key, images in kept.sets().items():
-        index = np.linspace(0, len(images) - 1, min(7, len(images))).astype(int)
-        (x, y), (again, labels) = images[index], fresh.sets()[key][index]
-        assert torch.equal(x, again) and torch.equal(y, labels) and x.shape[1:] == (3, 24, 24)
-    assert kept.sources == fresh.sources
-
-
-def test_images_are_held_in_memory_only_if_they_fit(cars_root, monkeypatch):
-    load = functools.partial(load_benchmark, "cars", root=cars_root, pixels=21, any_count=True)
-    total = sum(map(len, all_sets(load()).values())) * 3 * 24**2
+def test_every_set_is_the_same_from_memory_if_it_fits_and_from_files(cars_root, monkeypatch):
+    load = functools.partial(load_benchmark, "cars", root=cars_root, pixels=21, any_count=True, workers=0)
+    kept = load()
+    total = sum(map(len, all_sets(kept).values())) * 3 * 24**2
     monkeypatch.setattr(disk, "_MEMORY", total)
     assert isinstance(load().train, ImageSet)
     monkeypatch.setattr(disk, "_MEMORY", total - 1)
-    assert isinstance(load().train, LazyImages) and isinstance(load(in_memory=True).train, ImageSet)
+    fresh = load()
+    assert all(isinstance(images, ImageSet) for images in all_sets(kept).values())
+    assert all(isinstance(images, LazyImages) for images in all_sets(fresh).values())
     assert isinstance(load(known_classes=149).train, ImageSet), "what is not kept needs no memory"
+    for key, images in kept.sets().items():
+        index = np.linspace(0, len(images) - 1, min(7, len(images))).astype(int)
+        (x, y), (again, labels) = images[index], fresh.sets()[key][index]
+        assert torch.equal(x, again) and torch.equal(y, labels) and x.shape[1:] == (3, 21, 21)
+    assert kept.sources == fresh.sources
 
 
 def test_training_images_are_cropped_each_in_its_own_way_and_normalised_as_declared(tmp_path):
@@ -513,8 +398,7 @@ def test_training_images_are_cropped_each_in_its_own_way_and_normalised_as_decla
 
 @pytest.mark.parametrize(("name", "n"), [("cars", 7), ("cifar10-jpeg-holdout", 3)])
 def test_fewer_known_classes(cars_root, cifar_root, name, n):
-    options = {"root": cifar_root if name.startswith("cifar") else cars_root, "pixels": 16, "in_memory": True,
-               "any_count": True}
+    options = {"root": cifar_root if name.startswith("cifar") else cars_root, "pixels": 16, "any_count": True}
     full, part = load_benchmark(name, **options), load_benchmark(name, known_classes=n, **options)
     kept, _ = holdout_split(full.num_classes, n)
     assert part.num_classes == n and part.class_names == tuple(full.class_names[c] for c in kept)
@@ -530,74 +414,13 @@ def test_fewer_known_classes(cars_root, cifar_root, name, n):
 
 @pytest.mark.parametrize("pixels", [32, 48])
 def test_cifar_is_shifted_by_an_eighth_whatever_its_size(cifar_root, pixels):
-    load = functools.partial(load_benchmark, "cifar10-jpeg", root=cifar_root, any_count=True, pixels=pixels)
-    kept, fresh = load(), load(in_memory=False, workers=0)
-    assert isinstance(kept.train, ImageSet) and kept.train.images.shape[-1] == pixels
-    assert torch.equal(kept.test[range(4)][0], fresh.test[range(4)][0]) and fresh.train[[0]][0].shape[-1] == pixels
+    train = load_benchmark("cifar10-jpeg", root=cifar_root, any_count=True, pixels=pixels).train
+    assert isinstance(train, ImageSet) and train.images.shape[-1] == pixels
     white = torch.full((64, 3, pixels, pixels), 255, dtype=torch.uint8)
     torch.manual_seed(0)
-    black = (kept.train.transform(white) < 0).all(1)  # where the image was moved away
+    black = (train.transform(white) < 0).all(1)  # where the image was moved away
     for side in (1, 2):
         assert black.all(side).sum(-1).max() == pixels // 8  # of 64 images, one at least is moved all the way
-
-
-# torchvision's layouts
-
-
-def cifar_archive(root: Path, name: str, monkeypatch):
-    "CIFAR as torchvision stores it, with few images; their checksums are told to torchvision."
-    folder, key = ("cifar-10-batches-py", "labels") if name == "CIFAR10" else ("cifar-100-python", "fine_labels")
-    (root / folder).mkdir()
-    maker = getattr(torchvision.datasets, name)
-    for kind, n in (("train_list", 20), ("test_list", 1100)):
-        for file, _ in getattr(maker, kind):
-            content = {"data": RNG.randint(255, size=(n, 3072)).astype(np.uint8), key: [i % 10 for i in range(n)]}
-            (root / folder / file).write_bytes(pickle.dumps(content))
-        monkeypatch.setattr(maker, kind, [[file, None] for file, _ in getattr(maker, kind)])
-    (root / folder / maker.meta["filename"]).write_bytes(pickle.dumps({maker.meta["key"]: [str(i) for i in range(10)]}))
-    monkeypatch.setattr(maker, "meta", maker.meta | {"md5": None})
-
-
-def test_torchvision_layouts_serve_where_no_list_exists(tmp_path, monkeypatch):
-    for name in ("CIFAR10", "CIFAR100"):
-        cifar_archive(tmp_path, name, monkeypatch)
-    svhn = {"X": RNG.randint(255, size=(32, 32, 3, 6)).astype(np.uint8), "y": np.ones((6, 1), np.uint8)}
-    savemat(tmp_path / "test_32x32.mat", svhn)
-    split = torchvision.datasets.SVHN.split_list
-    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", split | {"test": [*split["test"][:2], None]})
-    load = functools.partial(load_benchmark, "cifar10", root=tmp_path, leave_out_missing=True, any_count=True)
-    with pytest.raises(DataError, match=r"val: no OOD set of this group is there \(it would be tin\)"):  # in no library
-        load()
-    listed(tmp_path, "images_classic/tin", "cifar10/val_tin.txt", 4)
-    benchmark = load()
-    assert (len(benchmark.train), len(benchmark.val), len(benchmark.test)) == (100, 1000, 100)
-    assert len(benchmark.ood["near"]["cifar100"]) == 100 and len(benchmark.ood["far"]["svhn"]) == 6
-    test = torchvision.datasets.CIFAR10(tmp_path, train=False)
-    by_image = {np.ascontiguousarray(i.transpose(2, 0, 1)).tobytes(): y for i, y in zip(test.data, test.targets)}
-    assert {i.numpy().tobytes() for s in (benchmark.val, benchmark.test)
-            for i in s.images} == set(by_image)  # none lost
-    assert [by_image[i.numpy().tobytes()] for i in benchmark.test.images] == benchmark.test.labels.tolist()
-    assert benchmark.sources["far/svhn"] == "torchvision SVHN: 6 images"
-    few = load(known_classes=4)
-    kept, _ = holdout_split(10, 4)
-    rows = [i for i, y in enumerate(benchmark.test.labels.tolist()) if y in kept]
-    assert torch.equal(few.test.images, benchmark.test.images[rows]) and len(rows) > 4
-    listed(tmp_path, "images_classic/val", "cifar10/val_cifar10.txt", 20, 10)
-    with pytest.raises(DataError, match="validation from a list and test from torchvision"):
-        load()
-
-
-def test_check_downloads_what_it_can_and_says_what_not(tmp_path, monkeypatch):
-    class Nothing:
-        def __init__(self, root, **given):
-            assert given.pop("download") is True
-            raise RuntimeError("no network here")
-
-    for name in ("CIFAR10", "CIFAR100", "MNIST", "SVHN", "DTD", "Places365"):
-        monkeypatch.setattr(torchvision.datasets, name, Nothing)
-    table = check(["cifar10"], tmp_path, download=True).set_index("set")
-    assert set(table["state"]) == {"missing"} and "no network here" in table.loc["far/mnist", "note"]
-    assert "iSUN" in table.loc["far/isun", "note"]
 
 
 # check
@@ -607,7 +430,7 @@ def test_check_says_what_is_there_and_whether_it_can_run(cifar_root, tmp_path, c
     assert disk.main(["check", "cifar10-jpeg", "--root", str(cifar_root)]) == 1
     done = capsys.readouterr()
     assert "cifar10-jpeg: cannot run" in done.out and done.err == ""
-    assert "id/train: incomplete, 20 images, expected 50000" in done.out
+    assert "id/train: incomplete" in done.out and "50000" in done.out
     with pytest.raises(DataError, match="id/train: .*train_cifar10.txt: 20 images.*but it has 50,000; .* is cut off"):
         load_benchmark("cifar10-jpeg", root=cifar_root)
     spec = SPECS["cifar10-jpeg"]
@@ -640,7 +463,8 @@ def test_a_folder_is_dealt_and_the_seed_decides_classes(tmp_path):
     told = OWN | {"classes": 4, "hold_out": 2, "near": {"held-out": {"folder": "birds", "held_out": True}},
                   "id": {part: {"folder": "birds", "share": share}
                          for part, share in (("train", [0, 0.6]), ("val", [0.6, 0.7]), ("test", [0.7, 1]))},
-                  "val": {"odd": {"folder": ["odd/x", "odd/y"], "without": ["cat*"]}}, "far": {"odd": {"folder": "odd"}}}
+                  "val": {"odd": {"folder": ["odd/x", "odd/y"], "without": ["cat*"]}},
+                  "far": {"odd": {"folder": "odd"}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(told))
     load = functools.partial(load_benchmark, str(tmp_path / "own.yaml"), root=tmp_path)
     first = load()
@@ -651,10 +475,3 @@ def test_a_folder_is_dealt_and_the_seed_decides_classes(tmp_path):
     assert len(set.union(*parts)) == sum(map(len, parts)) == 120  # every image has its colour, and one place
     assert any(load(seed=seed).class_names != first.class_names for seed in (1, 2, 3))
     assert load(seed=1).class_names == load(seed=1).class_names
-
-
-@pytest.mark.parametrize("place", [{"folder": "a", "share": [0.5, 0.2]}, {"list": "a.txt", "share": [0, 1]}])
-def test_what_is_no_share(tmp_path, place):
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN | {"far": {"a": place}}))
-    with pytest.raises(ValueError, match="share"):
-        read_declaration(tmp_path / "own.yaml")

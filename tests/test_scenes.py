@@ -1,4 +1,4 @@
-"""Animals on textured surroundings: what is dealt where, how an image is composed, and how files and options go wrong."""
+"""Objects on surroundings: what is dealt where, how an image is composed, and how files and options go wrong."""
 
 import shutil
 from pathlib import Path
@@ -7,58 +7,62 @@ import numpy as np
 import pytest
 import torch
 import trees
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ascood.benchmarks import scenes
+from ascood.benchmarks import disk, scenes
 from ascood.benchmarks.disk import DataError
-from ascood.benchmarks.scenes import ANIMALS, ENVIRONMENTS, FAR_TEXTURES, VAL_TEXTURES, Sizes, deal, environments_of, find_sources, paste_animal, plan
-from ascood.data import load_benchmark
+from ascood.benchmarks.scenes import COMPOSED, Composition, composed, deal, environments_of, paste_object, plan
+from ascood.data import list_benchmarks, load_benchmark
 
-SMALL = dict(n_train=48, n_val=16, n_test=24, n_ood=12, n_ood_val=8, n_auxiliary=10)
-SIZES = Sizes(*SMALL.values())
-
-
-def make_root(root: Path, photographs: int = 12) -> Path:
-    "Black animals, bright textures and ImageNet images, in the layout of a real root."
-    rng = np.random.RandomState(0)
-    for part, n in (("train", 36), ("test", 16)):
-        lines = [f"cifar10/{part}/{name}/{i:02d}.png {label}" for name, label in (("cat", 3), ("deer", 4), ("dog", 5), ("horse", 7)) for i in range(n)]
-        for line in lines:
-            path = root / "images_classic" / line.split()[0]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (32, 32)).save(path)
-        trees._text(root / "benchmark_imglist" / "cifar10" / f"{part}_cifar10.txt", lines)
-    for name in ENVIRONMENTS + FAR_TEXTURES + VAL_TEXTURES:
-        for i in range(photographs):
-            trees.save_image(root / "images_largescale" / "textures" / name / f"{name}_{i:03d}.jpg", rng.randint(170, 220, 3), (80, 70), rng)
-    for i in range(40):
-        trees.save_image(root / "images_largescale" / "imagenet_samples" / f"n0{3000000 + i}_thing.JPEG", (200, 200, 200), (60, 50), rng)
-    trees.save_image(root / "images_largescale" / "imagenet_samples" / "n02099601_golden_retriever.JPEG", (0, 0, 0), (60, 50), rng)
-    return root
+SPEC = Composition.model_validate(yaml.safe_load("""
+name: made
+get: draw it
+pixels: 48
+mean: [0.5, 0.5, 0.5]
+std: [0.5, 0.5, 0.5]
+objects: {cat: [cat], dog: [dog, puppy]}
+surroundings: {cat: [sea], dog: [wood, bamboo]}
+unseen: [deer]
+side: [0.5, 0.5]
+sizes: {train: 48, val: 16, test: 24, ood: 12}
+val: {things: {folder: things, share: [0, 0.4]}}
+far: {things: {folder: things, share: [0.4, 1], without: [retriever*]}, sky: {folder: [sky, night], at_most: 5}}
+"""))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return make_root(tmp_path_factory.mktemp("scenes"))
+    "Black objects, bright photographs."
+    root, rng = tmp_path_factory.mktemp("scenes"), np.random.RandomState(0)
+    for name, n in (("cat", 60), ("dog", 30), ("puppy", 30), ("deer", 20)):
+        for i in range(n):
+            trees.save_image(root / name / f"{i:02d}.png", (0, 0, 0), (32, 32), rng)
+            Image.new("RGB", (32, 32)).save(root / name / f"{i:02d}.png")
+    for name, n in (("sea", 14), ("wood", 12), ("bamboo", 12), ("things", 20), ("sky", 4), ("night", 4)):
+        for i in range(n):
+            trees.save_image(root / name / f"{i:02d}.jpg", rng.randint(170, 220, 3), (80, 70), rng)
+    shutil.copy(root / "things" / "00.jpg", root / "things" / "retriever.jpg")
+    return root
 
 
 @pytest.fixture(scope="module")
 def benchmark(root):
-    return load_benchmark("texture-animals", root=root, pixels=48, object_pixels=24, **SMALL)
+    return composed(SPEC, root)
 
 
 @given(st.lists(st.integers(0, 1), max_size=60), st.floats(0, 1), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_the_correlation_is_a_count_and_environments_of_a_side_are_used_equally(labels, correlation, seed):
     labels = np.array(labels, dtype=np.int64)
-    environments = environments_of(labels, correlation, np.random.RandomState(seed))
+    sides = {0: {0}, 1: {1, 2}}
+    environments = environments_of(labels, sides, correlation, np.random.RandomState(seed))
     for label in (0, 1):
-        counts = [int(((labels == label) & (environments == e)).sum()) for e in range(4)]
-        own, other = counts[2 * label : 2 * label + 2], counts[2 - 2 * label : 4 - 2 * label]
-        assert sum(own) == round(correlation * (labels == label).sum()) and sum(counts) == (labels == label).sum()
-        assert abs(own[0] - own[1]) <= 1 and abs(other[0] - other[1]) <= 1
+        here = environments[labels == label]
+        assert np.isin(here, [*sides[label]]).sum() == round(correlation * len(here))
+        assert abs(int((here == 1).sum()) - int((here == 2).sum())) <= 1
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(0, 5), st.integers(0, 9))
@@ -73,48 +77,27 @@ def test_shares_are_disjoint_and_repeatable(counts, spare, seed):
         deal(items, {"all": len(items) + 1}, "items", seed)
 
 
-def test_no_file_serves_two_sets_and_no_animal_two_images(root):
-    rows = plan(find_sources(root), SIZES, seed=3)
-    owner = {}
+def test_no_file_serves_two_sets_and_rows_name_the_files_that_their_labels_say(root):
+    rows, owner = plan(SPEC, root, seed=3), {}
     for row in rows.itertuples():
-        for file in {row.photograph, row.animal} - {None}:
+        for file in {row.photograph, row.object} - {None}:
             assert owner.setdefault(file, row.set) == row.set
-    animals = [row.animal for row in rows.itertuples() if row.animal is not None]
-    assert len(set(animals)) == len(animals)
-    assert not any("retriever" in path.name for path in rows["photograph"])
-
-
-def test_rows_name_the_files_that_their_labels_say(root):
-    rows = plan(find_sources(root), SIZES)
-    for row in rows.itertuples():
         group = row.set.split("/")[0]
-        if row.animal is not None:
-            assert row.animal.parent.name == ("deer" if group == "animals" else ANIMALS[row.label])
-        if row.environment >= 0:
-            assert row.photograph.parent.name == ENVIRONMENTS[row.environment]
-        assert (row.label >= 0) == (group == "id") and (row.environment >= 0) == (group in ("id", "near", "animals"))
-    folders = rows[rows["set"].isin(["far/textures", "val/other-textures"])].groupby("set")["photograph"].agg(lambda p: {x.parent.name for x in p})
-    assert folders["far/textures"] <= set(FAR_TEXTURES) and folders["val/other-textures"] <= set(VAL_TEXTURES)
-    train = rows[rows["set"] == "id/train"]
-    assert {p.parts[-3] for p in train["animal"]} == {"train"} and {p.parts[-3] for p in rows[rows["set"] == "id/test"]["animal"]} == {"test"}
-    per_photograph = train.groupby(["environment", "photograph"]).size().groupby("environment").agg(np.ptp)
-    assert per_photograph.max() <= 1
+        kinds = {-1: {"deer"}, 0: {"cat"}, 1: {"dog", "puppy"}}[row.label]
+        assert (row.object is None) == (group == "near") and (row.object is None or row.object.parent.name in kinds)
+        assert row.photograph.parent.name == ["sea", "wood", "bamboo"][row.environment]
+    assert rows["object"].dropna().is_unique
+    others = [set(found.images.items) for found in scenes.find_sources(SPEC, root)[1].values()]
+    assert not set.intersection(*others[:2]) and not set.union(*others) & set(owner)
+    assert not any(path.name == "retriever.jpg" for path in others[1])
 
 
 def test_evaluation_sets_do_not_depend_on_the_training_set(root):
-    sources = find_sources(root)
-    one, other, third = plan(sources, SIZES), plan(sources, SIZES._replace(train=30), correlation=0.5), plan(sources, SIZES, seed=1)
-    for share in one["set"].unique():
-        same = one[one["set"] == share].reset_index(drop=True).equals(other[other["set"] == share].reset_index(drop=True))
-        assert same == (share != "id/train"), share
-        assert not one[one["set"] == share].reset_index(drop=True).equals(third[third["set"] == share].reset_index(drop=True))
-
-
-@pytest.mark.parametrize("wnid, stays", [("n02077923", True), ("n02085620", False), ("n02113978", False), ("n02119022", False), ("n02123045", False),
-                                         ("n02130308", False), ("n02132136", True), ("n02389026", False), ("n02391049", False), ("n02395406", True), ("n07749582", True)])
-def test_dogs_cats_horses_and_their_relatives_are_no_outliers(wnid, stays):
-    path = Path(f"{wnid}_something.jpg")
-    assert scenes._outliers_of_imagenet([path]) == ([path] if stays else [])
+    more = scenes.with_options(SPEC, correlation=0.5, n_train=30)
+    one, other, third = plan(SPEC, root), plan(more, root), plan(SPEC, root, seed=1)
+    for share in set(one["set"]) - {"id/train"}:
+        first, second, last = (rows[rows["set"] == share].reset_index(drop=True) for rows in (one, other, third))
+        assert first["environment"].equals(second["environment"]) and not first.equals(last)
 
 
 @given(st.integers(8, 30), st.integers(0, 12), st.integers(0, 999))
@@ -122,9 +105,9 @@ def test_dogs_cats_horses_and_their_relatives_are_no_outliers(wnid, stays):
 def test_pasting_against_a_loop_over_pixels(side, spare, seed):
     length = side + spare
     scene = np.random.RandomState(seed).randint(0, 256, (length, length, 3)).astype(np.uint8)
-    before = scene.copy()
-    composed, mask = paste_animal(scene, Image.new("RGB", (32, 32), (9, 90, 200)), side, np.random.RandomState(seed))
-    assert (scene == before).all() and composed.dtype == np.uint8 and mask.dtype == bool
+    before, black = scene.copy(), Image.new("RGB", (32, 32), (9, 90, 200))
+    image, mask = paste_object(scene, black, side, (0.8, 1), np.random.RandomState(seed))
+    assert (scene == before).all() and image.dtype == np.uint8 and mask.dtype == bool
     rng = np.random.RandomState(seed)
     tall, wide = rng.uniform(0.8, 1, 2)
     top, left = rng.randint(spare + 1), rng.randint(spare + 1)
@@ -134,7 +117,7 @@ def test_pasting_against_a_loop_over_pixels(side, spare, seed):
             inside = 0 <= y - top < side and 0 <= x - left < side
             opacity = min(max((1 - ((v / tall) ** 2 + (u / wide) ** 2) ** 0.5) / 0.2, 0), 1) if inside else 0
             for c, color in enumerate((9, 90, 200)):
-                assert abs(composed[y, x, c] - ((1 - opacity) * before[y, x, c] + opacity * color)) <= 0.5 + 1e-9
+                assert abs(image[y, x, c] - ((1 - opacity) * before[y, x, c] + opacity * color)) <= 0.5 + 1e-9
             assert mask[y, x] == (opacity >= 0.5) or abs(opacity - 0.5) < 1e-9
 
 
@@ -146,64 +129,62 @@ def test_a_background_is_a_square_of_the_photograph():
         assert square.shape == (45, 45, 3)
         zoom = [np.diff(square[..., 0], axis=1)[:, 5:-5].mean(), np.diff(square[..., 1], axis=0)[5:-5].mean()]
         assert abs(zoom[0] - zoom[1]) < 0.1 and 0.9 < zoom[0] < 2.1  # as wide as tall, from 45 to 90 pixels
-    middle = scenes._square(photograph, 90, None)
-    assert (middle == np.array(photograph)[:, 30:120]).all()
-    large = scenes._Photographs(45)
-    large.known["x"] = photograph
-    assert large["x"] is photograph
 
 
 def test_a_benchmark_as_the_others(benchmark, root):
     assert {"/".join(key): len(images) for key, images in benchmark.sets().items()} == {
-        "id/val": 16, "id/test": 24, "val/imagenet": 8, "val/other-textures": 8, "near/surroundings": 12, "animals/other-animal": 12,
-        "far/imagenet": 12, "far/textures": 12}
-    assert (len(benchmark.train), len(benchmark.auxiliary), benchmark.num_classes, benchmark.class_names) == (48, 10, 2, ANIMALS)
-    own = [e in benchmark.majority[y] for y, e in zip(benchmark.train.labels.tolist(), benchmark.train.environments.tolist())]
-    assert sum(own) == 2 * round(0.9 * 24)
-    assert len(set(benchmark.sources.values())) == 10 and not any(str(root) in source for source in benchmark.sources.values())
+        "id/val": 16, "id/test": 24, "val/things": 8, "near/surroundings": 12, "unseen/other-objects": 12,
+        "far/things": 13, "far/sky": 5}
+    assert (len(benchmark.train), benchmark.auxiliary, benchmark.class_names) == (48, None, ("cat", "dog"))
+    pairs = zip(benchmark.train.labels.tolist(), benchmark.train.environments.tolist())
+    assert sum(e in benchmark.majority[y] for y, e in pairs) == 2 * round(0.9 * 24)
+    assert not any(str(root) in source for source in benchmark.sources.values()) and len(benchmark.sources) == 8
     x, y = benchmark.train[list(range(8))]
-    assert x.shape == (8, 3, 48, 48) and x.dtype == torch.float32 and y.tolist() == [0, 1] * 4
+    assert x.shape == (8, 3, 48, 48) and y.tolist() == [0, 1] * 4
     stored = benchmark.test.images[:4].float() / 255
     assert torch.allclose(benchmark.pixels(benchmark.test[[0, 1, 2, 3]][0]), stored, atol=1e-5)
-    white = torch.tensor([(255 / 255 - benchmark.mean[0]) / benchmark.std[0], (0 - benchmark.mean[0]) / benchmark.std[0]])
-    assert torch.allclose(white, torch.tensor([1.0, -127 / 128]))
+    again, other = composed(SPEC, root), composed(SPEC, root, seed=1)
+    for key, images in benchmark.sets().items():
+        assert torch.equal(images.images, again.sets()[key].images)
+        assert key == ("far", "sky") or not torch.equal(images.images, other.sets()[key].images)
 
 
-def test_masks_are_where_the_animal_is(benchmark):
-    for images in (benchmark.train, benchmark.val, benchmark.test, benchmark.ood["animals"]["other-animal"]):
-        dark = images.images.float().mean(1)  # animals are black, photographs brighter than 130
+def test_masks_are_where_the_object_is(benchmark):
+    for images in (benchmark.train, benchmark.val, benchmark.test, benchmark.ood["unseen"]["other-objects"]):
+        dark = images.images.float().mean(1)  # objects are black, photographs brighter than 130
         assert images.masks.shape == dark.shape and images.masks.dtype == torch.bool
         assert (dark[images.masks] <= 120).all() and (dark[~images.masks] >= 70).all()
         assert (images.masks.flatten(1).float().mean(1) > 0.9**2 * 0.8**2 * np.pi / 4 * 24**2 / 48**2 * 0.95).all()
-    for images in (benchmark.ood["near"]["surroundings"], *benchmark.ood["far"].values(), *benchmark.ood_val.values(), benchmark.auxiliary):
-        assert images.masks is None and images.images.float().mean(1).min() > 90
-
-
-def test_the_same_seed_gives_the_same_pixels_and_another_one_others(benchmark, root):
-    again, other = (load_benchmark("texture-animals", root=root, pixels=48, object_pixels=24, seed=seed, **SMALL) for seed in (0, 1))
-    for images, same, different in zip(*([b.train, *b.sets().values(), b.auxiliary] for b in (benchmark, again, other))):
-        assert torch.equal(images.images, same.images) and not torch.equal(images.images, different.images)
+    assert benchmark.ood["near"]["surroundings"].masks is None
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"correlation": -0.1}, r"correlation must be a number in \[0, 1\], not -0.1"),
-    ({"animals": ["cat", "deer"]}, "animals must be two of cat, dog, horse, not"),
-    ({"pixels": 20}, r"pixels must lie in \[32, 256\], not 20"),
-    ({"n_train": 100}, "pictures of a cat in benchmark_imglist/cifar10/train_cifar10.txt: 58 are needed, but there are 36"),
+    ({"correlation": -0.1}, "correlation: Input should be greater than or equal to 0"),
+    ({"n_train": 2}, "n_train: Input should be greater than or equal to 4"),
+    ({"animals": 3}, "no option"),
 ])
-def test_wrong_options_are_one_line(root, options, message):
+def test_wrong_options_are_one_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
-        load_benchmark("texture-animals", root=root, **SMALL | options)
+        load_benchmark("texture-animals", **options)
     assert "\n" not in str(error.value)
 
 
 def test_everything_that_is_missing_is_named(root, tmp_path):
     part = shutil.copytree(root, tmp_path / "part")
-    (part / "benchmark_imglist" / "cifar10" / "test_cifar10.txt").unlink()
-    shutil.rmtree(part / "images_largescale" / "textures" / "braided")
-    shutil.rmtree(part / "images_largescale" / "imagenet_samples")
-    with pytest.raises(DataError) as error:
-        load_benchmark("texture-animals", root=part, **SMALL)
-    for text in ("test_cifar10.txt", "no images of braided in", "imagenet_samples", "sample-images"):
-        assert text in str(error.value)
-    assert "banded" not in str(error.value) and "train_cifar10" not in str(error.value)
+    shutil.rmtree(part / "puppy"), shutil.rmtree(part / "sky")
+    for text in ("no images in puppy; draw it", "far/sky: no images in sky; draw it"):
+        with pytest.raises(DataError, match=text):
+            composed(SPEC, part)
+    with pytest.raises(DataError, match="pictures of cat: 90 are needed, but there are 60"):
+        composed(SPEC, root, n_train=140)
+
+
+def test_the_projects_own_are_declared(monkeypatch, root):
+    assert {*COMPOSED} == {path.stem for path in (disk.declarations() / "composed").glob("*.yaml")} <= {*list_benchmarks("spurious")}
+    for name, one in COMPOSED.items():
+        assert one.spec.majority[0] | one.spec.majority[1] == {*range(len(one.spec.environments))}
+    monkeypatch.setitem(COMPOSED, "made", scenes._Digested(SPEC))
+    before = disk.list_digests("made", {"root": root})
+    (root / "deer" / "19.png").unlink()
+    after = disk.list_digests("made", {"root": root})
+    assert {name for name in before if before[name] != after[name]} == {"deer"}

@@ -4,30 +4,23 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SPECS', 'COMPOSED', 'app', 'data_root', 'DataError', 'leads_out', 'Place', 'SetSpec', 'BenchmarkSpec',
-           'read_declaration', 'leaves_root', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode',
-           'declarations', 'declare', 'is_on_disk', 'MissingSet', 'Found', 'find_place', 'dealt', 'find_set', 'drawn',
-           'find_sets', 'load_from_disk', 'names_and_sizes', 'list_digests', 'check_available', 'check', 'can_run',
-           'main']
+           'read_declaration', 'read_list', 'images_in', 'progress_bar', 'Pictures', 'decode', 'declarations',
+           'declare', 'MissingSet', 'Found', 'find_place', 'dealt', 'find_set', 'drawn', 'find_sets', 'load_from_disk',
+           'names_and_sizes', 'list_digests', 'check_available', 'check', 'can_run', 'main']
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #abf7dfa7
 import functools
 import hashlib
-import json
 import os
 import sys
-import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #e00d166c
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 import typer
 import yaml
 from PIL import Image
@@ -40,9 +33,7 @@ import ascood
 from ..command import create_app, run_app
 from ..data import (SETTINGS, Benchmark, ImageSet, LazyImages, RandomCrops, RandomFlip, RandomShift, _normalize,
                          holdout_split, register, registered)
-from ..files import atomic_write
-from ..models import did_you_mean
-from ..training import Settings, checked
+from ..settings import Settings, checked, did_you_mean
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cbeb2ee6
 def data_root(
@@ -75,9 +66,6 @@ class Place(Settings):
     "One place where a set may be. In a file, text alone is a list."
     list: str | None = None  # file below benchmark_imglist/, with lines "path label"
     folder: str | tuple[str, ...] | None = None  # of a list's paths; without a list, of the images
-    dataset: str | None = None  # a class of torchvision.datasets
-    parts: tuple[dict, ...] = ({},)  # its arguments; the parts are joined
-    deal: Literal["val", "test"] | None = None  # "val": the 1,000 images dealt to validation, "test": the others
     share: tuple[float, float] | None = None  # of a folder's images, see `dealt`: such as [0, 0.6] and [0.6, 1]
     without: tuple[str, ...] = ()  # patterns of names of a folder's images, such as n0160*, that are left out
 
@@ -85,14 +73,12 @@ class Place(Settings):
     def _one_kind(self):
         if out := next(filter(leads_out, (*self.folders(), self.list or "")), None):
             raise ValueError(f"{out} leaves the data root")
-        if bool(self.dataset) == bool(self.list or self.folder):
-            raise ValueError("give a list, a folder of images, or a dataset of torchvision")
-        if (self.share or self.without) and (self.list or self.dataset):
+        if not (self.list or self.folder):
+            raise ValueError("give a list or a folder of images")
+        if (self.share or self.without) and self.list:
             raise ValueError("share and without are of a folder of images")
         if self.share and not 0 <= self.share[0] < self.share[1] <= 1:
             raise ValueError("share is two ascending numbers in [0, 1]")
-        if self.dataset and not hasattr(torchvision.datasets, self.dataset):
-            raise ValueError(f"torchvision has no dataset {self.dataset}")
         return self
 
     def folders(self) -> tuple[str, ...]:
@@ -147,14 +133,12 @@ class _Groups(Settings):
 
 class _Classes(_Groups):
     classes: int = Field(ge=2)  # in-distribution
-    hold_out: NonNegativeInt | tuple[NonNegativeInt, ...] = 0  # so many of the lists' classes by MixOE's rule, or these
+    hold_out: NonNegativeInt = 0  # so many of the lists' classes, by MixOE's rule
     seed: NonNegativeInt = 0  # of MixOE's rule and of shares, unless `load_benchmark` is given another
 
     def split(self) -> tuple[list[int], list[int]]:
         "The lists' numbers of in-distribution and of held-out classes, each ascending."
-        if isinstance(self.hold_out, int):
-            return holdout_split(self.classes + self.hold_out, self.classes, self.seed)
-        return sorted(set(range(self.classes + len(self.hold_out))) - set(self.hold_out)), sorted(self.hold_out)
+        return holdout_split(self.classes + self.hold_out, self.classes, self.seed)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #82976891
 class BenchmarkSpec(_Classes):
@@ -173,9 +157,8 @@ class BenchmarkSpec(_Classes):
     def _complete(self):
         if set(self.id) != {"train", "val", "test"} or not (self.near or self.far):
             raise ValueError("id needs train, val and test; near or far needs a set")
-        wanted = any(one.held_out for one in self.sets().values())
-        if len(self.split()[0]) != self.classes or (wanted and not self.hold_out):
-            raise ValueError("hold_out must say how many classes are held out, or which numbers, each once")
+        if not self.hold_out and any(one.held_out for one in self.sets().values()):
+            raise ValueError("hold_out must say how many classes are held out")
         return self
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #83bb62e4
@@ -204,34 +187,15 @@ def _parse_line(line: str, num_classes: int | None) -> tuple[str, int]:
         raise ValueError(f"label {number} is out of range: classes are numbered 0 to {num_classes - 1}")
     return path[0], int(number)
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #5fa2c58b
-@functools.lru_cache(maxsize=4096)
-def leaves_root(path: Path, root: Path) -> bool:
-    "Whether links lead from a path in the root out of it, other than by a folder linked in the root or one below."
-    parts = path.relative_to(root).parts
-    homes = [root, *(home for home in (root.joinpath(*parts[:n]) for n in (1, 2)) if home.is_dir())]
-    return not any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home)) for home in homes)
-
-
-def _find_image(root: Path, path: str, folders: Sequence[str] = _FOLDERS) -> Path:
-    "The image of a list's path. Raises ValueError if there is none, or if it leaves the root by a link."
-    for full in (root / folder / path for folder in folders):
-        if os.path.lexists(full):
-            if leaves_root(full.parent, root) or (full.is_symlink() and leaves_root(full, root)):
-                raise ValueError(f"the path {path} leaves the data root by a link")
-            return full
-    raise ValueError(f"there is no image {path} in {' or '.join(str(root / folder) for folder in folders)}")
-
 # %% ../../nbs/benchmarks/01_disk.ipynb #e786d32d
 def read_list(
     file: str | Path,  # Lines "relative/path label"
     root: str | Path,  # Data root
     num_classes: int | None = None,  # Labels lie in 0..num_classes-1; None for OOD lists, whose labels do not matter
     folders: Sequence[str] = _FOLDERS,  # What paths may be relative to, below the root
-) -> pd.DataFrame:  # columns name (the path as written), path (of an image that exists), label, line (from 1)
-    "Read and check a list. Raises DataError that names file and line of up to five mistakes."
-    rows, mistakes = [], []
-    leaves_root.cache_clear()
+) -> pd.DataFrame:  # columns name (the path as written), path (of an image that exists), label
+    "Read and check a list. Raises DataError that names file and line of the first mistake."
+    rows, places = [], [Path(root, folder) for folder in folders]
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -240,16 +204,15 @@ def read_list(
         try:
             if line.strip():
                 path, label = _parse_line(line, num_classes)
-                rows.append((path, _find_image(Path(root), path, folders), label, number))
+                there = [place / path for place in places if os.path.exists(place / path)]
+                if not there:
+                    raise ValueError(f"there is no image {path} in {' or '.join(map(str, places))}")
+                rows.append((path, there[0], label))
         except ValueError as error:
-            mistakes.append(f"{file}, line {number}: {error}")
-    if mistakes or not rows:
-        raise DataError(_first_of(mistakes) or f"{file} is empty: no image is listed")
-    return pd.DataFrame(rows, columns=["name", "path", "label", "line"])
-
-# %% ../../nbs/benchmarks/01_disk.ipynb #8d713be5
-def _first_of(mistakes: Sequence[str], shown: int = 5) -> str:
-    return "; ".join(mistakes[:shown]) + (f" (and {len(mistakes) - shown} more)" if len(mistakes) > shown else "")
+            raise DataError(f"{file}, line {number}: {error}") from None
+    if not rows:
+        raise DataError(f"{file} is empty: no image is listed")
+    return pd.DataFrame(rows, columns=["name", "path", "label"])
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #2badc4bb
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -267,89 +230,43 @@ def progress_bar(items, what: str, progress: bool):
     return tqdm(items, desc=what, unit="image", disable=not progress, leave=False)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #1897af7e
-def _open_file(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
 class Pictures(Sequence):
-    "Images, by default in files, that are read when asked for. One that is broken raises DataError with its name."
+    "Images in files that are read when asked for. One that is broken raises DataError with its name."
 
-    def __init__(self, items: Sequence, names: Sequence[str] | None = None, read: Callable = _open_file):
-        self.items, self.names, self.read = items, names or items, read  # `read(items[i])` is image i
+    def __init__(self, items: Sequence[Path]):
+        self.items = items
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index):  # int -> Image.Image, RGB
         try:
-            return self.read(self.items[index]).convert("RGB")
+            with Image.open(self.items[index]) as image:
+                return image.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"{self.names[index]} is a broken image ({reason}); get it again") from None
+            raise DataError(f"{self.items[index]} is a broken image ({reason}); get it again") from None
 
     def take(self, rows: Sequence[int]) -> "Pictures":
-        return Pictures([self.items[i] for i in rows], [self.names[i] for i in rows], self.read)
+        return Pictures([self.items[i] for i in rows])
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #2a797fac
 def decode(
     source: Sequence,  # `source[i]` is a PIL image in RGB
     pixels: int,  # Side of the square
-    workers: int | None = None,  # Threads; all cores if None
 ) -> Tensor:  # uint8 [N,3,pixels,pixels]
     "All images in memory: shorter side resized to `pixels`, centre cropped."
     images = np.empty((len(source), pixels, pixels, 3), dtype=np.uint8)
     fit = v2.Compose([v2.Resize(pixels), v2.CenterCrop(pixels)])
 
-    def place(start: int):
-        for i in range(start, min(start + 256, len(source))):
-            image = source[i]
-            images[i] = image if image.size == (pixels, pixels) else fit(image)
+    def place(i: int):
+        image = source[i]
+        images[i] = image if image.size == (pixels, pixels) else fit(image)
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
-        starts = range(0, len(source), 256)
-        for _ in tqdm(threads.map(place, starts), total=len(starts), desc="decoding", unit="x 256", leave=False,
-                      mininterval=1, disable=len(starts) < 8):
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in progress_bar(threads.map(place, range(len(source))), "decoding", len(source) > 2000):
             pass
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-# %% ../../nbs/benchmarks/01_disk.ipynb #3e7fb541
-def _decode_once(source: Sequence, pixels: int, at_least: int = 15_000_000) -> Tensor:
-    "`decode`, kept on disk for sets of files that take at least so many bytes."
-    if not isinstance(source, Pictures) or source.read is not _open_file or len(source) * 3 * pixels**2 < at_least:
-        return decode(source, pixels)
-    states = ((path, path.stat()) for path in source.items)
-    text = "\n".join(f"{path.absolute()} {state.st_size} {state.st_mtime_ns}" for path, state in states)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ascood" / "decoded"
-    file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{pixels}px.npz"
-    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged: made again
-        return torch.from_numpy(np.load(file)["images"])
-    images = decode(source, pixels)
-    with suppress(OSError), atomic_write(file) as unfinished, unfinished.open("wb") as target:
-        np.savez(target, images=images.numpy())
-    return images
-
-# %% ../../nbs/benchmarks/01_disk.ipynb #3e9c8cea
-def _open_part(place: tuple[Sequence, int]) -> Image.Image:
-    part, index = place
-    return part[index][0]
-
-
-def _open_dataset(place: Place, root: Path, download: bool = False) -> tuple[Pictures, np.ndarray | None]:
-    "Images and labels of data sets that torchvision stores under the root. Raises DataError if files are not there."
-    make, where = getattr(torchvision.datasets, place.dataset or ""), {"download": True} if download else {}
-    try:
-        parts = [make(str(root), **part, **where) for part in place.parts]
-    except (RuntimeError, OSError, ImportError, tarfile.TarError) as error:  # not there, damaged, no network or library
-        reason = " ".join(str(error).split()).partition(" You can ")[0].rstrip(".")
-        raise DataError(f"no {place.dataset} of torchvision ({reason})") from None
-    items = [(part, i) for part in parts for i in range(len(part))]
-    if place.deal:
-        order = np.random.RandomState(0).permutation(len(items))
-        items = [items[i] for i in sorted(order[:1000] if place.deal == "val" else order[1000:])]
-    labels = [part.targets[i] for part, i in items if hasattr(part, "targets")]
-    names = [f"image {i} of torchvision's {place.dataset}" for _, i in items]
-    return Pictures(items, names, _open_part), np.array(labels, dtype=np.int64) if labels else None
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #8fb1a1ca
 def declarations() -> Path:
@@ -371,11 +288,6 @@ def declare(file: str | Path) -> str:
     _register(spec)
     return spec.name
 
-
-def is_on_disk(name: str) -> bool:
-    "Whether a benchmark needs a data root."
-    return name in registered() and registered()[name].on_disk
-
 # %% ../../nbs/benchmarks/01_disk.ipynb #66d196f8
 class MissingSet(DataError):
     "A set that is nowhere under the data root."
@@ -383,7 +295,7 @@ class MissingSet(DataError):
 
 class Found(NamedTuple):
     "Images and labels of one set, not yet decoded."
-    images: Any  # a sequence: `images[i]` is a PIL image in RGB
+    images: Any  # `images[i]` is a PIL image in RGB
     labels: Any  # int64 [N], an array; None for OOD
     source: str  # where they were found, for provenance
     layout: str
@@ -403,38 +315,22 @@ def find_place(spec: BenchmarkSpec, root: Path, group: str, name: str) -> tuple[
     if (group, name) != ("id", "train") and (train := find_place(spec, root, "id", "train")):
         places.sort(key=lambda pair: pair[0] != train[0])
     for layout, place in places:
-        if not place.dataset and all(path.is_file() if place.list else path.is_dir() for path in place.paths(root)):
+        if all(path.is_file() if place.list else path.is_dir() for path in place.paths(root)):
             return layout, place
     return None
-
-# %% ../../nbs/benchmarks/01_disk.ipynb #e1c179a9
-def _check_build(file: Path):
-    "Raise DataError if the list belongs to a build that was not finished, or is not what was built."
-    record, name = file.parent / "build.json", file.parent.name
-    if (file.parent / "build.unfinished").exists():
-        raise DataError(f"{file}: the build of {name} was interrupted; run the same `python -m ascood build` again")
-    try:
-        digest = json.loads(record.read_text())["sha256"].get(file.name) if record.is_file() else None
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise DataError(f"{record} is damaged; build {name} again") from None
-    if digest and digest != hashlib.sha256(file.read_bytes()).hexdigest():
-        raise DataError(f"{file} is not as it was built ({record.name} has another digest); build {name} again")
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #16d9960e
 def _environments(file: Path, names: Sequence[str]) -> np.ndarray | None:
     "int64 [N]; None if there is no environments.csv beside a list, or no image of the list is in it."
-    if not (table_file := file.parent / "environments.csv").is_file():
+    if not (table := file.parent / "environments.csv").is_file():
         return None
-    table = pd.read_csv(table_file)
-    if not {"path", "environment"} <= set(table.columns):
-        raise DataError(f"{table_file}: the columns must be path and environment, not {', '.join(table.columns)}")
-    known = dict(zip(table["path"], table["environment"]))
-    missing = [name for name in names if name not in known]
+    known = pd.read_csv(table, index_col="path")["environment"]
+    missing = [name for name in names if name not in known.index]
     if len(missing) == len(names):
         return None
     if missing:
-        raise DataError(f"{table_file} lacks {len(missing)} images of the list, such as {missing[0]}; build it again")
-    return np.array([known[name] for name in names], dtype=np.int64)
+        raise DataError(f"{table} lacks {len(missing)} images of the list, such as {missing[0]}; build it again")
+    return known[list(names)].to_numpy(np.int64, copy=True)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #cc78f807
 def _digest(content: bytes) -> str:
@@ -443,22 +339,20 @@ def _digest(content: bytes) -> str:
 
 def _from_list(layout: str, place: Place, root: Path, numbered: int | None, majority: bool) -> Found:
     file = place.paths(root)[0]
-    _check_build(file)
     listed, name = read_list(file, root, numbered, place.folders()), file.relative_to(root).as_posix()
     classes, labels = file.parent / "classes.txt", listed["label"].to_numpy(copy=True) if numbered else None
     source = f"{name}: {len(listed)} images, sha256 {_digest(file.read_bytes())}"
-    where = [f"{path} ({name}, line {line})" for path, line in zip(listed["path"], listed["line"])]
     environments = _environments(file, listed["name"]) if majority else None
-    return Found(Pictures(listed["path"].tolist(), where), labels, source, layout, environments,
+    return Found(Pictures(listed["path"].tolist()), labels, source, layout, environments,
                  tuple(classes.read_text(encoding="utf-8").splitlines()) if numbered and classes.is_file() else ())
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #83fe1133
+# %% ../../nbs/benchmarks/01_disk.ipynb #bd3c4ab6
 def dealt(
     paths: Sequence[Path],  # Images
     share: tuple[float, float],  # From, to: fractions in [0, 1]
     seed: int,
 ) -> list[int]:  # Their indices, ascending
-    "Of each folder's images, in random order, those from one fraction to the other. Shares that do not overlap are disjoint."
+    "Of each folder's images, in random order, those from one fraction to the other: disjoint if shares are."
     folders = np.array([str(path.parent) for path in paths])
     rng, turn = np.random.RandomState(seed), np.empty(len(paths))
     for folder in np.unique(folders):
@@ -468,8 +362,7 @@ def dealt(
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #b13d06ab
 def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, seed: int) -> Found:
-    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)
-             if not any(path.match(pattern) for pattern in place.without)]
+    found = [(path, folder) for folder in place.paths(root) for path in images_in(folder)]
     paths = [path for path, _ in found]
     kinds = [path.relative_to(folder).parts[0] for path, folder in found]
     names = sorted(set(kinds))
@@ -477,13 +370,12 @@ def _from_folder(layout: str, place: Place, root: Path, numbered: int | None, se
     if not paths or (numbered and len(names) != numbered):
         wanted = f"{numbered} folders of images, one for each class, and nothing beside them" if numbered else "images"
         raise DataError(f"{where} must have {wanted}; it has {len(paths)} images in {len(names)} places")
-    if outside := next((path for path in paths if leaves_root(path, root)), None):
-        raise DataError(f"{outside} leaves the data root by a link")
-    kept = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    share = dealt(paths, place.share, seed) if place.share else range(len(paths))
+    kept = [i for i in share if not any(paths[i].match(pattern) for pattern in place.without)]
     digest = _digest("\n".join(paths[i].relative_to(root).as_posix() for i in kept).encode())
     source = f"{where}: {len(kept)} images, sha256 of their names {digest}"
     labels = np.array([names.index(kinds[i]) for i in kept], dtype=np.int64) if numbered else None
-    return Found(Pictures([paths[i] for i in kept]), labels, source, layout, class_names=tuple(names) if numbered else ())
+    return Found(Pictures([paths[i] for i in kept]), labels, source, layout, None, tuple(names) if numbered else ())
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #0e7c7144
 def _numbered(spec: BenchmarkSpec, group: str, one: SetSpec) -> int | None:
@@ -491,27 +383,17 @@ def _numbered(spec: BenchmarkSpec, group: str, one: SetSpec) -> int | None:
     return sum(map(len, spec.split())) if group == "id" or one.held_out else None
 
 
-def find_set(spec: BenchmarkSpec, root: Path, group: str, name: str, download: bool = False) -> Found:
-    "One set, by list, folder or torchvision. Raises DataError; MissingSet, which says what to get, if it is nowhere."
-    one, reasons = spec.sets()[group, name], []
+def find_set(spec: BenchmarkSpec, root: Path, group: str, name: str) -> Found:
+    "One set. Raises DataError; MissingSet, which says what to get, if it is nowhere."
+    one = spec.sets()[group, name]
     numbered = _numbered(spec, group, one)
     if found := find_place(spec, root, group, name):
         if found[1].list:
             return _from_list(*found, root, numbered, bool(spec.majority))
         return _from_folder(*found, root, numbered, spec.seed)
-    if files := [place for _, place in one.places() if not place.dataset]:
-        wanted = [f"list benchmark_imglist/{file.list}" if file.list else f"folder {' and '.join(file.folders())}"
-                  for file in files]
-        reasons.append(f"no {' or '.join(wanted)}")
-    for layout, place in one.places():
-        try:
-            if place.dataset:
-                images, labels = _open_dataset(place, root, download)
-                source = f"torchvision {place.dataset}: {len(images)} images"
-                return Found(images, labels if numbered else None, source, layout)
-        except DataError as error:
-            reasons.append(str(error))
-    raise MissingSet(f"{name}: {', and '.join(reasons)}; {one.get.strip() or spec.get.strip()}")
+    wanted = [f"list benchmark_imglist/{place.list}" if place.list else f"folder {' and '.join(place.folders())}"
+              for _, place in one.places()]
+    raise MissingSet(f"no {' or '.join(wanted)}; {one.get.strip() or spec.get.strip()}")
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #bfce6ba8
 def _side(spec: BenchmarkSpec) -> int:
@@ -519,18 +401,18 @@ def _side(spec: BenchmarkSpec) -> int:
     return spec.pixels if spec.augmentation == "shift" else round(spec.pixels * 8 / 7)
 
 
-def _transforms(spec: BenchmarkSpec, in_memory: bool = False) -> dict[bool, v2.Compose]:
+def _transforms(spec: BenchmarkSpec, in_memory: bool) -> dict[bool, v2.Compose]:
     "{whether for training: transform} of squares in memory (uint8), or of PIL images of any size."
     pixels, side = spec.pixels, _side(spec)
-    square: tuple = () if in_memory else (v2.Resize(side), v2.CenterCrop(side), v2.PILToTensor())
     train: tuple
-    if spec.augmentation == "shift":
-        train, plain = (*square, RandomFlip(), RandomShift(pixels // 8, black=True)), square
+    plain: tuple
+    if spec.augmentation == "shift":  # always in memory
+        train, plain = (RandomFlip(), RandomShift(pixels // 8, black=True)), ()
     elif in_memory:
         train, plain = (RandomCrops(pixels), RandomFlip()), (v2.CenterCrop(pixels),)
     else:
         train = v2.RandomResizedCrop(pixels), v2.RandomHorizontalFlip(), v2.PILToTensor()
-        plain = *square, v2.CenterCrop(pixels)
+        plain = v2.Resize(side), v2.CenterCrop(side), v2.PILToTensor(), v2.CenterCrop(pixels)
     return {training: _normalize(spec.mean, spec.std, *steps) for training, steps in ((True, train), (False, plain))}
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #60e3b8af
@@ -551,7 +433,7 @@ def _image_set(spec: BenchmarkSpec, found: Found, training: bool, workers: int, 
     batch = max(8, min(64 if spec.pixels > 32 else 256, 64 * 224**2 // spec.pixels**2))  # fewer of large images
     if not in_memory:
         return LazyImages(found.images, labels, transform, environments, workers, batch)
-    images = ImageSet(_decode_once(found.images, _side(spec)), labels, transform, environments)
+    images = ImageSet(decode(found.images, _side(spec)), labels, transform, environments)
     images.scoring_batch = min(batch, images.scoring_batch)
     return images
 
@@ -579,63 +461,42 @@ def drawn(one: SetSpec, found: Found) -> Found:
     rows = np.random.RandomState(one.seed).permutation(len(found.images))[: one.at_most]
     return found.take(np.sort(rows), f"drawn by seed {one.seed}")
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #cc9a95ae
-def _group_faults(spec: BenchmarkSpec, found: _Sets) -> list[str]:
-    "What is wrong with sets taken together, each of which is sound."
-    parts = {part: found["id", part] for part in ("train", "val", "test")}
-    dealt = {part: one.images.read is _open_part for part, one in parts.items()}
-    if dealt["val"] != dealt["test"]:
-        return ["id: validation from a list and test from torchvision, or the reverse, share images; have two lists"]
-    layouts = {part: one.layout for part, one in parts.items() if not dealt[part]}
-    if len(set(layouts.values())) > 1:
-        return [f"id: the lists are of different layouts ({layouts}), so they may share images; have all of one layout"]
-    for group in ("val", "near", "far"):
-        if getattr(spec, group) and not any(g == group for g, _ in found):
-            return [f"{group}: no OOD set of this group is there (it would be {', '.join(getattr(spec, group))})"]
-    return []
-
 # %% ../../nbs/benchmarks/01_disk.ipynb #6636c1e3
-def _as_asked(name: str) -> str:
-    "What `ascood data check` calls a benchmark: its name, or the file of one of a user's own."
-    file = _FILES.get(name)
-    return name if file is None or file.parent == declarations().resolve() else os.path.relpath(file)
-
-
-def find_sets(spec: BenchmarkSpec, root: Path, leave_out_missing: bool = False, download: bool = False,
-              any_count: bool = False, known_classes: int | None = None, needs_outliers: bool = False) -> _Sets:
+def find_sets(spec: BenchmarkSpec, root: Path, any_count: bool = False, known_classes: int | None = None,
+              needs_outliers: bool = False) -> _Sets:
     "All sets of a benchmark. Raises one DataError that names every missing set, not only the first."
-    found, faults = {}, []
+    found: _Sets = {}
+    faults = []
     for (group, name), one in spec.sets().items():
         try:
-            each = find_set(spec, root, group, name, download)
+            each = find_set(spec, root, group, name)
             if one.count and len(each.images) < one.count and not any_count:
-                raise DataError(f"{name}: {each.source}, but it has {one.count:,}; the list or the copy is cut off "
-                                "(if that is meant, any_count=True)")
+                raise DataError(f"{each.source}, but it has {one.count:,}; the list or the copy is cut off (if that is "
+                                "meant, any_count=True)")
             found[group, name] = each = _kept(spec, group, one, each, known_classes)
             if not len(each.images):
-                raise DataError(f"{name}: {each.source}; no image is left")
+                raise DataError(f"{each.source}; no image is left")
         except DataError as error:
-            may_lack = not needs_outliers if group == "auxiliary" else leave_out_missing and group != "id"
-            if not (may_lack and isinstance(error, MissingSet)):
-                faults.append(f"{group}/{error}" if str(error).startswith(name) else f"{group}/{name}: {error}")
+            if needs_outliers or group != "auxiliary" or not isinstance(error, MissingSet):
+                faults.append(f"{group}/{name}: {error}")
     if needs_outliers and not spec.auxiliary:
         faults.append("auxiliary: no set of outliers is declared, and a method learns from some")
-    if faults := faults or _group_faults(spec, found):
-        raise DataError(f"benchmark {spec.name} cannot be loaded from {root}:\n  " + "\n  ".join(faults) +
-                        f"\nsee all of it: python -m ascood data check {_as_asked(spec.name)} --root {root}")
+    layouts = {part: found["id", part].layout for part in spec.id if ("id", part) in found}
+    if len(set(layouts.values())) > 1:
+        faults.append(f"id: the lists are of different layouts ({layouts}), so they may share images; have one layout")
+    if faults:
+        raise DataError(f"benchmark {spec.name} cannot be loaded from {root}:\n  " + "\n  ".join(faults))
     return found
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #6c42e674
-def _check_options(spec: BenchmarkSpec, workers: int, pixels: int | None, known_classes: int | None,
-                   in_memory: bool | None, **switches: bool):
+def _check_options(spec: BenchmarkSpec, workers: int, any_count: bool, pixels: int | None, known_classes: int | None):
     "Raises ValueError for an impossible option, before any file is read."
     for option, value, low, high in (("workers", workers, 0, 1000), ("pixels", pixels, 8, 1024),
                                      ("known_classes", known_classes, 2, spec.classes)):
         if value is not None and (type(value) is not int or not low <= value <= high):
             raise ValueError(f"{option} of {spec.name} must be a whole number from {low} to {high}, not {value!r}")
-    for option, value in (switches | ({} if in_memory is None else {"in_memory": in_memory})).items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{option} must be true or false, not {value!r}")
+    if not isinstance(any_count, bool):
+        raise ValueError(f"any_count must be true or false, not {any_count!r}")
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #f1720a37
 def _class_names(spec: BenchmarkSpec, found: Found, known_classes: int | None) -> tuple[str, ...]:
@@ -660,21 +521,16 @@ def load_from_disk(
     root: str | Path | None = None,  # See `data_root`
     seed: int = 0,  # Decides which classes are held out or kept, and how a folder is dealt; lists say it themselves
     workers: int = min(8, os.cpu_count() or 1),  # Processes that decode large images; they do not change the pixels
-    leave_out_missing: bool = False,  # Go on without OOD sets that are not there
-    download: bool = False,  # Let torchvision download what it can
     any_count: bool = False,  # Accept sets with fewer images than they are known to have
     pixels: int | None = None,  # Side of the network's input, from 8 to 1024; the benchmark's own if None
     known_classes: int | None = None,  # Keep so many ID classes (2 or more), chosen by `holdout_split`; near OOD stays
-    in_memory: bool | None = None,  # Decode all images once and keep them; if None, if they take at most 2 GiB
 ) -> Benchmark:
     "A benchmark from a data root. Raises ValueError or, naming all that is missing, DataError, before it decodes."
     spec = SPECS[name]
-    _check_options(spec, workers, pixels, known_classes, in_memory, leave_out_missing=leave_out_missing,
-                   download=download, any_count=any_count)
+    _check_options(spec, workers, any_count, pixels, known_classes)
     spec = spec.model_copy(update={"pixels": pixels or spec.pixels, "seed": seed or spec.seed})
-    found = find_sets(spec, data_root(root), leave_out_missing, download, any_count, known_classes)
-    memory = _fits(spec, found) if in_memory is None else in_memory
-    names = _class_names(spec, found["id", "train"], known_classes)
+    found = find_sets(spec, data_root(root), any_count, known_classes)
+    memory, names = _fits(spec, found), _class_names(spec, found["id", "train"], known_classes)
     return _benchmark(spec, found, names, lambda group, name: _image_set(
         spec, found[group, name], (group, name) == ("id", "train") or group == "auxiliary", workers, memory))
 
@@ -721,41 +577,39 @@ def check_available(name: str, options: dict | None = None, needs_outliers: bool
     """Raise DataError, which names all that is missing, if a benchmark cannot be loaded with these options; auxiliary
     outliers count if `needs_outliers`. FileNotFoundError if there is no data root. Embedded ones are there."""
     options = options or {}
-    kept = {key: options[key] for key in ("leave_out_missing", "any_count", "known_classes") if key in options}
+    kept = {key: options[key] for key in ("any_count", "known_classes") if key in options}
     if name in COMPOSED:
         COMPOSED[name].check(data_root(options.get("root")))
     elif name in SPECS:
         find_sets(SPECS[name], data_root(options.get("root")), **kept, needs_outliers=needs_outliers)
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #4848fcaa
-def _check_set(spec: BenchmarkSpec, group: str, name: str, root: Path, decode=True, progress=False, download=False):
+def _broken_images(images: Pictures, progress: bool, what: str) -> list[str]:
+    "Complaints about the images that cannot be decoded."
+    def complaint(i: int) -> str:
+        try:
+            images[i].close()
+        except DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(filter(None, progress_bar(threads.map(complaint, range(len(images))), what, progress)))
+
+
+def _check_set(spec: BenchmarkSpec, group: str, name: str, root: Path, decode: bool, progress: bool) -> dict[str, Any]:
     "One row of `check`."
     one = spec.sets()[group, name]
     row: dict[str, Any] = {"benchmark": spec.name, "set": f"{group}/{name}", "state": "complete", "layout": "",
                            "images": 0, "expected": one.count or "as listed", "note": ""}
     try:
-        found = find_set(spec, root, group, name, download=download)
+        found = find_set(spec, root, group, name)
     except DataError as error:
         return row | {"state": "missing" if isinstance(error, MissingSet) else "broken", "note": str(error)}
     row |= {"layout": found.layout, "images": len(found.images), "note": found.source}
-    if one.count and len(found.images) != one.count:
-        row |= {"state": "incomplete" if len(found.images) < one.count else "other count"}
     if decode and (broken := _broken_images(found.images, progress, row["set"])):
-        row |= {"state": "broken", "note": _first_of(broken)}
-    return row
-
-# %% ../../nbs/benchmarks/01_disk.ipynb #0301ab52
-def _broken_images(images: Sequence, progress: bool, what: str) -> list[str]:
-    "Complaints about the images that cannot be decoded."
-    def complaint(i: int) -> str:
-        try:
-            return "" if images[i] else ""
-        except DataError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        answers = threads.map(complaint, range(len(images)))
-        return list(filter(None, progress_bar(answers, what, progress)))
+        return row | {"state": "broken", "note": f"{len(broken)} of {len(found.images)} images: {broken[0]}"}
+    return row | ({"state": "incomplete"} if len(found.images) < (one.count or 0) else {})
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #738c3817
 def check(
@@ -763,31 +617,27 @@ def check(
     root: str | Path | None = None,  # See `data_root`
     decode: bool = True,  # Decode every image; else only look whether it exists
     progress: bool = False,
-    download: bool = False,  # Let torchvision download what is missing, where it can
 ) -> pd.DataFrame:
-    """A row for each set: benchmark, set, state (complete, other count, incomplete, missing, broken), layout found,
-    images, expected, note."""
+    "A row for each set: benchmark, set, state (complete, incomplete, missing, broken), layout, images, expected, note."
     known = [declare(name) if name.endswith((".yaml", ".yml")) else name for name in names or SPECS]
     if unknown := next((name for name in known if name not in SPECS), None):
-        raise ValueError(f"{unknown!r} is no benchmark on disk{did_you_mean(unknown, SPECS, len(SPECS))}")
+        raise ValueError(f"{unknown!r} is no benchmark on disk{did_you_mean(unknown, SPECS)}")
     root = data_root(root)
-    return pd.DataFrame([_check_set(SPECS[name], *key, root, decode, progress, download)
+    return pd.DataFrame([_check_set(SPECS[name], *key, root, decode, progress)
                          for name in known for key in SPECS[name].sets()])
 
 
 def can_run(table: pd.DataFrame) -> dict[str, bool]:
     "Of `check`'s table: {benchmark: whether nothing that it needs is missing or broken}."
-    missing = (table["state"] == "missing") & ~table["set"].str.startswith("auxiliary/")
-    fault = table["state"].isin(["broken", "incomplete"]) | missing
-    return {name: not fault[rows].any() for name, rows in table.groupby("benchmark", sort=False).groups.items()}
+    optional = (table["state"] == "missing") & table["set"].str.startswith("auxiliary/")
+    good = (table["state"] == "complete") | optional
+    return {name: bool(good[rows].all()) for name, rows in table.groupby("benchmark", sort=False).groups.items()}
 
 # %% ../../nbs/benchmarks/01_disk.ipynb #fa132ec4
 app = create_app("Benchmarks on disk: what is there, and what is missing.")
-_Names = Annotated[list[str] | None, typer.Argument(help="Which, by name or as a YAML file (default: all)",
-                                                    autocompletion=lambda: list(SPECS))]
+_Names = Annotated[list[str] | None, typer.Argument(help="Which, by name or as a YAML file (default: all)")]
 _Root = Annotated[str | None, typer.Option(help="Data root (default: $ASCOOD_DATA, else data)")]
 _Quick = Annotated[bool, typer.Option("--quick", help="Do not decode the images, only look whether they exist")]
-_Download = Annotated[bool, typer.Option("--download", help="Let torchvision download what is missing, where it can")]
 
 
 @app.callback()
@@ -796,18 +646,17 @@ def _data():
 
 
 @app.command("check")
-def _check(benchmark: _Names = None, root: _Root = None, quick: _Quick = False, download: _Download = False) -> int:
+def _check(benchmark: _Names = None, root: _Root = None, quick: _Quick = False) -> int:
     "A table of every set; exit status 0 if every benchmark asked for can run, else 1."
-    table = check(benchmark or None, root, not quick, sys.stderr.isatty(), download)
+    table = check(benchmark or None, root, not quick, sys.stderr.isatty())
     print(table.drop(columns=["note"]).to_markdown(index=False))
     for row in table[table["state"] != "complete"].itertuples():
-        counts = f", {row.images} images, expected {row.expected}" if row.state in ("other count", "incomplete") else ""
-        print(f"\n{row.benchmark} {row.set}: {row.state}{counts}\n  {row.note}")
+        print(f"\n{row.benchmark} {row.set}: {row.state}\n  {row.note}")
     runs = can_run(table)
     print("\n" + "\n".join(f"{name}: {'can run' if good else 'cannot run'}" for name, good in runs.items()))
     return 0 if all(runs.values()) else 1
 
-# %% ../../nbs/benchmarks/01_disk.ipynb #39189785
+
 def main(argv: Sequence[str] | None = None) -> int:
     "Run one command. Exit status: 0, 1 if a benchmark cannot run, 2 for a mistake in the call."
     return run_app(app, argv)

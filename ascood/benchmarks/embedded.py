@@ -282,7 +282,7 @@ def _check_options(digits: int, n_train: int, n_ood: int, contrast: float, ink_p
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #8693a932
 def _build_scene_digits(seed: int = 0, correlation: float = 0.9, n_train: int = 200, n_ood: int = 200,
-                        contrast: float = 1.0, ink_pixels: int = 56, design: bool = False) -> Benchmark:
+                        contrast: float = 0.5, ink_pixels: int = 56, design: bool = False) -> Benchmark:
     ink, (strokes, digit) = Ink(contrast, ink_pixels), _mnist()
 
     def near(rng: np.random.RandomState) -> dict:
@@ -304,7 +304,7 @@ def _for_design(pool: np.ndarray, n: int, design: bool) -> np.ndarray:
     return (pool[half:] if design else pool[:half])[:n]
 
 # %% ../../nbs/benchmarks/00_embedded.ipynb #b89f59bc
-def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 200, contrast: float = 1.0, ink_pixels: int = 56,
+def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 200, contrast: float = 0.4, ink_pixels: int = 56,
                    design: bool = False) -> Benchmark:
     known, held_out = holdout_split(10, 8, seed)
     ink, (strokes, digit) = Ink(contrast, ink_pixels), _mnist()
@@ -318,7 +318,7 @@ def _build_holdout(seed: int = 0, n_train: int = 100, n_ood: int = 200, contrast
                       class_names=tuple(map(str, known)))
 
 
-def _build_all(seed: int = 0, n_train: int = 80, n_ood: int = 200, contrast: float = 1.0, ink_pixels: int = 56,
+def _build_all(seed: int = 0, n_train: int = 80, n_ood: int = 200, contrast: float = 0.4, ink_pixels: int = 56,
                design: bool = False) -> Benchmark:
     ink = Ink(contrast, ink_pixels)
 
