@@ -183,7 +183,7 @@ class FeatureQueue(nn.Module):
 # %% ../nbs/10_baselines.ipynb #c3ef99af
 @torch.no_grad()
 def virtual_outliers(queue: Tensor, sample_from: int, select: int) -> Tensor:  # [C*select,m], class by class
-    """The `select` least likely of so many samples from each class's Gaussian, with a shared covariance, of the features
+    """The `select` least likely of so many samples from each class's Gaussian, with a shared covariance, of features
     [C,n,m] (VOS)."""
     wide = queue.double()  # a covariance of large features is not positive definite after rounding to float32
     mean = wide.mean(1, keepdim=True)

@@ -137,9 +137,9 @@ class _WholeBatches(Dataset):
         return len(self.images)
 
     def __getitems__(self, indices: list) -> tuple[Tensor, Tensor] | list[tuple[Tensor, int]]:
-        if isinstance(self.images, ImageSet):
+        if not isinstance(self.images, LazyImages):
             return self.images[indices * self.views]
-        return [self.images[i._replace(seed=i.seed + view) if isinstance(i, _Seeded) else i]  # each view has its own seed
+        return [self.images[i._replace(seed=i.seed + view) if isinstance(i, _Seeded) else i]  # a seed for each view
                 for view in range(self.views) for i in indices]
 
 
@@ -265,7 +265,7 @@ def _normalize(mean, std, *augmentations: nn.Module) -> v2.Compose:
 
 # %% ../nbs/08_data.ipynb #9b9c7cf2
 def holdout_split(num_classes: int, num_id: int, split: int = 0) -> tuple[list[int], list[int]]:
-    "(ID classes, held-out classes), each ascending: the split of MixOE (Zhang et al., WACV 2023), which the paper follows."
+    "ID and held-out classes, each ascending: the split of MixOE (Zhang et al., WACV 2023), which the paper follows."
     known = np.random.RandomState(split).choice(range(num_classes), num_id, replace=False)
     return sorted(known.tolist()), sorted(set(range(num_classes)) - set(known.tolist()))
 

@@ -83,8 +83,8 @@ def moved_logits(
 
 # %% ../nbs/11_detectors.ipynb #d3f2c9a4
 def perturbed_scores(model: nn.Module, x: Tensor, detectors: list["ODIN | IODIN"]) -> list[Tensor]:
-    """Scores [B] of images x [B,C,H,W] by many ODIN and i-ODIN detectors of this model, which share their gradients, and
-    the forward passes of images that they move alike."""
+    """Scores [B] of images x [B,C,H,W] by many ODIN and i-ODIN detectors of this model, which share their gradients
+    and the forward passes of images that they move alike."""
     gradient = input_gradients(model, x, {d.temperature for d in detectors})
     groups: dict[tuple, list[int]] = {}  # detectors that differ in nothing but the temperature
     for i, d in enumerate(detectors):
@@ -145,8 +145,8 @@ def relation_score(
 # %% ../nbs/11_detectors.ipynb #45c2e18d
 class Relation(FeaturesDetector):
     "Neural relation graph (Kim et al., NeurIPS 2023): similarity to training images. Score: `relation_score`."
-    info = DetectorInfo(paper=Paper("Neural Relation Graph: A Unified Framework for Identifying Label Noise and Outlier "
-                                    "Data", "NeurIPS", 2023, "https://arxiv.org/abs/2301.12321"),
+    info = DetectorInfo(paper=Paper("Neural Relation Graph: A Unified Framework for Identifying Label Noise and "
+                                    "Outlier Data", "NeurIPS", 2023, "https://arxiv.org/abs/2301.12321"),
                         tasks={Task.CLASSIFICATION})
     requires_fit = True
     hyperparameter_space = {"power": [1, 2, 4, 6, 8]}
@@ -302,8 +302,8 @@ def without_first_component(maps: Tensor) -> Tensor:  # [B,C,H,W] -> [B,C,H,W]
 # %% ../nbs/11_detectors.ipynb #1ef2fa16
 @torch.no_grad()
 def rank_logits(model: Classifier, last: nn.Module, blocks: Sequence[Tensor]) -> Tensor:  # [B,C]
-    """Mean of the logits that the maps before and after the last stage, without their first singular component, lead to;
-    NaN if maps have one pixel, as nothing is left of them."""
+    """Mean of the logits that the maps before and after the last stage, without their first singular component, lead
+    to; NaN if maps have one pixel, as nothing is left of them."""
     if any(maps.shape[-1] * maps.shape[-2] == 1 for maps in blocks):
         return torch.full((len(blocks[0]), model.num_classes), torch.nan, device=blocks[0].device)
     block3, block4 = map(without_first_component, blocks)

@@ -102,8 +102,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     entries = [found, *found.values()] if isinstance(found, dict) else []
     states = [entry for entry in entries if _is_state_dict(entry)]
     if len(states) != 1:
-        raise ValueError(f"{path} holds {len(states) or 'no'} state dicts; save the state_dict() of the network that is "
-                         "meant with torch.save")
+        raise ValueError(f"{path} holds {len(states) or 'no'} state dicts; save the state_dict() of the network that "
+                         "is meant with torch.save")
     names = (".".join(part for part in str(name).split(".") if part not in _WRAPPERS) for name in states[0])
     return dict(zip(names, states[0].values()))
 

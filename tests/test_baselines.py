@@ -11,10 +11,9 @@ from torch import nn
 
 from ascood import baselines, training
 from ascood.baselines import (
-    CIDER, GODIN, MixOE, NPOS, OE, VOS, ConfBranch, FeatureQueue, LogitNorm, RotPred,
-    compactness, dispersion, hinted_loss, mix_outliers, moved_prototypes,
+    CIDER, GODIN, MixOE, NPOS, OE, VOS, ConfBranch, FeatureQueue, LogitNorm, compactness, dispersion, hinted_loss, mix_outliers, moved_prototypes,
 )
-from ascood.data import ImageSet, batches
+from ascood.data import ImageSet
 from ascood.models import Backbone, load_classifier
 from ascood.synthesis import SYNTHESES
 from ascood.training import CrossEntropy, Step, TrainConfig, create_method, create_optimizer, list_methods, train
@@ -146,15 +145,6 @@ def test_confidence_branch_weighs_the_cost_with_lambda_of_before(flat):
     by_hand = -(used * p + 1 - used).log().mean() - 0.2 * c.log().mean()
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
     assert model.weight.item() == pytest.approx(0.2 / 0.99)  # half sure: dearer than the budget
-
-
-def test_rotation_loss_asks_upright_images_for_their_class(flat):
-    model = RotPred(weight=2.0).create_model(TrainConfig(), 3)
-    x, y = torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 2, 0])
-    loss, logits = RotPred(weight=2.0).loss(model, x, y, Step(1, 1, model))
-    turned = model.rotation(model.features(x)).log_softmax(1)  # channel means do not see the turn
-    by_hand = F.cross_entropy(model(x), y) - 2.0 * turned.mean()
-    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5) and torch.allclose(logits, model(x))
 
 
 def test_methods_with_outliers_read_one_batch_of_both(tiny, batch):
@@ -306,22 +296,6 @@ def test_prototypes_follow_their_images_one_by_one():
     first = torch.tensor([0.25, 0.25 * 1 - 0.5 * 1])  # halved twice, the earlier image halved once more
     second = torch.tensor([0.3, 0.9])
     assert torch.allclose(moved, torch.stack([first / first.norm(), second / second.norm(), prototypes[2]]), atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["cider", "npos"])
-def test_prototypes_start_at_the_class_means(tiny, name):
-    plain = tiny.train.with_transform(tiny.val.transform)
-    known = plain.labels != 3  # a class without an image keeps its prototype
-    plain = ImageSet(plain.images[known], plain.labels[known], plain.transform)
-    method = small(name)
-    model = method.create_model(TrainConfig(), 8)
-    random = model.head.prototypes.clone()
-    method.prepare(model, batches(plain, 32))
-    with torch.no_grad():
-        z = model.eval()(plain[range(len(plain))][0], embed=True)
-    for k, prototype in enumerate(model.head.prototypes):
-        mean = torch.stack([one for one, label in zip(z, plain.labels) if label == k] or [random[k]]).mean(0)
-        assert torch.allclose(prototype, mean / mean.norm(), atol=1e-5)
 
 
 def test_weight_decay_spares_only_the_numerator_of_the_quotient():
