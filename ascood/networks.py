@@ -15,12 +15,13 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from .attribution import submodule_modes
 from .settings import LIBRARIES, did_you_mean
@@ -35,31 +36,33 @@ class Backbone(nn.Sequential):
 
     num_features: int
     name: str = ""  # by which `create_backbone` makes it
-    ends: Sequence[str] = ()  # the children that end a stage
+    ends: Sequence[str] = ()  # the children that end a stage: those that are called layer1, layer2...
 
-    def __init__(self, layers: OrderedDict, num_features: int, ends: Sequence[str] | None = None):
+    def __init__(self, layers: OrderedDict, num_features: int):
         super().__init__(layers)
-        self.num_features = num_features
-        self.ends = [name for name in layers if name.startswith("layer")] if ends is None else ends
+        self.num_features, self.ends = num_features, [name for name in layers if name.startswith("layer")]
 
     def stages(self) -> list[nn.Sequential]:
-        "Consecutive parts, each up to one of `ends`. Raises Unfit if the layers are no chain."
+        "Consecutive parts, each up to one of `ends`. Raises Unfit if there are none."
         if not self.ends:
-            raise Unfit("this detector reads maps of several stages, and this network's layers are no chain of them")
+            raise Unfit("this detector reads maps of several stages, and this network's are not known")
         names = list(dict(self.named_children()))
         cuts = [0, *(names.index(end) + 1 for end in self.ends)]
-        parts = [nn.Sequential(*layers) for a, b in pairwise(cuts) if (layers := list(self.children())[a:b])]
-        return parts
+        return [nn.Sequential(*list(self.children())[a:b]) for a, b in pairwise(cuts)]
 
 # %% ../nbs/06_networks.ipynb #23e53317
+def _resnet_layers(resnet: ResNet) -> Backbone:
+    layers = OrderedDict(resnet.named_children())
+    del layers["avgpool"], layers["fc"]
+    return Backbone(layers, resnet.fc.in_features)
+
+
 def _cifar_resnet18(weights) -> Backbone:
     resnet = torchvision.models.resnet18(weights=None)
     resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     resnet.maxpool = nn.Identity()
-    layers = OrderedDict(resnet.named_children())
-    del layers["avgpool"], layers["fc"]
-    return Backbone(layers, 512)
+    return _resnet_layers(resnet)
 
 # %% ../nbs/06_networks.ipynb #d6b47fec
 def _downsampling_block(inplanes: int, planes: int, stride: int) -> BasicBlock:
@@ -136,7 +139,7 @@ def _features_of(network: nn.Module, linear: nn.Linear, x: Tensor) -> Tensor:  #
     seen: list[tuple[Tensor, Tensor]] = []
     hook = linear.register_forward_hook(lambda layer, given, found: seen.append((given[0], found)))
     try:
-        logits = network(x)
+        logits = network(x.to(next(network.parameters())))
     except Exception as error:  # whatever a network may raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the network fails on images {list(x.shape[1:])} ({reason}); give the side of its images as "
@@ -148,44 +151,11 @@ def _features_of(network: nn.Module, linear: nn.Linear, x: Tensor) -> Tensor:  #
                          "does as `head`")
     return seen[-1][0]
 
-# %% ../nbs/06_networks.ipynb #91f0ca7b
+# %% ../nbs/06_networks.ipynb #20a54971
 def space_mean(maps: Tensor) -> Tensor:  # [B,m,H',W'] or features [B,m] -> [B,m]
     return maps.mean((-2, -1)) if maps.ndim == 4 else maps
 
 
-def _same(maps: Tensor, h: Tensor) -> bool:  # [B,m,H',W'] or [B,m], and [B,m]
-    mean, largest = space_mean(maps), float(h.abs().max())  # features of 0 would be like any others
-    return largest > 0 and mean.shape == h.shape and torch.allclose(mean, h, rtol=1e-3, atol=1e-4 * largest)
-
-
-def _sizes(layers: nn.Sequential, x: Tensor) -> set:
-    "The sizes of the maps after each layer."
-    return {tuple((x := layer(x)).shape[-2:]) for layer in layers}
-
-# %% ../nbs/06_networks.ipynb #bdab0375
-@torch.no_grad()
-def _chain(network: nn.Module, x: Tensor, h: Tensor) -> list[tuple[str, nn.Module, int]]:
-    "Layers from images x to maps whose mean over space is h [B,m], each with name and height; none if no chain."
-    chain, layers = [], list(network.named_children())
-    while layers:
-        name, layer = layers.pop(0)
-        try:
-            if isinstance(layer, nn.Sequential) and len(_sizes(layer, x.clone())) > 1:
-                layers = [(f"{name}_{inner}", child) for inner, child in layer.named_children()] + layers
-                continue
-            x = layer(x)
-        except Exception:  # it takes something else: no chain
-            return []
-        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[-1] != x.shape[-2]:  # not square: channels come last
-            return []
-        chain.append((name, layer, x.shape[-2]))
-        if _same(x, h):
-            return chain
-        if x.shape[-1] == 1:  # pooled, and not what the head reads
-            return []
-    return []
-
-# %% ../nbs/06_networks.ipynb #20a54971
 def _linear(network: nn.Module, head: str | None) -> str:
     "The name of the head, which is the last linear layer if none is given. Raises ValueError if there is none."
     known = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
@@ -194,28 +164,19 @@ def _linear(network: nn.Module, head: str | None) -> str:
                          f"{did_you_mean(head or '', known) if known else ''}")
     return head or known[-1]
 
-
-def _ends(chain: list[tuple[str, nn.Module, int]]) -> list[str]:
-    "Where the maps' height changes after a layer, and the last layer: the last four of them."
-    heights = [height for *_, height in chain] + [0]
-    return [name for (name, *_), (now, then) in zip(chain, pairwise(heights)) if now != then][-4:]
-
 # %% ../nbs/06_networks.ipynb #d71455e7
 def take_apart(network: nn.Module, head: str | None = None, pixels: int | None = None) -> tuple[Backbone, nn.Linear]:
     "A network taken apart, see `Classifier.wrap`: what comes before its head, and the head."
+    if isinstance(network, ResNet) and head in (None, "fc"):
+        return _resnet_layers(network), network.fc
     head, side = _linear(network, head), pixels or _side(network)
-    linear, generator = network.get_submodule(head), torch.Generator().manual_seed(0)
-    assert isinstance(linear, nn.Linear)
-    x = torch.randn(2, 3, side, side, generator=generator).to(next(network.parameters()))
+    linear: Any = network.get_submodule(head)
     with submodule_modes(network, training=False):
-        h = _features_of(network, linear, x)
-        chain = _chain(network, x, h)
+        h = _features_of(network, linear, torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)))
     if linear.bias is None:
         linear.bias = nn.Parameter(linear.weight.new_zeros(len(linear.weight)))
-    if chain:
-        return Backbone(OrderedDict((name, layer) for name, layer, _ in chain), h.shape[1], _ends(chain)), linear
     network.set_submodule(head, nn.Identity())
-    return Backbone(OrderedDict(network=network), h.shape[1], ()), linear
+    return Backbone(OrderedDict(network=network), h.shape[1]), linear
 
 # %% ../nbs/06_networks.ipynb #127ad8ee
 def _filled(network: nn.Module, weights: dict[str, Tensor] | None) -> nn.Module:

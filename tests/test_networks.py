@@ -1,4 +1,4 @@
-"""Any network as a classifier: the same logits, the head's input as features, stages where its layers are a chain."""
+"""Any network as a classifier: the same logits, the head's input as features."""
 
 import pandas as pd
 import pytest
@@ -37,50 +37,45 @@ def timm_network(name, **options):
     return pytest.importorskip("timm").create_model(name, num_classes=3, **options)
 
 
-NETWORKS = {  # name: the network, its head, how many stages
-    "resnet18": (lambda: torchvision.models.resnet18(num_classes=3), "fc", 4),
-    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=3), "classifier.1", 4),
-    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=3), "classifier.3", 0),
-    "vit_b_16": (lambda: torchvision.models.vit_b_16(image_size=32, num_classes=3), "heads.head", 0),
-    "timm/test_resnet": (lambda: timm_network("test_resnet"), "fc", 4),
-    "timm/test_vit": (lambda: timm_network("test_vit", img_size=32), "head", 0),
+NETWORKS = {  # name: the network, its head
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=3), "fc"),
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=3), "classifier.1"),
+    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=3), "classifier.3"),
+    "vit_b_16": (lambda: torchvision.models.vit_b_16(image_size=32, num_classes=3), "heads.head"),
+    "timm/test_resnet": (lambda: timm_network("test_resnet"), "fc"),
+    "timm/test_vit": (lambda: timm_network("test_vit", img_size=32), "head"),
 }
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def wrapped(request):
     torch.manual_seed(0)
-    make, head, stages = NETWORKS[request.param]
+    make, head = NETWORKS[request.param]
     network = make().eval().requires_grad_(False)
-    return network, Classifier.wrap(network), network.get_submodule(head), stages
+    return network, Classifier.wrap(network), network.get_submodule(head)
 
 
-def test_logits_features_and_stages_are_the_networks(wrapped):
-    network, model, head, stages = wrapped
+def test_logits_and_features_are_the_networks(wrapped):
+    network, model, head = wrapped
     x, read = torch.randn(2, 3, 32, 32), []
     hook = head.register_forward_hook(lambda layer, given, found: read.append(given[0]))
     expected = network(x)
     hook.remove()
     torch.testing.assert_close((model(x), model.features(x)), (expected, read[0]), rtol=1e-4, atol=1e-6)
-    assert len(model.backbone.ends) == stages and model.num_classes == 3 and not model.training
-    if stages:
-        maps = x
-        for stage in model.backbone.stages():
-            maps = stage(maps)
-        torch.testing.assert_close(maps.mean((2, 3)), read[0], rtol=1e-4, atol=1e-6)
+    assert model.num_classes == 3 and not model.training
 
 
 def test_every_detector_scores_it_or_says_why_not(wrapped):
-    _, model, _, stages = wrapped
-    small = make_small(64 if stages else 32)
+    _, model, _ = wrapped
+    small = make_small(64 if model.backbone.ends else 32)
     seen = extract(model, small.train)
     means = torch.stack([seen.features[seen.labels == c].mean(0) for c in range(3)])
     model.head.weight.copy_(2 * means)  # the nearest mean: every class has images that are classified well, for SHE
     model.head.bias.copy_(-means.square().sum(1))
     table = evaluate(model, small, FIXED)
     gaps = {name: gap for name, gap in zip(table.detector, table.gap) if gap}
-    if not stages:
-        assert OF_STAGES <= gaps.keys() and all("no chain" in gaps.pop(name) for name in OF_STAGES)
+    if not model.backbone.ends:
+        assert OF_STAGES <= gaps.keys() and all("several stages" in gaps.pop(name) for name in OF_STAGES)
     assert gaps == {}
     assert table[table.gap == ""].auroc.between(0, 100).all() and set(table.detector) == {*FIXED}
 
@@ -90,7 +85,7 @@ def test_an_own_network_with_a_named_head():
     network = Two().eval()
     model, x = Classifier.wrap(network, "last"), torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(x), network(x))
-    assert [*model.backbone.ends] == [] and network.last.bias is None
+    assert network.last.bias is None
 
 
 @pytest.mark.parametrize("network, names, words", [
@@ -122,7 +117,7 @@ def test_timms_network_by_its_name(tmp_path, small):
     network, x = timm.create_model("test_resnet").eval().requires_grad_(False), torch.randn(2, 3, 64, 64)
     torch.save(network.state_dict(), tmp_path / "net.pth")
     backbone = create_backbone("timm/test_resnet", tmp_path / "net.pth").eval().requires_grad_(False)
-    torch.testing.assert_close(network.fc(backbone(x).mean((2, 3))), network(x))
+    torch.testing.assert_close(network.fc(backbone(x)), network(x))
     again = load_classifier(save_classifier(Classifier.wrap(network), tmp_path / "model.safetensors"))
     torch.testing.assert_close(again.requires_grad_(False)(x), network(x))
     assert has_imagenet_weights("timm/test_resnet") and len(input_scaling("timm/test_resnet")[0]) == 3

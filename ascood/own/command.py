@@ -32,9 +32,7 @@ def fit_folders(detector: OutlierDetector, train: Path, out: Path, **folders: Pa
     write_file(out / "split.csv", pd.DataFrame(rows, columns=["path", "class", "share"]).to_csv(index=False))
     detector.save(out / "detector.safetensors")
     counts = ", ".join(f"{len(images)} {share}" for share, images in detector.shares_.items())
-    print(f"{len(detector.classes_)} classes; images: {counts}\n\non validation, in percent:\n"
-          f"{detector.trials_.round(1).to_string(index=False)}\n\n{write_report(detector, out)}\n\n"
-          f"all of it: {out / 'README.md'}")
+    print(f"{len(detector.classes_)} classes; images: {counts}\n\n{write_report(detector, out)}")
 
 # %% ../../nbs/own/02_command.ipynb #04000012
 app = create_app("A detector for your own images.")

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FAMILIES', 'USE_ONNX', 'METRICS', 'TensorKNN', 'Scorer', 'judge_images', 'threshold', 'Trial',
-           'choose_trial', 'OutlierDetector', 'plan', 'read_shares', 'export_onnx', 'compare', 'recommend',
-           'write_report']
+           'choose_trial', 'OutlierDetector', 'plan', 'read_shares', 'export_onnx', 'compare', 'write_report']
 
 # %% ../../nbs/own/01_detector.ipynb #01000003
 import hashlib
@@ -368,24 +367,12 @@ def compare(
     return pd.DataFrame({"cross_entropy": plain[0], "ascood": ascood[0], "difference": ascood[0] - plain[0],
                          "low": low, "high": high}, index=METRICS[: plain.shape[1]])
 
-# %% ../../nbs/own/01_detector.ipynb #03000012
-def recommend(detector: OutlierDetector, table: pd.DataFrame) -> str:
-    "Which model validation chose, and whether the test images of `compare` agree."
-    metric = table.index[min(1, len(table) - 1)]
-    value, low, high = table.loc[metric, ["difference", "low", "high"]]
-    agree = "confirms" if (low > 0) == (detector.by_validation_ == "ascood") else "contradicts"
-    agree = "neither confirms nor contradicts" if low <= 0 <= high else agree
-    return (f"Validation chose {detector.by_validation_}: the highest AUROC among models whose accuracy is within one "
-            f"standard error of the best. On the test images {metric} of ascood less cross_entropy is {value:+.1f} "
-            f"points (95 % interval {low:+.1f} to {high:+.1f}), which {agree} this choice. The files hold the "
-            f"{detector.family_} model; `--use` changes that.")
-
 # %% ../../nbs/own/01_detector.ipynb #03000020
 _REPORT = """# Which of {count} classes, or none of them
 
-{recommendation}
-
-Test images, in percent; {known} known images, {unknown} outliers (one passes where 95 % of the known images do):
+Validation chose {chosen}: the highest AUROC among models whose accuracy is within one standard error of the best.
+The files hold the {held} model; `--use` changes that. Test images, in percent; the difference has a 95 % interval from
+`low` to `high`; {known} known images, {unknown} outliers (one passes where 95 % of the known images do):
 
 {table}
 
@@ -396,19 +383,18 @@ Every trained model on validation, in percent; AUROC of each score on outliers (
 `detector.safetensors` is for `ascood own predict`, `split.csv` says which images were used for what. {files}
 """
 
-# %% ../../nbs/own/01_detector.ipynb #03000023
+
 def write_report(detector: OutlierDetector, out: Path) -> str:
-    "Write detector.onnx, measure on test images and write README.md; returns the recommendation."
+    "Write detector.onnx and README.md, with what both models make of the test images; returns its text."
     try:
         export_onnx(detector, out / "detector.onnx")
         files = f"`detector.onnx` needs onnxruntime alone:\n\n```python\n{USE_ONNX}```"
     except ImportError as error:
         files = f"There is no `detector.onnx` ({error}): pip install onnx onnxscript, then give the same command."
-    table, shares = compare(detector), detector.shares_
-    text = recommend(detector, table)
-    write_file(out / "README.md", _REPORT.format(
-        count=len(detector.classes_), recommendation=text, known=len(shares["test"]),
-        unknown=len(shares.get("ood_test", ())), table=table.round(1).to_markdown(),
-        outliers=", ".join(detector.val_outliers_), trials=detector.trials_.round(1).to_markdown(index=False),
-        files=files))
+    shares = detector.shares_
+    text = _REPORT.format(
+        count=len(detector.classes_), chosen=detector.by_validation_, held=detector.family_, files=files,
+        known=len(shares["test"]), unknown=len(shares.get("ood_test", ())), outliers=", ".join(detector.val_outliers_),
+        table=compare(detector).round(1).to_markdown(), trials=detector.trials_.round(1).to_markdown(index=False))
+    write_file(out / "README.md", text)
     return text
