@@ -467,8 +467,10 @@ class HeadGradNorm(GradNorm):
 
 
 def _vim(model: Classifier, norm_std, d: int | None = None) -> Detector:
-    head = linear_head(model, "VIM")
-    return ViM(model.features, d or model.backbone.num_features // 2, head.weight, head.bias)
+    head, width = linear_head(model, "VIM"), model.backbone.num_features
+    if d is not None and not 0 < d < width:  # a candidate that is passed over; pytorch-ood would take another d
+        raise Unfit(f"VIM's d must lie between 1 and {width - 1} for {width} features, not be {d}")
+    return ViM(model.features, d or width // 2, head.weight, head.bias)
 
 # %% ../nbs/11_detectors.ipynb #8dee184e
 def _gen_grid(model: Classifier) -> dict[str, list]:

@@ -90,8 +90,8 @@ def wrap(
     head: str | None = None,  # The linear layer that gives the logits, by its dotted name; the last one if None
     pixels: int | None = None,  # Side of the images, where the network takes one size only; see `_side`
 ) -> Classifier:  # In eval mode, without normalisation of features
-    """Any network as a classifier with the same logits; the head's input are its features. Raises ValueError if the head
-    is unknown or does not give the network's answer."""
+    """Any network as a classifier with the same logits; the head's input are its features. Raises ValueError if the
+    head is unknown or does not give the network's answer."""
     body, linear = take_apart(deepcopy(module), head, pixels)
     about = getattr(module, "pretrained_cfg", None)  # of timm's networks
     body.name = f"timm/{about['architecture']}" if isinstance(about, dict) and about.get("architecture") else ""

@@ -37,7 +37,7 @@ PROFILES = [  # text of a profile, what must be said
 ]
 COMMANDS = [
     ("statu smoke", "No such command 'statu'"),
-    ("status embeded", "no profile 'embeded'; did you mean 'embedded'?"),
+    ("status desing", "no profile 'desing'; did you mean 'design'?"),
     ("one tiny.yaml scene-digits ascood 7", "profile tiny has no seed 7; choose one of [0, 1]"),
     ("one tiny.yaml scene-digits asood 0", "unknown method in profile tiny, scene-digits: 'asood'; did you mean 'ascood'?"),
     ("one tiny.yaml scene-digits ascood 0 --variant sigma=3", "unknown variant of ascood: 'sigma=3'"),
