@@ -7,14 +7,12 @@ from pathlib import Path
 
 import ascood
 from ascood.study.profiles import load_profile, shipped
-from ascood.study.results import check_form
 from ascood.study.runs import check_data, is_fresh
 
 NAME = str(config.get("profile", "quick"))
 RESULTS, FIGURES = str(config.get("results", "results")), str(config.get("figures", "figures"))
 try:
     PROFILE = load_profile(NAME)
-    check_form(PROFILE, RESULTS)
     check_data(PROFILE, RESULTS)  # before any job: what is missing, and where to get it
 except (ValueError, FileNotFoundError) as error:
     raise WorkflowError(str(error)) from None

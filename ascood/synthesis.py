@@ -113,7 +113,7 @@ def moved_gradient(
         g = torch.where(_random(g.shape, g.device, generator) < 0.5, -g, g)
     return g
 
-
+# %% ../nbs/01_synthesis.ipynb #44549b53
 def relative_alpha(
     x: Tensor,  # Images [B,C,H,W], normalised
     g: Tensor,  # What is to be added, up to its size: shape of `x`

@@ -30,7 +30,7 @@ def test_reproducing_in_a_fresh_clone_keeps_the_rows_and_pictures_of_runs_that_a
         os.chdir(here)
     shutil.rmtree(out / "runs")
     rows = {name: (out / f"{name}.csv").read_text().splitlines() for name in ("metrics", "groups", "history", "runs")}
-    summary = (figures / "summary.png").stat()
+    whole_picture = (figures / "diagnostics.png").stat()
     pictures = {path: path.read_bytes() for path in figures.glob("gallery_scene-digits-holdout*")}
     path.write_text(yaml.safe_dump(two | {"benchmarks": {"scene-digits": FEW | {"methods": {"ascood": {"weight": 0.2}}}, "scene-digits-holdout": FEW}}))
     (bin_ := project / "venv" / "bin").mkdir(parents=True)
@@ -51,4 +51,4 @@ def test_reproducing_in_a_fresh_clone_keeps_the_rows_and_pictures_of_runs_that_a
     assert pictures and all(path.read_bytes() == content for path, content in pictures.items())
     whole = [page for page in ("table_main.md", "README.md") if "scene-digits-holdout" in (out / page).read_text()]
     assert len(whole) == 2 and "gallery_scene-digits-holdout.png" in (out / "README.md").read_text()
-    assert summary.st_size * 0.9 < (figures / "summary.png").stat().st_size, "a picture of the whole is not narrowed to a part"
+    assert whole_picture.st_size * 0.9 < (figures / "diagnostics.png").stat().st_size, "a picture of the whole is not narrowed to a part"

@@ -1,15 +1,13 @@
-"Detectors, metrics, syntheses and attributions on unusual numbers and layouts: finite values, or why not in one line."
+"Detectors and metrics on unusual numbers and layouts: finite values, or why not in one line."
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ascood.attribution import true_class_gradient
 from ascood.detectors import create_detector, list_detectors, recipe
 from ascood.evaluation import Activations, _fit, _predict, ood_metrics
 from ascood.models import Classifier, create_backbone
-from ascood.synthesis import SYNTHESES
 
 torch.manual_seed(0)
 MODEL = Classifier(create_backbone("tiny_resnet"), 3).eval()
@@ -33,8 +31,8 @@ def test_a_detector_scores_or_says_why_not(name, kind, fitted, scored, classes):
             logits = MODEL.head(z.float())
         return Activations(logits, z.float(), torch.arange(n) % classes)
 
-    detector, reads = create_detector(name, MODEL,
-                                      **({"k": 1} if name in ("KNN", "NNGuide") else {})), recipe(name).reads
+    k = {"k": 1} if name in ("KNN", "NNGuide") else {}
+    detector, reads = create_detector(name, MODEL, **k), recipe(name).reads
     try:
         _fit(detector, reads, activations(fitted, 1))
         scores = _predict(detector, reads, activations(scored, 2), "cpu")
@@ -54,22 +52,8 @@ def test_metrics_are_numbers_of_pairs_or_refused(known, unknown, dtype, strided)
     try:
         found = ood_metrics(a, b)
     except ValueError as error:
-        assert "\n" not in str(error) and len(str(error)) < 200 and (not known or not unknown
-                                                                     or bool(a.isnan().any() | b.isnan().any()))
+        nothing = not known or not unknown or bool(a.isnan().any() | b.isnan().any())
+        assert "\n" not in str(error) and len(str(error)) < 200 and nothing
         return
     pairs = [(u > k) + (u == k) / 2 for k in a.double().tolist() for u in b.double().tolist()]
-    assert found["auroc"] == pytest.approx(100 * sum(pairs) / len(pairs), abs=1e-3) and all(0 <= value <= 100
-                                                                                            for value in found.values())
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.integers(0, 3), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), st.booleans(),
-       st.sampled_from([*SYNTHESES]), st.sampled_from([0.0, 1.0, 1e4]))
-def test_outliers_of_any_layout_have_the_images_shape_and_dtype(b, dtype, channels_last, kind, size):
-    model = Classifier(create_backbone("tiny_resnet"), 3).to(dtype).eval()
-    x = (size * torch.randn(b, 3, 16, 16, generator=torch.Generator().manual_seed(b))).to(dtype)
-    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    g = true_class_gradient(model, x, torch.arange(b) % 3)
-    outliers = SYNTHESES[kind](x, g, 2.0, 0.1, None)
-    assert g.shape == outliers.shape == x.shape and g.dtype == outliers.dtype == dtype
-    assert g.isfinite().all() and outliers.isfinite().all()
+    assert found["auroc"] == pytest.approx(100 * sum(pairs) / len(pairs), abs=1e-3) and all(0 <= value <= 100 for value in found.values())

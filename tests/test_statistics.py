@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from made import made_results
 
 from ascood.evaluation import ood_metrics
-from ascood.study.statistics import (_Drawn, _scores_by_row, choose_detectors, did_not_learn, differences, draw_weights, excludes_zero, half_width, judged_rows,
-                                     paired_difference, weighted_metrics)
+from ascood.study.statistics import (choose_detectors, did_not_learn, differences, draw_weights, judged_rows, paired_difference,
+                                     weighted_metrics)
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -49,34 +49,21 @@ def test_metrics_are_those_of_the_released_evaluation(case):
 
 
 def test_the_half_width_by_hand():
-    "Seeds 1, 2, 6 have a variance of 7 and t = 4.3027; draws of the mean at 1 and 3 have a variance of 2."
+    "Seeds 1, 2, 6 have a variance of 7 and t = 4.3027; draws of the mean at 1 and 3 have a variance of 2. Two seeds decide nothing."
     a = np.array([[1.0, 0, 2], [2, 1, 3], [6, 2, 4]])
     found = paired_difference(a, np.zeros_like(a))
     assert found.difference == 3 and found.by_seed == "+1.0 +2.0 +6.0" and found.seeds == 3
     assert found.half_width == pytest.approx(math.sqrt(4.302653**2 * 7 / 3 + 1.96**2 * 2), rel=1e-6)
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_fewer_than_three_seeds_decide_nothing(seeds):
-    found = paired_difference(np.full((seeds, 50), 90.0), np.full((seeds, 50), 10.0))
-    assert found.difference == 80 and math.isnan(found.half_width)
-
-
-@pytest.mark.parametrize("spread", [4, 8])
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_without_an_effect_few_comparisons_are_decided(seeds, spread):
-    "6,000 comparisons; a percentile bootstrap over seeds and images, as contrast, decides far more."
-    rng, comparisons, draws = np.random.default_rng(seeds), 6000, 100
-    by_seed = spread * rng.normal(size=(comparisons, seeds)) + rng.normal(size=(comparisons, 1))
-    images, again = rng.normal(size=(comparisons, draws)), rng.integers(0, seeds, (comparisons, draws, seeds))
-    ours = np.abs(by_seed.mean(1)) > half_width(by_seed, images.var(1, ddof=1))
-    low, high = np.percentile(by_seed[np.arange(comparisons)[:, None, None], again].mean(2) + images, [2.5, 97.5], axis=1)
-    assert 0.02 < ours.mean() <= 0.06 < {3: 0.17, 5: 0.10, 10: 0.07}[seeds] < ((low > 0) | (high < 0)).mean()
+    assert math.isnan(paired_difference(np.full((2, 50), 90.0), np.full((2, 50), 10.0)).half_width)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return made_results(tmp_path_factory.mktemp("made"), {("ascood", ""): 3.0, ("ascood", "normalization=none"): 0.5, ("logit_norm", ""): 1.0})
+
+
+def decided(table):
+    return table["difference"].abs() > table["half_width"]
 
 
 def side(row, name):
@@ -95,7 +82,7 @@ def test_a_difference_is_that_of_the_means_over_sets_and_seeds(results):
         assert row.difference == pytest.approx((values[0] - values[1]).mean(), abs=1e-4)
         assert [float(text) for text in row.by_seed.split()] == pytest.approx((values[0] - values[1]).tolist(), abs=0.06)
         checked += 1
-    assert checked > 50 and excludes_zero(table)[table["difference"].abs() > 40].all()
+    assert checked > 50 and decided(table)[table["difference"].abs() > 40].all()
 
 
 def test_pairs_are_those_that_a_question_asks_for(results):
@@ -112,7 +99,7 @@ def test_pairs_are_those_that_a_question_asks_for(results):
 
 def test_without_an_effect_nothing_is_decided_in_most_pairs(tmp_path):
     table = differences(made_results(tmp_path), draws=100)
-    assert excludes_zero(table).mean() < 0.12
+    assert decided(table).mean() < 0.12
 
 
 def test_a_row_without_all_its_scores_is_not_compared(tmp_path):
@@ -149,18 +136,6 @@ def test_who_did_not_learn(results):
     weak = metrics.assign(accuracy=metrics["accuracy"].where(metrics["method"] != "logit_norm", 50.0))
     assert did_not_learn(metrics, "cross_entropy") == set()
     assert did_not_learn(weak, "cross_entropy") == {("scene-digits", "logit_norm", ""), ("scene-digits-holdout", "logit_norm", "")}
-
-
-def test_many_images_are_drawn_in_blocks(results, monkeypatch):
-    "The metrics of the images as they are stay; the intervals are as wide, up to chance."
-    whole = _Drawn(scores := _scores_by_row(results, "scene-digits"), 400)
-    row = next(iter(scores))
-    parts = _Drawn(scores, 400)
-    parts.blocks, parts.draws = 4, 100
-    for key in whole[row]:
-        assert parts[row][key].shape == whole[row][key].shape == (3, 401)
-        assert np.array_equal(parts[row][key][:, 0], whole[row][key][:, 0])
-        assert parts[row][key].std(1) == pytest.approx(whole[row][key].std(1), rel=0.3)
 
 
 def test_a_variant_of_the_data_is_compared_with_the_baseline_on_the_same_data(tmp_path):

@@ -74,7 +74,7 @@ def test_two_calls_take_turns_and_a_killed_one_leaves_no_lock(project):
     assert len([*out.glob("runs/*/run.ipynb")]) == len([*(out / "scores").iterdir()]) == 2
     page, readme = (out / "report.html").read_text(), (out / "README.md").read_text()
     assert "data:image/png" in page and "One seed says nothing" in page and "### Main results" in readme
-    assert all((out / link).exists() for link in ["table_main.csv", "../../figures/tiny/summary.png", "runs.csv"]) and "injected" not in page
+    assert all((out / link).exists() for link in ["table_main.csv", "../../figures/tiny/diagnostics.png", "runs.csv"]) and "injected" not in page
 
 
 def test_nothing_is_made_twice_and_what_is_stale_is_made_again(project):

@@ -20,8 +20,6 @@ def turned(by_seed: str) -> str:
     return by_seed.translate(str.maketrans("+-", "-+")).replace("-0.0", "+0.0")
 
 
-
-
 def _both_ways(table: pd.DataFrame) -> pd.DataFrame:
     "The table of differences, each pair both ways round, with `better`: by how many points `a` is better."
     swapped = {f"{x}_{side[2:]}": f"{y}_{side[2:]}" for x, y in ("ab", "ba") for side in SIDES[:5]}
@@ -61,56 +59,41 @@ class Claim(NamedTuple):
 
 
 _SCORES = "metric != 'accuracy'"
-_NAMED = {"spurious": "Spurious OOD", "fine-grained": "Fine-grained OOD", "conventional": "Conventional OOD"}
 CLAIMS: dict[str, Claim] = {}
-for _setting, _name in _NAMED.items():
-    _here = f"setting == '{_setting}' and {_SCORES} and ours_a"
+for _setting in ("spurious", "fine-grained", "conventional"):
+    _here = f"setting == '{_setting}' and {_SCORES} and ours_a and own"
+    _name = f"{_setting.capitalize()} OOD"
     CLAIMS |= {
-        f"{_name}: the same detector is better on the ASCOOD model than on the baseline's": Claim(
-            "Tables 1, 2", f"{_here} and own and usual and kind_b == 'post-hoc'"
-        ),
-        f"{_name}: ASCOOD is better than training methods without outlier data": Claim(
-            "Table 1", f"{_here} and own and chosen and kind_b == 'training'"
-        ),
-        f"{_name}: ASCOOD is better than methods that train on real outliers": Claim(
-            "Table 1", f"{_here} and own and chosen and kind_b == 'with outlier data'"
-        ),
+        f"{_name}: the same detector is better on the ASCOOD model than on the baseline's":
+            Claim("Tables 1, 2", f"{_here} and usual and kind_b == 'post-hoc'"),
+        f"{_name}: ASCOOD is better than training methods without outlier data":
+            Claim("Table 1", f"{_here} and chosen and kind_b == 'training'"),
+        f"{_name}: ASCOOD is better than methods that train on real outliers":
+            Claim("Table 1", f"{_here} and chosen and kind_b == 'with outlier data'"),
     }
-_ONE = f"{_SCORES} and same and b_variant == '' and a_variant == ''"
-
-# %% ../../nbs/study/06_claims.ipynb #0696e016
-_VARIED = f"{_SCORES} and same and a_method == b_method and a_variant == ''"
-_IODIN = (f"{_SCORES} and setting != 'spurious' and kind_a == 'post-hoc' and a_method == b_method "
-          "and a_detector == 'i-ODIN'")
 
 # %% ../../nbs/study/06_claims.ipynb #6e2ab109
+_MADE = (f"{_SCORES} and same and b_variant == '' and a_variant == '' and own and chosen_a "
+         "and synthesis_a == 'gradient'")
+_VARIED = f"{_SCORES} and same and a_method == b_method and a_variant == '' and normalization_a == 'zscore'"
+_IODIN = (f"{_SCORES} and setting != 'spurious' and kind_a == 'post-hoc' and a_method == b_method "
+          "and a_detector == 'i-ODIN' and a_params == ''")
 CLAIMS |= {
-    "Adding the gradient makes better outliers than subtracting it": Claim(
-        "Table 5", f"{_ONE} and own and chosen_a and synthesis_a == 'gradient' and synthesis_b == 'subtract'"
-    ),
-    "Adding the gradient makes better outliers than shuffling pixels": Claim(
-        "Table 5", f"{_ONE} and own and chosen_a and synthesis_a == 'gradient' and synthesis_b == 'shuffle'"
-    ),
-    "z-score standardisation is better than none": Claim(
-        "Table 8",
-        f"{_VARIED} and normalization_a == 'zscore' and normalization_b == 'none' and uncertainty_b == 'kl'",
-    ),
-    "z-score standardisation is better than L2": Claim(
-        "Table 8", f"{_VARIED} and normalization_a == 'zscore' and normalization_b == 'l2' and uncertainty_b == 'kl'"
-    ),
-    "KL to uniform is better than the energy loss": Claim(
-        "Table 8",
-        f"{_VARIED} and uncertainty_a == 'kl' and uncertainty_b == 'energy' and normalization_b == 'zscore'",
-    ),
-    "i-ODIN is better than ODIN where there are many classes": Claim(
-        "Table 6", f"{_IODIN} and a_params == '' and b_detector == 'ODIN'"
-    ),
-    "i-ODIN is best with one element (k = 1)": Claim(
-        "Table 6", f"{_IODIN} and a_params == '' and b_detector == 'i-ODIN'"
-    ),
-    "ASCOOD keeps the ID accuracy (loses less than one point)": Claim(
-        "ID accuracy", "metric == 'accuracy' and ours_a and kind_b == 'post-hoc'", margin=1.0
-    ),
+    "Adding the gradient makes better outliers than subtracting it":
+        Claim("Table 5", f"{_MADE} and synthesis_b == 'subtract'"),
+    "Adding the gradient makes better outliers than shuffling pixels":
+        Claim("Table 5", f"{_MADE} and synthesis_b == 'shuffle'"),
+    "z-score standardisation is better than none":
+        Claim("Table 8", f"{_VARIED} and normalization_b == 'none' and uncertainty_b == 'kl'"),
+    "z-score standardisation is better than L2":
+        Claim("Table 8", f"{_VARIED} and normalization_b == 'l2' and uncertainty_b == 'kl'"),
+    "KL to uniform is better than the energy loss":
+        Claim("Table 8", f"{_VARIED} and uncertainty_a == 'kl' and uncertainty_b == 'energy' "
+                         "and normalization_b == 'zscore'"),
+    "i-ODIN is better than ODIN where there are many classes": Claim("Table 6", f"{_IODIN} and b_detector == 'ODIN'"),
+    "i-ODIN is best with one element (k = 1)": Claim("Table 6", f"{_IODIN} and b_detector == 'i-ODIN'"),
+    "ASCOOD keeps the ID accuracy (loses less than one point)":
+        Claim("ID accuracy", "metric == 'accuracy' and ours_a and kind_b == 'post-hoc'", margin=1.0),
 }
 
 # %% ../../nbs/study/06_claims.ipynb #2d118b1f
@@ -128,53 +111,39 @@ def verdict(said: pd.Series) -> str:
     return "not tested" if said.empty else "undecided" if "undecided" in {*said} else "not judged"
 
 # %% ../../nbs/study/06_claims.ipynb #bde931d6
-_EVIDENCE = ["claim", "paper", "verdict", "evidence", "difference", "half_width", "by_seed", "says"]
-
-
-
-
 def _evidence(row) -> str:
     "Such as 'cars, near AUROC: ASCOOD (gradient) by MSP against Cross-entropy by MSP'."
+    def side(of: str) -> str:
+        label = method_label(getattr(row, f"{of}_method"), getattr(row, f"{of}_variant"))
+        how = f" by {getattr(row, f'{of}_detector')} {getattr(row, f'{of}_params')}".rstrip()
+        return label + how * (row.metric != "accuracy")
+
     metric = {"auroc": "AUROC", "fpr95": "FPR@95", "accuracy": "accuracy"}[row.metric]
-    a, b = (
-        method_label(getattr(row, f"{side}_method"), getattr(row, f"{side}_variant"))
-        + (
-            f" by {getattr(row, f'{side}_detector')} {getattr(row, f'{side}_params')}".rstrip()
-            if row.metric != "accuracy"
-            else ""
-        )
-        for side in "ab"
-    )
-    return f"{row.benchmark}, {'' if row.group == 'id' else row.group + ' '}{metric}: {a} against {b}"
+    group = "" if row.group == "id" else f"{row.group} "
+    return f"{row.benchmark}, {group}{metric}: {side('a')} against {side('b')}"
+
+
+_EVIDENCE = ["claim", "paper", "verdict", "evidence", "difference", "half_width", "by_seed", "says"]
 
 # %% ../../nbs/study/06_claims.ipynb #34c1bd08
 def judge(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """A row for each piece of evidence: `difference` in points, positive if it is for the claim (the sign of FPR@95 is
     changed), its interval, what it says, and the claim's verdict; a claim without evidence has one row. Compared
     methods that did not learn the task do not count."""
-    rows, found = described(table, results), []
-    gone = {
-        names
-        for names in did_not_learn(results.metrics, results.profile.baseline)
-        if results.profile.kinds[names[1]] != "ASCOOD"
-    }
+    rows, found, nan, kinds = described(table, results), [], float("nan"), results.profile.kinds
+    gone = {names for names in did_not_learn(results.metrics, results.profile.baseline) if kinds[names[1]] != "ASCOOD"}
     rows = keep(rows, (names not in gone for names in zip(rows["benchmark"], rows["b_method"], rows["b_variant"])))
     rows = rows.drop_duplicates(["benchmark", "group", "metric", *SIDES])
     for name, claim in CLAIMS.items():
         here = rows.query(claim.query)
         here = here.drop_duplicates(["benchmark", "a_method", "b_method"]) if "accuracy" in name else here
-        said = pd.Series(
-            [says(*pair, claim.margin) for pair in zip(here["better"], here["half_width"])], here.index, dtype=object
-        )
-        first = (name, claim.paper, verdict(said))
-        found += [
-            (*first, _evidence(row), row.better, row.half_width, row.by_seed, each)
-            for row, each in zip(here.itertuples(), said)
-        ]
-        found += [(*first, "", float("nan"), float("nan"), "", "")] * here.empty
+        said = [says(*pair, claim.margin) for pair in zip(here["better"], here["half_width"])]
+        first = (name, claim.paper, verdict(pd.Series(said, dtype=object)))
+        found += [(*first, _evidence(row), row.better, row.half_width, row.by_seed, each)
+                  for row, each in zip(here.itertuples(), said)] or [(*first, "", nan, nan, "", "")]
     return pd.DataFrame(found, columns=_EVIDENCE)
 
-# %% ../../nbs/study/06_claims.ipynb #497dff5a
+
 def verdicts(judged: pd.DataFrame) -> pd.DataFrame:
     "A line a claim: verdict, how many differences are for, against and undecided, and the largest decided one."
     lines = []
@@ -184,13 +153,6 @@ def verdicts(judged: pd.DataFrame) -> pd.DataFrame:
         largest = among.loc[among["difference"].abs().idxmax()] if len(among) else None
         counts = {each: str((rows["says"] == each).sum()) for each in ("for", "against", "undecided")}
         text = "" if largest is None else f"{largest['difference']:+.1f} ({largest['evidence']})"
-        lines.append(
-            {
-                "claim": name,
-                "paper": rows["paper"].iloc[0],
-                "verdict": rows["verdict"].iloc[0],
-                **counts,
-                "largest difference": text,
-            }
-        )
+        first = {"claim": name, "paper": rows["paper"].iloc[0], "verdict": rows["verdict"].iloc[0]}
+        lines.append(first | counts | {"largest difference": text})
     return pd.DataFrame(lines)

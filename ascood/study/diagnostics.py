@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['HEADINGS', 'LIMITS', 'share_inside', 'step_size', 'diagnose', 'broken', 'synthesizer_of', 'untrained_model',
-           'checkpoints', 'diagnose_run', 'auroc_gains', 'diagnostics_rows']
+           'checkpoints', 'diagnose_run']
 
 # %% ../../nbs/study/02_diagnostics.ipynb #110323cc
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,8 @@ from ..attribution import submodule_modes, top_fraction_mask, true_class_gradien
 from ..data import Benchmark, ImageSet, LazyImages
 from ..losses import uniform_kl
 from ..models import Classifier, load_classifier
-from .names import SETTING_GROUP, paper_detector
 from .profiles import Profile, RunSpec
-from ..synthesis import SYNTHESES, OutlierSynthesizer, alpha_at
+from ..synthesis import OutlierSynthesizer, alpha_at
 from ..training import create_method
 
 # %% ../../nbs/study/02_diagnostics.ipynb #53e8f9e9
@@ -51,21 +50,22 @@ def step_size(
 
 # %% ../../nbs/study/02_diagnostics.ipynb #dea39104
 def _of_batch(
-    model: nn.Module, x: Tensor, y: Tensor, masks: Tensor | None, synthesizer: OutlierSynthesizer, alpha: float,
+    model: nn.Module, x: Tensor, y: Tensor, masks: Tensor | None, made_by: OutlierSynthesizer, epoch: int, epochs: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     "Shares and ratios of each image [B], and the logits [B,classes] of images and outliers."
-    kind, fraction, nan = synthesizer.kind, synthesizer.fraction, torch.full((len(x),), torch.nan)
-    g = true_class_gradient(model, x, y, synthesizer.mode)
+    g, nan = true_class_gradient(model, x, y, made_by.mode), torch.full((len(x),), torch.nan)
     found = dict.fromkeys(("area", "g_inside", "g_inv_inside", "step_touched", "step_all"), nan) | {"y": y}
+    outliers = made_by(model, x, y, epoch, epochs, generator)
     with submodule_modes(model, False), torch.no_grad():
-        found["logits"] = model(x)
-        found["outlier_logits"] = model(SYNTHESES[kind](x, g, alpha, fraction, generator))
-    if kind in ("gradient", "subtract"):
-        found["step_touched"], found["step_all"] = step_size(x, g, alpha, fraction)
+        found["logits"], found["outlier_logits"] = model(x), model(outliers)
+    is_control = made_by.places != "top" or made_by.random_sign or made_by.relative_step
+    if made_by.kind in ("gradient", "subtract") and not is_control:
+        alpha = alpha_at(epoch, epochs, made_by.alpha_max, made_by.alpha_min)
+        found["step_touched"], found["step_all"] = step_size(x, g, alpha, made_by.fraction)
     if masks is not None:
         found["area"], found["g_inside"] = masks.double().mean((1, 2)), share_inside(g.abs(), masks)
-        found["g_inv_inside"] = share_inside(top_fraction_mask(g, fraction), masks)
+        found["g_inv_inside"] = share_inside(top_fraction_mask(g, made_by.fraction), masks)
     return found
 
 # %% ../../nbs/study/02_diagnostics.ipynb #24bead5a
@@ -110,7 +110,7 @@ def diagnose(
     for some in torch.linspace(0, len(images) - 1, min(limit, len(images))).long().split(batch):
         x, y = images[some.tolist()]
         inside = None if masks is None else masks[some].to(device)
-        parts.append(_of_batch(model, x.to(device), y.to(device), inside, synthesizer, alpha, generator))
+        parts.append(_of_batch(model, x.to(device), y.to(device), inside, synthesizer, epoch, epochs, generator))
     found = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     return {"images": len(found["y"]), "alpha": alpha} | _summary(found)
 
@@ -118,15 +118,13 @@ def diagnose(
 LIMITS = {"chance": 1.0, "too small": 0.1, "too large": 1.0}
 
 
-def broken(
-    row: dict[str, Any],  # Numbers of one model, or their means; NaN where one was not measured
-    trained: bool = True,  # Only a trained model can have failed to learn
-) -> str:  # Of "object missed", "step too small", "step too large", "not learned"; empty if all hold
-    "Which expectations do not hold. What was not measured is not counted."
+def broken(row: Mapping[str, float]) -> str:
+    """Which expectations do not hold of a trained model: "object missed", "step too small", "step too large", "not
+    learned"; empty if all hold. What was not measured, NaN, is not counted."""
     found = {"object missed": row["g_inv_inside_ratio"] <= LIMITS["chance"],
              "step too small": row["step_touched"] < LIMITS["too small"],
              "step too large": row["step_all"] >= LIMITS["too large"],
-             "not learned": trained and row["outlier_confidence"] >= row["confidence"]}
+             "not learned": row["outlier_confidence"] >= row["confidence"]}
     return ", ".join(name for name, is_broken in found.items() if is_broken)
 
 # %% ../../nbs/study/02_diagnostics.ipynb #3ff3b93c
@@ -181,41 +179,3 @@ def diagnose_run(
         found = diagnose(model, benchmark.val, synthesizer, max(epoch, 1), run.config.epochs, limit)
         rows.append({"epoch": epoch, "trained": epoch == trained, "synthesis": made} | found)
     return pd.DataFrame(rows)
-
-# %% ../../nbs/study/02_diagnostics.ipynb #da0f4b23
-def auroc_gains(
-    metrics: pd.DataFrame,  # Of all runs of a profile
-    baseline: str,  # The method whose AUROC is subtracted
-) -> pd.DataFrame:  # run_id, detector, gain (points; NaN without a baseline run)
-    "Gain in AUROC of every ASCOOD run over the baseline of the same seed, by the paper's detector."
-    rows = metrics.query("variant == '' and reads == 'released'")
-    rows = rows[rows["ood_group"] == rows["setting"].map(SETTING_GROUP)]
-    rows = rows[[paper_detector(row.benchmark, row.setting) == row.detector for row in rows.itertuples()]]
-    names = ["run_id", "benchmark", "method", "kind", "seed", "detector"]
-    means = rows.groupby(names, sort=False)["auroc"].mean().reset_index()
-    below = means[means["method"] == baseline][["benchmark", "seed", "auroc"]]
-    pairs = means[means["kind"] == "ASCOOD"].merge(below, "left", ["benchmark", "seed"], suffixes=("", "_baseline"))
-    return pairs.assign(gain=pairs["auroc"] - pairs["auroc_baseline"])[["run_id", "detector", "gain"]]
-
-# %% ../../nbs/study/02_diagnostics.ipynb #94c88c84
-def diagnostics_rows(
-    results: Any,  # `Results`, whose notebook comes later
-) -> pd.DataFrame:
-    "A row for each benchmark and method: means over the trained models of all seeds, gain, and what is broken."
-    table, measured = [], results.diagnostics
-    trained = measured[measured["trained"].astype(bool)] if len(measured) else measured
-    trained = trained.merge(auroc_gains(results.metrics, results.profile.baseline), "left", "run_id")
-    for (benchmark, method), part in trained.groupby(["benchmark", "method"], sort=False):
-        mean = part[[*HEADINGS, "gain"]].mean()
-        table.append(
-            {"benchmark": benchmark, "method": method, "seeds": len(part)}
-            | {heading: mean[name] for name, heading in HEADINGS.items()}
-            | {
-                "detector": part["detector"].fillna("").iloc[0],
-                "gain": mean["gain"],
-                "broken": "" if method == results.profile.baseline else broken(mean) or "none",
-                "runs": " ".join(part["run_id"]),
-            }
-        )
-    told = ["detector", "gain", "broken", "runs"]
-    return pd.DataFrame(table, columns=["benchmark", "method", "seeds", *HEADINGS.values(), *told])

@@ -8,25 +8,23 @@ __all__ = ['METHOD_STYLE', 'KINDS', 'GROUP_COLORS', 'QUANTITIES', 'SETTING_GROUP
 
 # %% ../../nbs/study/00_names.ipynb #b6a588fa
 import os
-from configparser import ConfigParser, Error
-from contextlib import suppress
+import re
 from pathlib import Path
 from zlib import crc32
 
 import ascood
 
 # %% ../../nbs/study/00_names.ipynb #dc3dfc98
-def _is_ours(settings: Path) -> bool:  # every nbdev project has a settings.ini
-    found = ConfigParser(interpolation=None)
-    with suppress(OSError, ValueError, Error):
-        found.read_string(settings.read_text(encoding="utf-8"))
-    return found.get("DEFAULT", "lib_name", fallback="") == "ascood"
+def _is_ours(folder: Path) -> bool:  # every nbdev project has a settings.ini
+    settings = folder / "settings.ini"
+    text = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
+    return bool(re.search(r"^lib_name\s*=\s*ascood\s*$", text, re.M)) and (folder / "nbs").is_dir()
 
 
 def project_root() -> Path:
     "The clone that holds the working directory, else the working directory."
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if _is_ours(p / "settings.ini") and (p / "nbs").is_dir()), here)
+    return next((folder for folder in (here, *here.parents) if _is_ours(folder)), here)
 
 
 def under_root(path: str | Path) -> Path:
@@ -41,18 +39,8 @@ def shipped(path: str) -> Path:
     return under_root(path) if (project_root() / path).exists() or not installed else installed[0]
 
 # %% ../../nbs/study/00_names.ipynb #01152a34
-_PALETTE = (
-    "#0173b2",
-    "#de8f05",
-    "#029e73",
-    "#d55e00",
-    "#cc78bc",
-    "#ca9161",
-    "#fbafe4",
-    "#949494",
-    "#ece133",
-    "#56b4e9",
-)
+_PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#949494", "#ece133",
+            "#56b4e9")
 
 # %% ../../nbs/study/00_names.ipynb #c807aec7
 METHOD_STYLE = {  # key in a profile: (label, colour)
@@ -71,6 +59,15 @@ METHOD_STYLE = {  # key in a profile: (label, colour)
     "ascood_subtract": ("ASCOOD (subtract)", _PALETTE[9]),
     "ascood_shuffle": ("ASCOOD (shuffle)", _PALETTE[2]),
     "ascood_gaussian": ("ASCOOD (gaussian)", _PALETTE[4]),
+    "ascood_random": ("ASCOOD, random places", _PALETTE[1]),
+    "ascood_shuffle_random": ("ASCOOD, shuffle of random pixels", _PALETTE[1]),
+    "ascood_other": ("ASCOOD, another image's gradient", _PALETTE[5]),
+    "ascood_sign": ("ASCOOD, random signs", _PALETTE[6]),
+    "ascood_no_zscore": ("ASCOOD without z-score", _PALETTE[3]),
+    "ascood_no_loss": ("Outliers in batch norm alone", _PALETTE[8]),
+    "cross_entropy_zscore": ("Cross-entropy, z-score", _PALETTE[5]),
+    "cross_entropy_longer": ("Cross-entropy, 2.5 times the epochs", _PALETTE[6]),
+    "label_smoothing": ("Label smoothing", _PALETTE[8]),
 }
 KINDS = {"post-hoc": _PALETTE[7], "training": _PALETTE[1], "with outlier data": _PALETTE[3], "ASCOOD": _PALETTE[0]}
 GROUP_COLORS = {"ID": _PALETTE[7], "near OOD": _PALETTE[3], "far OOD": _PALETTE[9]}
@@ -81,12 +78,10 @@ def method_label(method: str, variant: str = "") -> str:
     return f"{label}, {variant}" if variant else label
 
 
-def method_color(method: str, variant: str = "") -> str:
+def method_color(method: str) -> str:
     "A name without a style of its own always gets the same colour of the palette, never ASCOOD's or the baseline's."
-    if method in METHOD_STYLE and not variant:
-        return METHOD_STYLE[method][1]
     others = [color for color in _PALETTE if color not in (_PALETTE[0], _PALETTE[7])]
-    return others[crc32(f"{method} {variant}".encode()) % len(others)]
+    return METHOD_STYLE.get(method, ("", others[crc32(method.encode()) % len(others)]))[1]
 
 # %% ../../nbs/study/00_names.ipynb #d4522812
 QUANTITIES = {  # {column: (heading, is higher better?)}

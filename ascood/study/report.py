@@ -37,8 +37,6 @@ def table(results: Results, name: str) -> Markdown:
     return Markdown(f"### {TABLES[name].title}\n\n{text}\n\n{files}" if text else "")
 
 
-
-
 def figure(results: Results, name: str, title: str) -> Markdown:
     """The pictures of one of `FIGURES`, drawn and shown with what to see in them. Where models or images are not on
     this machine, the picture that is there stays, and the text says so."""
@@ -48,8 +46,6 @@ def figure(results: Results, name: str, title: str) -> Markdown:
             path, text = draw(stem, results)
             parts.append(f"![{title}]({folder}/{path.name})\n\n*{text}*" if path else f"*{text}*")
     return Markdown("\n\n".join([f"### {title}", *parts]) if parts else "")
-
-
 
 
 def published(results: Results, title: str, file: str, labels: list[str], columns: list[str]) -> Markdown:
@@ -75,8 +71,7 @@ _TAGS = ["parameters", "injected-parameters", "remove"]  # of cells that are not
 def _embedded(page: str, folder: Path) -> str:
     "With every picture that a page links by a path in it."
     def data(found: re.Match) -> str:
-        picture = base64.b64encode((folder / found[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{picture}"'
+        return f'src="data:image/png;base64,{base64.b64encode((folder / found[1]).read_bytes()).decode()}"'
 
     return re.sub(r'src="([^":]+\.png)"', data, page)
 

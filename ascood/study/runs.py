@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVALUATED', 'RowKey', 'NAMES', 'code_digest', 'Keys', 'run_keys', 'read_record', 'is_trained', 'is_fresh',
            'run_state', 'check_data', 'csv_text', 'read_rows', 'provenance', 'RunScores', 'joint_ranks',
-           'packed_scores', 'load_scores', 'train_run', 'evaluate_run', 'make_run']
+           'packed_scores', 'load_scores', 'train_run', 'named', 'evaluate_run', 'make_run']
 
 # %% ../../nbs/study/03_runs.ipynb #00b79c80
 import ast
@@ -108,12 +108,13 @@ def run_state(run: RunSpec, results: str | Path = "results") -> str:  # "done", 
 # %% ../../nbs/study/03_runs.ipynb #b43c4d22
 def check_data(profile: Profile, results: str | Path = "results"):
     "Raise DataError, FileNotFoundError or ValueError if a run that is still to be done lacks what it reads."
-    to_do = [run for run in profile.runs if run.benchmark in profile.chosen and not is_fresh(run, results)]
-    needs = {json.dumps([run.benchmark, run.options], sort_keys=True): run for run in to_do}
-    for key, run in needs.items():
-        alike = [r for r in to_do if json.dumps([r.benchmark, r.options], sort_keys=True) == key]
-        exposed = [r.method for r in alike if r.declared["needs_outliers"]]
-        disk.check_available(run.benchmark, run.options, bool(exposed))
+    needs: dict[str, tuple[RunSpec, bool]] = {}
+    for run in profile.runs:
+        if run.benchmark in profile.chosen and not is_fresh(run, results):
+            key = json.dumps([run.benchmark, run.options], sort_keys=True)
+            needs[key] = run, run.declared["needs_outliers"] or key in needs and needs[key][1]
+    for run, exposed in needs.values():
+        disk.check_available(run.benchmark, run.options, exposed)
 
 # %% ../../nbs/study/03_runs.ipynb #0127c96f
 def csv_text(rows: pd.DataFrame) -> str:
@@ -149,8 +150,7 @@ def _peak_mib() -> float | None:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**(20 if sys.platform == "darwin" else 10), 1)
 
 # %% ../../nbs/study/03_runs.ipynb #ce8f8c87
 RowKey = tuple[str, str, str]  # (detector, params, reads)
@@ -253,12 +253,29 @@ def train_run(run: RunSpec, results: str | Path = "results", progress: bool = Tr
 NAMES = ["run_id", "benchmark", "setting", "method", "variant", "kind", "seed"]
 
 
-
-
-def _named(run: RunSpec, setting: str, rows: pd.DataFrame) -> pd.DataFrame:
+def named(run: RunSpec, setting: str, rows: pd.DataFrame) -> pd.DataFrame:
+    "With the columns that name a run in front."
     values = (run.run_id, run.benchmark, setting, run.method, run.variant, run.declared["kind"], run.config.seed)
     rows = rows.assign(**dict(zip(NAMES, values)))
     return rows[[*NAMES, *(name for name in rows if name not in NAMES)]]
+
+
+def _with_columns(run: RunSpec, metrics: pd.DataFrame) -> pd.DataFrame:
+    "With `detector`, `params` and `needs_outliers` as columns of their own."
+    params = {label: _params(label, given) for label, given in run.detectors.items()}
+    return metrics.assign(params=metrics["detector"].map(params), needs_outliers=run.declared["needs_outliers"],
+                          detector=metrics["detector"].str.partition("@")[0])
+
+
+def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
+    "Every file of an evaluation. run.json says first that there is none, and last that there is."
+    remove_stale(folder)
+    record["sha256"]["scores.npz"] = _digest(scores)
+    write_file(folder / "run.json", json.dumps(record | {"evaluation_key": ""}, indent=1))
+    (folder / "diagnostics.csv").unlink(missing_ok=True)  # of an earlier evaluation
+    files: dict[str, Any] = {f"{name}.csv": csv_text(rows) for name, rows in tables.items()} | {"scores.npz": scores}
+    for name, content in (files | {"run.json": json.dumps(record, indent=1)}).items():
+        write_file(folder / name, content)
 
 # %% ../../nbs/study/03_runs.ipynb #022720eb
 def evaluate_run(
@@ -271,17 +288,17 @@ def evaluate_run(
     record, start, weights = read_record(run, results), time.perf_counter(), run.folder(results) / "model.safetensors"
     if _digest(weights.read_bytes()) != record.get("sha256", {}).get("model.safetensors"):
         raise ValueError(f"{weights} differs from its SHA-256 in run.json; delete its folder, then repeat the command")
-    benchmark, memory = run.load_benchmark(), int(run.memory * 2**30)
-    model = load_classifier(weights, "cuda" if torch.cuda.is_available() else "cpu")
+    benchmark, model = run.load_benchmark(), load_classifier(weights, "cuda" if torch.cuda.is_available() else "cpu")
     if run.config.channels_last:  # as it was trained
         model = model.to(memory_format=torch.channels_last)
-    found = score_benchmark(model, benchmark, run.detectors, run.validation_only, memory, progress, both_readings=True)
+    found = score_benchmark(model, benchmark, run.detectors, run.validation_only, progress=progress,
+                            both_readings=True)
     known = found.activations["id", "val" if run.validation_only else "test"]
     groups = group_table(benchmark, found.activations).rename(columns={"kind": "image_group", "group": "part"})
     tables = {"metrics": _with_columns(run, metrics_table(found, accuracy_of(known))), "groups": groups}
     if profile and not run.validation_only:
         tables["diagnostics"] = diagnose_run(run, profile, results, benchmark, record["kept_epoch"] or None)
-    tables = {name: _named(run, benchmark.setting, rows) for name, rows in tables.items() if len(rows)}
+    tables = {name: named(run, benchmark.setting, rows) for name, rows in tables.items() if len(rows)}
     scores = packed_scores(run, found, (known.logits.argmax(1) == known.labels).numpy())
     used = {f"evaluation_{name}": value for name, value in provenance().items() if name in ("code", "device")}
     record |= used | {"setting": benchmark.setting, "evaluation_key": run_keys(run, results).evaluation,
@@ -290,26 +307,6 @@ def evaluate_run(
                       "evaluation_peak_mib": _peak_mib()}
     _write_evaluation(run.folder(results), tables, scores, record)
     return tables["metrics"]
-
-# %% ../../nbs/study/03_runs.ipynb #a1e8004c
-def _write_evaluation(folder: Path, tables: dict[str, pd.DataFrame], scores: bytes, record: dict):
-    "Every file of an evaluation. run.json says first that there is none, and last that there is."
-    remove_stale(folder)
-    record["sha256"]["scores.npz"] = _digest(scores)
-    write_file(folder / "run.json", json.dumps(record | {"evaluation_key": ""}, indent=1))
-    (folder / "diagnostics.csv").unlink(missing_ok=True)  # of an earlier evaluation
-    files: dict[str, Any] = {f"{name}.csv": csv_text(rows) for name, rows in tables.items()} | {"scores.npz": scores}
-    for name, content in (files | {"run.json": json.dumps(record, indent=1)}).items():
-        write_file(folder / name, content)
-
-
-
-
-def _with_columns(run: RunSpec, metrics: pd.DataFrame) -> pd.DataFrame:
-    "With `detector`, `params` and `needs_outliers` as columns of their own."
-    params = {label: _params(label, given) for label, given in run.detectors.items()}
-    return metrics.assign(params=metrics["detector"].map(params), needs_outliers=run.declared["needs_outliers"],
-                          detector=metrics["detector"].str.partition("@")[0])
 
 # %% ../../nbs/study/03_runs.ipynb #0052e0be
 def make_run(run: RunSpec, profile: Profile, results: str | Path = "results", progress: bool = True) -> pd.DataFrame:

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ROW', 'MEASURED', 'Names', 'LOST_POINTS', 'FEWEST_SEEDS', 'Row', 'SIDES', 'INTERVAL', 'group_means', 'over_seeds',
            'keep', 'judged_rows', 'choose_detectors', 'did_not_learn', 'draw_weights', 'weighted_metrics', 'half_width',
-           'Difference', 'paired_difference', 'pairs_of', 'differences', 'excludes_zero', 'not_judged']
+           'Difference', 'paired_difference', 'pairs_of', 'in_every_draw', 'differences', 'not_judged']
 
 # %% ../../nbs/study/05_statistics.ipynb #bcf3a09a
 import zlib
-from functools import cache, lru_cache
 from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +47,8 @@ def keep(rows: pd.DataFrame, flags: Iterable[bool]) -> pd.DataFrame:
 
 def judged_rows(results: Results) -> pd.DataFrame:
     "Metrics of the detectors whose scores are kept, as the paper's code reads features."
-    kept = {
-        run.run_id: {(label.partition("@")[0], "@" in label) for label in run.judged} for run in results.profile.runs
-    }
+    kept = {run.run_id: {(label.partition("@")[0], "@" in label) for label in run.judged}
+            for run in results.profile.runs}
     rows = results.metrics[results.metrics["reads"] == "released"]
     triples = zip(rows["run_id"], rows["detector"], rows["params"] != "")
     return keep(rows, ((detector, named) in kept[run_id] for run_id, detector, named in triples))
@@ -76,6 +75,7 @@ def did_not_learn(metrics: pd.DataFrame, baseline: str) -> set[Names]:
     return found
 
 # %% ../../nbs/study/05_statistics.ipynb #a4bacdea
+@cache  # all rows meet the same draws
 def draw_weights(
     name: str,  # Of the set
     n: int,  # How many images it has
@@ -114,8 +114,6 @@ def weighted_metrics(
 FEWEST_SEEDS = 3  # with fewer the noise of training is not known, and nothing is judged
 
 
-
-
 def half_width(
     by_seed: np.ndarray,  # Each seed's own difference, points, [..., n]
     of_images: np.ndarray,  # Variance of the mean difference over draws of test images, points squared, [...]
@@ -138,8 +136,6 @@ class Difference(NamedTuple):
     seeds: int
 
 
-
-
 def paired_difference(
     a: np.ndarray,  # One metric of one row, each seed in every draw, [seeds, 1 + draws]
     b: np.ndarray,  # The same of another row
@@ -149,10 +145,10 @@ def paired_difference(
     shown = " ".join(f"{round(value, 1) + 0.0:+.1f}" for value in by_seed)
     return Difference(float(mean[0]), float(half_width(by_seed, np.array(of_images))), shown, len(by_seed))
 
-# %% ../../nbs/study/05_statistics.ipynb #0ecc3ec0
+# %% ../../nbs/study/05_statistics.ipynb #76ce783f
 Row = tuple[str, str, str, str, str]  # (method, variant, detector, params, reads)
 
-# %% ../../nbs/study/05_statistics.ipynb #76ce783f
+
 def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tuple[Row, Row]]:
     "The pairs of one benchmark, of rows whose scores are there."
     profile, rows = results.profile, [*dict.fromkeys(rows)]
@@ -160,8 +156,8 @@ def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tupl
     data = {(run.method, run.variant): run.options for run in profile.runs if run.benchmark == benchmark}
     pairs: list[tuple] = []
     for row in rows:
-        (method, variant, *how), released = row, row[4] == "released"
-        if released:
+        method, variant, *how = row
+        if row[4] == "released":
             others = [baseline] + [ours] * (profile.kinds[method] == "ASCOOD")
             names = [(other, on) for other in others for on in (variant, "")] + [(method, "")]
             pairs += [(row, (*name, *how)) for name in names if data.get(name) == data[method, variant]]
@@ -169,15 +165,10 @@ def pairs_of(results: Results, benchmark: str, rows: Iterable[Row]) -> list[tupl
         if method == baseline and how[0] == "i-ODIN":
             pairs += [(row, (method, variant, "ODIN", params, "released")) for params in ("", how[1])]
             pairs.append(((method, variant, "i-ODIN", "", "released"), row))
-    chosen = {
-        names[1:]: how for names, how in choose_detectors(judged_rows(results)).items() if names[0] == benchmark
-    }
+    chosen = {names[1:]: (*names[1:], *how, "released") for names, how in choose_detectors(judged_rows(results)).items()
+              if names[0] == benchmark}
     if (ours, "") in chosen:
-        pairs += [
-            ((ours, "", *chosen[ours, ""], "released"), (*names, *how, "released"))
-            for names, how in chosen.items()
-            if not names[1]
-        ]
+        pairs += [(chosen[ours, ""], row) for names, row in chosen.items() if not names[1]]
     return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and {a, b} <= {*rows}]
 
 # %% ../../nbs/study/05_statistics.ipynb #9582e32c
@@ -191,41 +182,22 @@ def _scores_by_row(results: Results, benchmark: str) -> dict[Row, list[RunScores
     return {row: scores for row, scores in found.items() if len(scores) == len(results.profile.seeds)}
 
 # %% ../../nbs/study/05_statistics.ipynb #c650015d
-class _Drawn:
-    "Every metric of a row in every draw of the test images, {(group, metric): percent [seeds, 1 + draws]}."
-
-    def __init__(self, scores: dict[Row, list[RunScores]], draws: int):
-        parts = [by for seeds in scores.values() for one in seeds for by in one.ranks.values()]
-        most = max((len(values) for by in parts for values in by.values()), default=1)
-        self.scores, self.blocks = scores, -(-max(1, draws) * most // 30_000_000)  # so that a block fits in memory
-        self.draws = -(-draws // self.blocks)  # of each block
-        self.kept: dict[Row, dict[tuple[str, str], np.ndarray]] = {}
-        self.weight = lru_cache(64 if self.blocks == 1 else 1)(draw_weights)
-
-    def ranks(self, row: Row, scores: RunScores) -> dict[tuple[str, str], np.ndarray]:
-        return scores.ranks[row[2], row[3], row[4]]
-
-    def sizes(self, row: Row) -> dict[tuple[str, str], int]:
-        return {where: len(values) for where, values in self.ranks(row, self.scores[row][0]).items()}
-
-    def _of_block(self, ranks: dict[tuple[str, str], np.ndarray], correct: np.ndarray, block: int) -> dict:
-        n, first = len(ranks["id", "test"]), int(block > 0)  # the images as they are stand in front of each block
-        known = self.weight("id/test", n, self.draws, block)[first:]
-        parts = {("id", "accuracy"): [100 * (known @ correct.astype(np.float64)) / n]}
+def in_every_draw(row: Row, seeds: list[RunScores], draws: int) -> dict[tuple[str, str], np.ndarray]:
+    """Every metric of a row in every draw of the test images, {(group, metric): percent [seeds, 1 + draws]}; accuracy
+    has the group "id"."""
+    parts: dict[tuple[str, str], list] = {}
+    for one in seeds:
+        ranks = one.ranks[row[2], row[3], row[4]]
+        known = draw_weights("id/test", n := len(ranks["id", "test"]), draws)
+        found: dict[tuple[str, str], list] = {("id", "accuracy"): [100 * (known @ one.correct.astype(np.float64)) / n]}
         for where, values in ranks.items():
             if where[0] not in ("id", "val"):
-                weight = self.weight("/".join(where), len(values), self.draws, block)[first:]
+                weight = draw_weights("/".join(where), len(values), draws)
                 for metric, drawn in weighted_metrics(ranks["id", "test"], values, known, weight).items():
-                    parts.setdefault((where[0], metric), []).append(drawn)
-        return {key: np.mean(drawn, axis=0) for key, drawn in parts.items()}
-
-    def __getitem__(self, row: Row) -> dict[tuple[str, str], np.ndarray]:
-        if row not in self.kept:
-            seeds = [[self._of_block(self.ranks(row, one), one.correct, block) for block in range(self.blocks)]
-                     for one in self.scores[row]]
-            joined = {key: [np.concatenate([block[key] for block in seed]) for seed in seeds] for key in seeds[0][0]}
-            self.kept[row] = {key: np.stack(values) for key, values in joined.items()}
-        return self.kept[row]
+                    found.setdefault((where[0], metric), []).append(drawn)
+        for key, of_sets in found.items():
+            parts.setdefault(key, []).append(np.mean(of_sets, axis=0))
+    return {key: np.stack(values) for key, values in parts.items()}
 
 # %% ../../nbs/study/05_statistics.ipynb #af516493
 SIDES = [f"{side}_{name}" for side in "ab" for name in ROW]
@@ -238,22 +210,19 @@ def differences(results: Results, draws: int = 1000) -> pd.DataFrame:
     points. Computed from the kept scores. With fewer than three seeds nothing is judged."""
     found, draws = [], draws if len(results.profile.seeds) >= FEWEST_SEEDS else 0
     for benchmark, rows in results.metrics.groupby("benchmark", sort=False):
-        drawn = _Drawn(_scores_by_row(results, str(benchmark)), draws)
-        for a, b in pairs_of(results, str(benchmark), drawn.scores):
-            if (sizes := drawn.sizes(a)) != drawn.sizes(b):
-                raise ValueError(
-                    f"{' '.join(a)} and {' '.join(b)} on {benchmark} have scores of other images ({sizes} and "
-                    f"{drawn.sizes(b)}); only methods that were scored on the same images can be compared in pairs"
-                )
+        scores = _scores_by_row(results, str(benchmark))
+        drawn = {row: in_every_draw(row, seeds, draws) for row, seeds in scores.items()}
+        sizes = {row: {where: len(values) for where, values in seeds[0].ranks[row[2], row[3], row[4]].items()}
+                 for row, seeds in scores.items()}
+        for a, b in pairs_of(results, str(benchmark), scores):
+            if sizes[a] != sizes[b]:
+                raise ValueError(f"{' '.join(a)} and {' '.join(b)} on {benchmark} have scores of other images "
+                                 f"({sizes[a]} and {sizes[b]}); only scores of the same images make a pair")
             for group, metric in drawn[a]:
                 difference = paired_difference(drawn[a][group, metric], drawn[b][group, metric])
                 found.append((benchmark, rows["setting"].iloc[0], group, metric, *a, *b, *difference))
+    draw_weights.cache_clear()
     return pd.DataFrame(found, columns=_COLUMNS)
-
-
-def excludes_zero(table: pd.DataFrame) -> pd.Series:
-    "Whether the interval of each difference excludes zero, so that its sign is decided."
-    return table["difference"].abs() > table["half_width"]
 
 # %% ../../nbs/study/05_statistics.ipynb #e163af3b
 INTERVAL = ("The 95 % interval of a difference covers both kinds of chance: another training seed (Student's t over "
