@@ -24,13 +24,9 @@ from .models import Backbone, Classifier
 from .training import CrossEntropy, Step, TrainConfig
 
 # %% ../nbs/10_baselines.ipynb #e4cfc21a
-def hinted_loss(
-    logits: Tensor,  # [B,C]
-    confidence: Tensor,  # c in (0, 1), [B,1]
-    y: Tensor,  # Classes [B]
-    hinted: Tensor,  # Which images may get a hint, bool [B,1]
-) -> tuple[Tensor, Tensor]:  # (mean of -log p'_y, mean of -log c): two scalars
-    "Both terms of the confidence loss (DeVries & Taylor 2018), the second without its weight."
+def hinted_loss(logits: Tensor, confidence: Tensor, y: Tensor, hinted: Tensor) -> tuple[Tensor, Tensor]:
+    """Both terms of the confidence loss (DeVries & Taylor 2018), the second without its weight: means of -log p'_y and
+    -log c. Logits [B,C], confidence c [B,1] in (0, 1), classes [B], which images may get a hint (bool [B,1])."""
     used = torch.where(hinted, confidence, torch.ones_like(confidence))
     p = used * logits.softmax(1).gather(1, y[:, None]) + (1 - used)
     return -p.clamp_min(1e-24).log().mean(), -confidence.clamp_min(1e-12).log().mean()
@@ -45,8 +41,8 @@ class ConfidenceClassifier(Classifier):
     "A classifier with a second head: the logit of its confidence, from the same features."
     weight: Tensor  # lambda, a scalar
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5):
-        super().__init__(backbone, num_classes, normalization, sigma)
+    def __init__(self, backbone: Backbone, *args, **kw):
+        super().__init__(backbone, *args, **kw)
         self.confidence = nn.Linear(backbone.num_features, 1)
         self.register_buffer("weight", torch.tensor(0.1))
 
@@ -58,7 +54,6 @@ class ConfidenceClassifier(Classifier):
 class ConfBranch(CrossEntropy):
     """DeVries & Taylor, Learning Confidence for Out-of-Distribution Detection in Neural Networks, arXiv 1802.04865
     (2018)."""
-
     name: ClassVar[str] = "conf_branch"
     network: ClassVar[type[Classifier]] = ConfidenceClassifier
     own_score: ClassVar[str] = "ConfBranch"
@@ -79,9 +74,7 @@ class ConfBranch(CrossEntropy):
         return loss, logits
 
 # %% ../nbs/10_baselines.ipynb #c94db9ef
-def rotations(
-    x: Tensor,  # Images [B,C,H,H]
-) -> Tensor:  # [4B,C,H,H]: all upright, then all turned by 90, by 180 and by 270 degrees
+def rotations(x: Tensor) -> Tensor:  # [B,C,H,H] -> [4B,C,H,H]: all upright, then all turned by 90, 180 and 270 degrees
     "Four turns of each image, counter-clockwise. Raises ValueError if the images are not square."
     if x.shape[-1] != x.shape[-2]:
         raise ValueError(f"only square images can be turned into the same shape, but these are "
@@ -92,8 +85,8 @@ def rotations(
 class RotationClassifier(Classifier):
     "A classifier with a second head: logits of the four rotations, from the same features."
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5):
-        super().__init__(backbone, num_classes, normalization, sigma)
+    def __init__(self, backbone: Backbone, *args, **kw):
+        super().__init__(backbone, *args, **kw)
         self.rotation = nn.Linear(backbone.num_features, 4)
 
     def forward(self, x: Tensor, with_rotation: bool = False):  # [B,3,H,W] -> logits [B,C] (, rotation's logits [B,4])
@@ -104,7 +97,6 @@ class RotationClassifier(Classifier):
 class RotPred(CrossEntropy):
     """Hendrycks, Mazeika, Kadavath & Song, Using Self-Supervised Learning Can Improve Model Robustness and Uncertainty,
     NeurIPS 2019, arXiv 1906.12340. Only upright images enter the loss of the classes."""
-
     name: ClassVar[str] = "rot_pred"
     network: ClassVar[type[Classifier]] = RotationClassifier
     own_score: ClassVar[str] = "RotPred"
@@ -138,8 +130,8 @@ class DecomposedClassifier(Classifier):
     "A classifier whose head is a quotient."
     head: DecomposedHead
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5):
-        super().__init__(backbone, num_classes, normalization, sigma)
+    def __init__(self, backbone: Backbone, num_classes: int, *args, **kw):
+        super().__init__(backbone, num_classes, *args, **kw)
         self.head = DecomposedHead(backbone.num_features, num_classes)
 
     def numerator(self, features: Tensor) -> Tensor:  # [B,m] -> h [B,C], in [-1, 1]
@@ -149,7 +141,6 @@ class DecomposedClassifier(Classifier):
 class GODIN(CrossEntropy):
     """Hsu, Shen, Jin & Kira, Generalized ODIN: Detecting Out-of-Distribution Image without Learning from
     Out-of-Distribution Data, CVPR 2020, arXiv 2002.11297: DeConf-C."""
-
     name: ClassVar[str] = "godin"
     network: ClassVar[type[Classifier]] = DecomposedClassifier
     own_score: ClassVar[str] = "G-ODIN"
@@ -174,7 +165,6 @@ class FeatureQueue(nn.Module):
         super().__init__()
         self.register_buffer("features", torch.zeros(num_classes, length, num_features))
         self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.int64))
-
         self.was_full = False
 
     def full(self) -> bool:
@@ -192,12 +182,9 @@ class FeatureQueue(nn.Module):
 
 # %% ../nbs/10_baselines.ipynb #c3ef99af
 @torch.no_grad()
-def virtual_outliers(
-    queue: Tensor,  # Features [C,n,m]: n of each class
-    sample_from: int,  # Samples drawn from each Gaussian
-    select: int,  # How many of them stay: the least likely
-) -> Tensor:  # [C*select,m], class by class
-    "Samples of low likelihood from Gaussians with a shared covariance (VOS)."
+def virtual_outliers(queue: Tensor, sample_from: int, select: int) -> Tensor:  # [C*select,m], class by class
+    """The `select` least likely of so many samples from each class's Gaussian, with a shared covariance, of features
+    [C,n,m] (VOS)."""
     wide = queue.double()  # a covariance of large features is not positive definite after rounding to float32
     mean = wide.mean(1, keepdim=True)
     centered = (wide - mean).flatten(0, 1)
@@ -219,9 +206,8 @@ def weighted_energy(logits: Tensor, weights: Tensor) -> Tensor:  # [B,C], [1,C] 
 class VirtualOutlierClassifier(Classifier):
     "A classifier that remembers features, with the two small layers that VOS trains beside it."
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5,
-                 queue: int = 100):
-        super().__init__(backbone, num_classes, normalization, sigma)
+    def __init__(self, backbone: Backbone, num_classes: int, *args, queue: int, **kw):
+        super().__init__(backbone, num_classes, *args, **kw)
         self.queue = FeatureQueue(num_classes, queue, backbone.num_features)
         self.phi, self.energy_weights = nn.Linear(1, 2), nn.Linear(num_classes, 1, bias=False)
         nn.init.uniform_(self.energy_weights.weight)
@@ -242,14 +228,6 @@ class VirtualOutlierClassifier(Classifier):
         is_known = torch.arange(len(energy), device=y.device) < len(y)
         return F.cross_entropy(logits, y) + weight * F.cross_entropy(self.phi(energy[:, None]), is_known.long())
 
-# %% ../nbs/10_baselines.ipynb #268ad1c3
-def _at_most(settings: CrossEntropy, **bounds: str) -> CrossEntropy:
-    "Raises ValueError if a setting exceeds the one that bounds it."
-    for name, bound in bounds.items():
-        if getattr(settings, name) > getattr(settings, bound):
-            raise ValueError(f"{name} {getattr(settings, name)} exceeds {bound} {getattr(settings, bound)}")
-    return settings
-
 # %% ../nbs/10_baselines.ipynb #5fb146a1
 class VOS(CrossEntropy):
     """Du, Wang, Cai & Li, VOS: Learning What You Don't Know by Virtual Outlier Synthesis, ICLR 2022, arXiv 2202.01197.
@@ -266,7 +244,9 @@ class VOS(CrossEntropy):
 
     @model_validator(mode="after")
     def _possible(self):
-        return _at_most(self, select="sample_from")
+        if self.select > self.sample_from:
+            raise ValueError(f"select {self.select} exceeds sample_from {self.sample_from}")
+        return self
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         (logits, h), net = model(x, with_features=True), step.bare
@@ -279,7 +259,6 @@ class VOS(CrossEntropy):
 class LogitNorm(CrossEntropy):
     """Wei, Xie, Cheng, Feng, An & Li, Mitigating Neural Network Overconfidence with Logit Normalization, ICML 2022,
     arXiv 2205.09310."""
-
     name: ClassVar[str] = "logit_norm"
     own_score: ClassVar[str] = "MSP"
     tau: float = Field(0.04, gt=0)
@@ -290,20 +269,12 @@ class LogitNorm(CrossEntropy):
         return F.cross_entropy(logits / (self.tau * norm), y), logits
 
 # %% ../nbs/10_baselines.ipynb #e09384fc
-def compactness(
-    z: Tensor,  # Embeddings of length 1 [B,d]
-    y: Tensor,  # Classes [B]
-    prototypes: Tensor,  # Of length 1 [C,d]
-    tau: float,
-) -> Tensor:  # Scalar
-    "Cross-entropy of the similarities to the prototypes (CIDER)."
+def compactness(z: Tensor, y: Tensor, prototypes: Tensor, tau: float) -> Tensor:  # [B,d], [B], [C,d] -> scalar
+    "Cross-entropy of the similarities of embeddings to the prototypes, all of length 1 (CIDER)."
     return F.cross_entropy(z @ prototypes.T / tau, y)
 
 # %% ../nbs/10_baselines.ipynb #de222d2c
-def dispersion(
-    prototypes: Tensor,  # Of length 1 [C,d]
-    tau: float,
-) -> Tensor:  # Scalar, in [-1/tau, 1/tau]
+def dispersion(prototypes: Tensor, tau: float) -> Tensor:  # Of length 1 [C,d] -> scalar, in [-1/tau, 1/tau]
     "Log of the mean exponential similarity of each prototype to the others (CIDER)."
     C = len(prototypes)
     own = torch.eye(C, dtype=torch.bool, device=prototypes.device)
@@ -311,13 +282,9 @@ def dispersion(
     return similarity.logsumexp(1).mean() - math.log(C - 1)
 
 # %% ../nbs/10_baselines.ipynb #272ac35c
-def moved_prototypes(
-    prototypes: Tensor,  # Of length 1 [C,d]
-    z: Tensor,  # Embeddings of length 1 [B,d]
-    y: Tensor,  # Their classes [B]
-    gamma: float,  # Share of the old prototype that remains after one image
-) -> Tensor:  # Of length 1 [C,d]; a class without an image stays
-    "Prototypes after a batch: a moving average of their images, in the batch's order."
+def moved_prototypes(prototypes: Tensor, z: Tensor, y: Tensor, gamma: float) -> Tensor:  # [C,d], [B,d], [B] -> [C,d]
+    """Prototypes after a batch of embeddings, all of length 1: a moving average of their images, in the batch's order.
+    The share gamma of the old one remains after one image; a class without an image stays."""
     _, later = earlier_and_later(y)
     remains = gamma ** one_hot(y, len(prototypes)).sum(0)[:, None]
     pulled = torch.zeros_like(prototypes).index_add(0, y, (1 - gamma) * gamma ** later[:, None] * z)
@@ -345,9 +312,8 @@ class PrototypeClassifier(Classifier):
     "A classifier whose head compares embeddings with prototypes."
     head: PrototypeHead
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5,
-                 dim: int = 128, tau: float = 0.1):
-        super().__init__(backbone, num_classes, normalization, sigma)
+    def __init__(self, backbone: Backbone, num_classes: int, *args, dim: int, tau: float, **kw):
+        super().__init__(backbone, num_classes, *args, **kw)
         self.head = PrototypeHead(backbone.num_features, num_classes, dim, tau)
 
     def architecture(self) -> dict:
@@ -416,20 +382,16 @@ def boundary_outliers(
     return around.gather(2, best).flatten(0, 2)
 
 # %% ../nbs/10_baselines.ipynb #333dd84e
-def open_loss(
-    known: Tensor,  # phi of images [B,1]
-    unknown: Tensor,  # phi of outliers [V,1]; V may be 0
-) -> Tensor:  # Scalar, at least 0, in nats
-    "Binary cross-entropy of known or not, each side averaged by itself (NPOS)."
+def open_loss(known: Tensor, unknown: Tensor) -> Tensor:  # phi [B,1] and [V,1], V may be 0 -> scalar, in nats
+    "Binary cross-entropy of images or outliers, each side averaged by itself (NPOS)."
     return F.softplus(-known).mean() + F.softplus(unknown).sum() / max(len(unknown), 1)
 
 
 class BoundaryClassifier(PrototypeClassifier):
     "A prototype classifier that remembers embeddings, with the MLP phi that tells them from outliers."
 
-    def __init__(self, backbone: Backbone, num_classes: int, normalization: str = "none", sigma: float = 0.5,
-                 dim: int = 128, tau: float = 0.1, queue: int = 100):
-        super().__init__(backbone, num_classes, normalization, sigma, dim, tau)
+    def __init__(self, backbone: Backbone, num_classes: int, *args, dim: int, queue: int, **kw):
+        super().__init__(backbone, num_classes, *args, dim=dim, **kw)
         self.queue = FeatureQueue(num_classes, queue, dim)
         self.phi = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
 
@@ -466,10 +428,8 @@ def npos_loss(settings: NPOS, z: Tensor, y: Tensor, step: Step) -> tuple[Tensor,
     net = step.bare
     loss, logits = settings.closed_loss(z, y, net.head)
     started = step.epoch > settings.start * step.epochs and net.queue.full()
-    outliers = z[:0].detach()
-    if started:
-        outliers = boundary_outliers(net.queue.features, settings.k, settings.boundary, settings.candidates,
-                                     settings.noise)
+    how = settings.k, settings.boundary, settings.candidates, settings.noise
+    outliers = boundary_outliers(net.queue.features, *how) if started else z[:0].detach()
     net.queue.push(z, y)
     known, unknown = net.phi(torch.cat([z, outliers])).split([len(z), len(outliers)])
     return loss + (settings.open_weight if started else 0.0) * open_loss(known, unknown), logits
@@ -478,7 +438,6 @@ def npos_loss(settings: NPOS, z: Tensor, y: Tensor, step: Step) -> tuple[Tensor,
 class OE(CrossEntropy):
     """Hendrycks, Mazeika & Dietterich, Deep Anomaly Detection with Outlier Exposure, ICLR 2019, arXiv 1812.04606.
     As many outliers as images in a step; the authors take twice as many."""
-
     name: ClassVar[str] = "oe"
     own_score: ClassVar[str] = "MSP"
     needs_outliers: ClassVar[bool] = True
@@ -490,12 +449,9 @@ class OE(CrossEntropy):
         return torch.cat([F.cross_entropy(known, y, reduction="none"), undecided]).sum() / len(x), known
 
 # %% ../nbs/10_baselines.ipynb #14cb1b82
-def outside_boxes(
-    share: Tensor,  # Wanted share of each image outside its box [B], in [0, 1]
-    height: int,
-    width: int,
-) -> Tensor:  # bool [B,1,H,W]; False in the box
-    "A box at a random place of each image, shaped like it, cut off at the border (CutMix, Yun et al., ICCV 2019)."
+def outside_boxes(share: Tensor, height: int, width: int) -> Tensor:  # bool [B,1,H,W]; False in the box
+    """A box at a random place of each image, shaped like it, cut off at the border; `share` of each image [B], in
+    [0, 1], is wanted outside (CutMix, Yun et al., ICCV 2019)."""
     half = (1 - share).sqrt() / 2
     rows, columns = (_away(half, size) for size in (height, width))
     return (rows[:, :, None] | columns[:, None])[:, None]
@@ -507,20 +463,10 @@ def _away(half: Tensor, size: int) -> Tensor:  # half side as a share of the ima
     return (middle - center).abs() >= half[:, None]
 
 # %% ../nbs/10_baselines.ipynb #dcb79131
-def mix_outliers(
-    x: Tensor,  # Images [B,3,H,W]
-    outliers: Tensor,  # As many outliers, same shape
-    share: Tensor,  # l of each image [B], in [0, 1]
-    kind: str = "cutmix",  # "cutmix" or "linear"
-) -> tuple[Tensor, Tensor]:  # (mixed images [B,3,H,W], what is left of each image [B])
-    "Each image mixed with one outlier. Raises ValueError for an unknown kind."
-    if kind not in ("cutmix", "linear"):
-        raise ValueError(f"unknown kind {kind!r} of mixing; choose cutmix or linear")
-    part = share[:, None, None, None]
-    if kind == "cutmix":
-        part = outside_boxes(share, *x.shape[-2:]).to(x.dtype)
-        share = part.mean((1, 2, 3))
-    return part * x + (1 - part) * outliers, share
+def mix_outliers(x: Tensor, outliers: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    "Each image [B,3,H,W] with a box of one outlier, and what is left of each [B]; `share` [B], in [0, 1], is wanted."
+    part = outside_boxes(share, *x.shape[-2:]).to(x.dtype)
+    return part * x + (1 - part) * outliers, part.mean((1, 2, 3))
 
 
 def soft_targets(y: Tensor, share: Tensor, num_classes: int) -> Tensor:  # [B], [B] -> [B,C], rows sum to 1
@@ -530,20 +476,19 @@ def soft_targets(y: Tensor, share: Tensor, num_classes: int) -> Tensor:  # [B], 
 # %% ../nbs/10_baselines.ipynb #b1ce2ce2
 class MixOE(CrossEntropy):
     """Zhang, Inkawhich, Linderman, Chen & Li, Mixture Outlier Exposure: Towards Out-of-Distribution Detection in
-    Fine-grained Environments, WACV 2023, arXiv 2106.03917. The authors report both kinds of mixing and draw l once a
-    batch; here cutmix is the default and each image has its own l. All epochs train this way."""
-
+    Fine-grained Environments, WACV 2023, arXiv 2106.03917. The authors report linear mixing too, and draw l once
+    a batch; here it is cutmix, and each image has its own l. All epochs train this way."""
     name: ClassVar[str] = "mixoe"
     own_score: ClassVar[str] = "MSP"
     needs_outliers: ClassVar[bool] = True
-    mix: Literal["cutmix", "linear"] = "cutmix"
+    mix: Literal["cutmix"] = "cutmix"  # their linear way is not here
     concentration: float = Field(1.0, gt=0)  # l ~ Beta(concentration, concentration)
     weight: float = Field(5.0, ge=0)  # beta
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         concentration = torch.full((len(x),), self.concentration, device=x.device)
         beta = torch.distributions.Beta(concentration, concentration, validate_args=False)
-        mixed, share = mix_outliers(x, step.outliers, beta.sample(), self.mix)
+        mixed, share = mix_outliers(x, step.outliers, beta.sample())
         logits, mixed_logits = model(torch.cat([x, mixed])).split([len(x), len(mixed)])
         targets = soft_targets(y, share, logits.shape[-1])
         return F.cross_entropy(logits, y) + self.weight * F.cross_entropy(mixed_logits, targets), logits

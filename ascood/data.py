@@ -118,21 +118,17 @@ class LazyImages(_Labelled):
 
     def __getitem__(self, index: int | Sequence[int] | _Seeded):
         if isinstance(index, _Seeded):
-            return _with_seed(self, index)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(index.seed)
+                return self[index.image]
         if isinstance(index, (int, np.integer)):
             return self.transform(self.source[index]), int(self.labels[index])
         index = [int(i) for i in index]
         return torch.stack([self.transform(self.source[i]) for i in index]), self.labels[index]
 
-# %% ../nbs/08_data.ipynb #e8e9890a
-def _with_seed(images: LazyImages, index: _Seeded) -> tuple[Tensor, int]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(index.seed)
-        return images[index.image]
-
 # %% ../nbs/08_data.ipynb #ba959166
 class _WholeBatches(Dataset):
-    "An ImageSet that gives PyTorch's loader a whole batch at once, each image `views` times."
+    "What gives PyTorch's loader a whole batch of an ImageSet at once, each image `views` times."
 
     def __init__(self, images: ImageSet | LazyImages, views: int = 1):
         self.images, self.views = images, views
@@ -141,14 +137,9 @@ class _WholeBatches(Dataset):
         return len(self.images)
 
     def __getitems__(self, indices: list) -> tuple[Tensor, Tensor] | list[tuple[Tensor, int]]:
-        return self.images[indices * self.views]
-
-
-class _LazyViews(_WholeBatches):
-    "The same for LazyImages, image by image; each view of an image has a seed of its own."
-
-    def __getitems__(self, indices: list) -> list[tuple[Tensor, int]]:  # of int or _Seeded
-        return [self.images[i._replace(seed=i.seed + view) if isinstance(i, _Seeded) else i]
+        if not isinstance(self.images, LazyImages):
+            return self.images[indices * self.views]
+        return [self.images[i._replace(seed=i.seed + view) if isinstance(i, _Seeded) else i]  # a seed for each view
                 for view in range(self.views) for i in indices]
 
 
@@ -167,7 +158,7 @@ def batches(
     "A DataLoader that transforms whole batches of an ImageSet and copies nothing; LazyImages have workers that decode."
     if isinstance(dataset, LazyImages):
         order = _SeededOrder(len(dataset), generator) if shuffle else None
-        return DataLoader(_LazyViews(dataset, views), batch_size, sampler=order, drop_last=drop_last,
+        return DataLoader(_WholeBatches(dataset, views), batch_size, sampler=order, drop_last=drop_last,
                           num_workers=dataset.workers, pin_memory=torch.cuda.is_available())
     return DataLoader(_WholeBatches(dataset, views), batch_size, shuffle, generator=generator, drop_last=drop_last,
                       collate_fn=_as_is)
@@ -206,16 +197,15 @@ class RandomFlip(nn.Module):
 class RandomCrops(nn.Module):
     """torchvision's RandomResizedCrop with a box of its own for each image of a batch, resized by one bilinear step.
 
-    Boxes are drawn by torchvision itself, so `scale` and `ratio` mean what they mean there."""
+    Boxes are drawn by torchvision itself, so `scale` means what it means there; sides are as 3:4 to 4:3."""
 
-    def __init__(self, pixels: int, scale: tuple[float, float] = (0.08, 1.0),
-                 ratio: tuple[float, float] = (3 / 4, 4 / 3)):
+    def __init__(self, pixels: int, scale: tuple[float, float] = (0.08, 1.0)):
         super().__init__()
-        self.pixels, self.scale, self.ratio = pixels, scale, ratio
+        self.pixels, self.scale = pixels, scale
 
     def boxes(self, n: int, height: int, width: int) -> Tensor:  # [n,4]: top, left, height, width
         image = torch.empty(1, height, width, device="meta")
-        return torch.tensor([RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio)) for _ in range(n)])
+        return torch.tensor([RandomResizedCrop.get_params(image, list(self.scale), [3 / 4, 4 / 3]) for _ in range(n)])
 
     def forward(self, images: Tensor) -> Tensor:  # uint8 [...,C,H,W] -> uint8 [...,C,pixels,pixels]
         batch = images.reshape(-1, *images.shape[-3:])
@@ -274,12 +264,8 @@ def _normalize(mean, std, *augmentations: nn.Module) -> v2.Compose:
     return v2.Compose([*augmentations, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 # %% ../nbs/08_data.ipynb #9b9c7cf2
-def holdout_split(
-    num_classes: int,  # N
-    num_id: int,  # How many classes stay in-distribution
-    split: int = 0,  # Which split
-) -> tuple[list[int], list[int]]:  # (ID classes, held-out classes), each ascending
-    "The class split of MixOE (Zhang et al., WACV 2023), which the paper follows."
+def holdout_split(num_classes: int, num_id: int, split: int = 0) -> tuple[list[int], list[int]]:
+    "ID and held-out classes, each ascending: the split of MixOE (Zhang et al., WACV 2023), which the paper follows."
     known = np.random.RandomState(split).choice(range(num_classes), num_id, replace=False)
     return sorted(known.tolist()), sorted(set(range(num_classes)) - set(known.tolist()))
 

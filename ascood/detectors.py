@@ -8,7 +8,7 @@ __all__ = ['READS', 'DETECTORS', 'OWN_SCORES', 'NOT_AS_OPENOOD', 'perturbation',
            'SpanMultiMahalanobis', 'gram_row_sums', 'packed_row_sums', 'stage_deviations', 'gram_bounds', 'read_gram',
            'PackedGram', 'without_first_component', 'rank_logits', 'FusedRankFeat', 'ShiftedASH',
            'WarmTemperatureScaling', 'UnclampedGEN', 'ConfidenceScore', 'RotationScore', 'DecomposedScore', 'Recipe',
-           'HeadGradNorm', 'linear_head', 'EveryClassSHE', 'list_detectors', 'recipe', 'create_detector']
+           'HeadGradNorm', 'linear_head', 'list_detectors', 'recipe', 'create_detector']
 
 # %% ../nbs/11_detectors.ipynb #2f3af564
 import re
@@ -49,12 +49,8 @@ def perturbation(
     return eps * step
 
 # %% ../nbs/11_detectors.ipynb #122ca373
-def input_gradients(
-    model: nn.Module,  # Maps [B,C,H,W] to logits, in eval mode
-    x: Tensor,  # Images [B,C,H,W], normalised
-    temperatures: Iterable[float],  # T
-) -> dict[float, Tensor]:  # {T: [B,C,H,W]}
-    "Gradient of CE(f(x) / T, argmax f(x)) by x, for each temperature, from one forward pass."
+def input_gradients(model: nn.Module, x: Tensor, temperatures: Iterable[float]) -> dict[float, Tensor]:
+    "{T: gradient of CE(f(x) / T, argmax f(x)) by the images x [B,C,H,W]}, from one forward pass in eval mode."
     with torch.inference_mode(False), torch.enable_grad():
         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_(True)
         logits = model(x)
@@ -63,9 +59,7 @@ def input_gradients(
                 for t in temperatures}
 
 # %% ../nbs/11_detectors.ipynb #c2e1b8f3
-def first_alike(
-    steps: Tensor,  # Of T candidates for the same images [T,B,C,H,W]
-) -> Tensor:  # [T,B], at most the candidate's own number
+def first_alike(steps: Tensor) -> Tensor:  # Of T candidates for the same images [T,B,C,H,W] -> [T,B]
     "For each candidate and image, the index of the first candidate with the same perturbation of that image."
     first = torch.arange(len(steps), device=steps.device).unsqueeze(1).repeat(1, steps.shape[1])
     for later in range(len(steps)):
@@ -75,8 +69,7 @@ def first_alike(
 
 
 def moved_logits(
-    model: nn.Module,  # Maps [B,C,H,W] to logits, in eval mode
-    x: Tensor,  # Images [B,C,H,W], normalised
+    model: nn.Module, x: Tensor,  # Images [B,C,H,W], normalised
     steps: Tensor,  # What T candidates subtract from them, for eps = 1, [T,B,C,H,W]
     first: Tensor,  # Their `first_alike`, [T,B]
     eps: float,  # How far they go
@@ -89,13 +82,9 @@ def moved_logits(
     return logits[row.gather(0, first)]
 
 # %% ../nbs/11_detectors.ipynb #d3f2c9a4
-def perturbed_scores(
-    model: nn.Module,  # Maps [B,C,H,W] to logits, in eval mode
-    x: Tensor,  # Images [B,C,H,W], normalised
-    detectors: list["ODIN | IODIN"],  # Of this model, with any hyperparameters
-) -> list[Tensor]:  # Scores [B] of each detector, higher is more OOD
-    """Scores of many ODIN and i-ODIN detectors that share their gradients, and the forward passes of images that they
-    move alike."""
+def perturbed_scores(model: nn.Module, x: Tensor, detectors: list["ODIN | IODIN"]) -> list[Tensor]:
+    """Scores [B] of images x [B,C,H,W] by many ODIN and i-ODIN detectors of this model, which share their gradients
+    and the forward passes of images that they move alike."""
     gradient = input_gradients(model, x, {d.temperature for d in detectors})
     groups: dict[tuple, list[int]] = {}  # detectors that differ in nothing but the temperature
     for i, d in enumerate(detectors):
@@ -142,11 +131,9 @@ class IODIN(GradientDetector):
 
 # %% ../nbs/11_detectors.ipynb #4a65ce54
 def relation_score(
-    direction: Tensor,  # Features of the images at unit length [B,m]
-    p: Tensor,  # Their softmax [B,C]
-    known: tuple[Tensor, Tensor],  # Directions [N,m] and softmax [N,C] of the training images
-    power: float,  # t
-    threshold: float,  # Relations below it count as none
+    direction: Tensor, p: Tensor,  # Features of the images at unit length [B,m], and their softmax [B,C]
+    known: tuple[Tensor, Tensor],  # The same of the training images, [N,m] and [N,C]
+    power: float, threshold: float,  # t; relations below the threshold count as none
 ) -> Tensor:  # Scores [B] in [-1, 0], higher is more OOD
     "Minus the mean over training images of `relation ** power`."
     total = torch.zeros_like(direction[:, 0])
@@ -155,39 +142,14 @@ def relation_score(
         total += F.threshold(relation, threshold, 0).pow(power).sum(1)
     return -total / len(known[0])
 
-# %% ../nbs/11_detectors.ipynb #5ea1177e
-def _fit_on_features(self, data_loader):
-    z, y = zip(*((self.encoder(x), y) for x, y in data_loader))
-    return self.fit_features(torch.cat(z), torch.cat(y))
-
-
-def _predict_from_features(self, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> scores [B]
-    return self.predict_features(self.encoder(x))
-
-
-def _known_features(z: Tensor, y: Tensor) -> Tensor:
-    if not (y >= 0).any():
-        raise ValueError("Relation compares with in-distribution images; all labels are below 0")
-    return z[y >= 0]
-
-
-def _fitted(state):
-    "What a fit left. Raises RequiresFittingException if there was none."
-    if state is None:
-        raise RequiresFittingException()
-    return state
-
-
-_RELATION = Paper("Neural Relation Graph: A Unified Framework for Identifying Label Noise and Outlier Data",
-                  "NeurIPS", 2023, "https://arxiv.org/abs/2301.12321")
-
 # %% ../nbs/11_detectors.ipynb #45c2e18d
 class Relation(FeaturesDetector):
     "Neural relation graph (Kim et al., NeurIPS 2023): similarity to training images. Score: `relation_score`."
-    info = DetectorInfo(paper=_RELATION, tasks={Task.CLASSIFICATION})
+    info = DetectorInfo(paper=Paper("Neural Relation Graph: A Unified Framework for Identifying Label Noise and "
+                                    "Outlier Data", "NeurIPS", 2023, "https://arxiv.org/abs/2301.12321"),
+                        tasks={Task.CLASSIFICATION})
     requires_fit = True
     hyperparameter_space = {"power": [1, 2, 4, 6, 8]}
-    fit, predict = _fit_on_features, _predict_from_features
 
     def __init__(self, encoder: Callable, head: Callable, power: float = 4, threshold: float = 0.03):
         if power <= 0:
@@ -198,14 +160,23 @@ class Relation(FeaturesDetector):
     def _describe(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return F.normalize(z, dim=1), self.head(z).softmax(1)
 
+    def fit(self, data_loader) -> "Relation":
+        z, y = zip(*((self.encoder(x), y) for x, y in data_loader))
+        return self.fit_features(torch.cat(z), torch.cat(y))
+
+    def predict(self, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> scores [B]
+        return self.predict_features(self.encoder(x))
+
     @torch.no_grad()
     def fit_features(self, z: Tensor, y: Tensor) -> "Relation":  # Features [N,m], labels [N]; not those below 0
-        self._known = self._describe(_known_features(z, y).to(self.device or z.device))
+        self._known = self._describe(z[y >= 0].to(self.device or z.device))
         return self
 
     @torch.no_grad()
     def predict_features(self, z: Tensor) -> Tensor:  # Features [B,m] -> scores [B], higher is more OOD
-        return relation_score(*self._describe(z), _fitted(self._known), self.power, self.threshold)
+        if self._known is None:
+            raise RequiresFittingException()
+        return relation_score(*self._describe(z), self._known, self.power, self.threshold)
 
 # %% ../nbs/11_detectors.ipynb #597c5b76
 def pseudo_inverse(covariance: Tensor) -> Tensor:  # Symmetric [m,m] -> [m,m]
@@ -242,10 +213,7 @@ class SpanMultiMahalanobis(MultiMahalanobis):
         return self
 
 # %% ../nbs/11_detectors.ipynb #4f00dc9c
-def gram_row_sums(
-    maps: Tensor,  # Maps of one layer [B,C,H,W]
-    p: int,  # The order
-) -> Tensor:  # [B,C]
+def gram_row_sums(maps: Tensor, p: int) -> Tensor:  # Maps of one layer [B,C,H,W], the order -> [B,C]
     "Row sums of the Gram matrix of order p, and their signed p-th root (Sastry and Oore, ICML 2020, arXiv 1912.12510)."
     powers = reduce(torch.mul, [maps.flatten(2)] * p)  # `**` is far slower above 3
     sums = torch.einsum("bch,bh->bc", powers, powers.sum(1))
@@ -260,8 +228,7 @@ def packed_row_sums(outputs: list[Tensor]) -> Tensor:  # Maps of the L stages, [
 # %% ../nbs/11_detectors.ipynb #c5746ec7
 def stage_deviations(
     packed: Tensor,  # Row sums of every stage and order, side by side [B,S]
-    low: Tensor,  # Their least values [S] or [B,S]
-    high: Tensor,  # Their largest
+    low: Tensor, high: Tensor,  # Their least and largest values [S] or [B,S]
     sizes: Sequence[int],  # How many of the S belong to each stage
 ) -> Tensor:  # [B,stages]
     "How far row sums lie outside their bounds, relative to these, added up for each stage."
@@ -270,19 +237,15 @@ def stage_deviations(
 
 # %% ../nbs/11_detectors.ipynb #c5746ec8
 def gram_bounds(
-    packed: Tensor,  # [N,S]
-    y: Tensor,  # Labels [N]
-    num_classes: int,
-    sizes: Sequence[int],
+    packed: Tensor, y: Tensor, num_classes: int,  # Row sums [N,S], labels [N]
+    sizes: Sequence[int],  # See `stage_deviations`
 ) -> tuple[Tensor, Tensor, Tensor]:  # Least and largest row sums [C,S] each, and the expected deviation of each stage
-    """A tenth of each class is held out, by seed 0, and has the expected deviation. Raises ValueError if a class has no
-    image."""
+    "A tenth of each class is held out, by seed 0, and has the expected deviation. Every class needs an image."
     bounds, held = [], []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for c in range(num_classes):
-            if not len(known := packed[y == c]):
-                raise ValueError(f"Gram needs training images of every class, and there are none of class {c}")
+            known = packed[y == c]
             val, train = torch.randperm(len(known)).tensor_split([int(0.1 * len(known))])
             bounds.append((known[train].amin(0), known[train].amax(0)))
             held.append(stage_deviations(known[val], *bounds[-1], sizes))
@@ -292,10 +255,8 @@ def gram_bounds(
 
 # %% ../nbs/11_detectors.ipynb #d78d7e60
 @torch.no_grad()
-def read_gram(
-    model: Classifier,
-    x: Tensor,  # Images [B,3,H,W]
-) -> tuple[Tensor, Tensor, tuple[int, ...]]:  # Logits [B,C], packed row sums, C_l of each stage
+def read_gram(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    "Of images [B,3,H,W]: logits [B,C], packed row sums, C_l of each stage."
     outputs = list(accumulate(model.backbone.stages(), lambda maps, stage: stage(maps), initial=x))[1:]
     return model.head(model.pool(outputs[-1])), packed_row_sums(outputs), tuple(maps.shape[1] for maps in outputs)
 
@@ -322,14 +283,14 @@ class PackedGram(StructuredDetector):
         return self.predict_structured(*read_gram(self.model, x)[:2])
 
     def predict_structured(self, logits: Tensor, packed: Tensor) -> Tensor:  # [B,C], [B,S] -> scores [B]
-        low, high, expected = (part.to(packed.device) for part in _fitted(self.bounds))
+        if self.bounds is None:
+            raise RequiresFittingException()
+        low, high, expected = (part.to(packed.device) for part in self.bounds)
         c = logits.argmax(1)
         return (stage_deviations(packed, low[c], high[c], self.sizes) / expected).sum(1)
 
 # %% ../nbs/11_detectors.ipynb #709a9d4c
-def without_first_component(
-    maps: Tensor,  # [B,C,H,W]
-) -> Tensor:  # [B,C,H,W]
+def without_first_component(maps: Tensor) -> Tensor:  # [B,C,H,W] -> [B,C,H,W]
     "Each image's maps, as a matrix of C rows and HW columns, less their first singular component."
     m = maps.flatten(2)
     wide = m.shape[1] < m.shape[2]
@@ -340,12 +301,9 @@ def without_first_component(
 
 # %% ../nbs/11_detectors.ipynb #1ef2fa16
 @torch.no_grad()
-def rank_logits(
-    model: Classifier,
-    last: nn.Module,  # The last stage of its backbone
-    blocks: Sequence[Tensor],  # Maps before and after that stage
-) -> Tensor:  # [B,C]; NaN if maps have one pixel, as nothing is left of them
-    "Mean of the logits that both maps without their first singular component lead to."
+def rank_logits(model: Classifier, last: nn.Module, blocks: Sequence[Tensor]) -> Tensor:  # [B,C]
+    """Mean of the logits that the maps before and after the last stage, without their first singular component, lead
+    to; NaN if maps have one pixel, as nothing is left of them."""
     if any(maps.shape[-1] * maps.shape[-2] == 1 for maps in blocks):
         return torch.full((len(blocks[0]), model.num_classes), torch.nan, device=blocks[0].device)
     block3, block4 = map(without_first_component, blocks)
@@ -510,7 +468,7 @@ class HeadGradNorm(GradNorm):
 
 def _vim(model: Classifier, norm_std, d: int | None = None) -> Detector:
     head, width = linear_head(model, "VIM"), model.backbone.num_features
-    if d is not None and not 0 < d < width:
+    if d is not None and not 0 < d < width:  # a candidate that is passed over; pytorch-ood would take another d
         raise Unfit(f"VIM's d must lie between 1 and {width - 1} for {width} features, not be {d}")
     return ViM(model.features, d or width // 2, head.weight, head.bias)
 
@@ -526,20 +484,6 @@ def linear_head(model: Classifier, who: str) -> nn.Linear:
     if not isinstance(model.head, nn.Linear):
         raise Unfit(f"{who} reads the weights of a linear head; this model's is {type(model.head).__name__}")
     return model.head
-
-# %% ../nbs/11_detectors.ipynb #47abbb43
-class EveryClassSHE(SHE):
-    "pytorch-ood's SHE, which says so if a class has no training image."
-
-    def __init__(self, model: Classifier, reads: str = "released"):
-        super().__init__(_encoder(model, reads), _head(model, reads))
-        self.num_classes = model.num_classes
-
-    def fit_features(self, z: Tensor, y: Tensor) -> "EveryClassSHE":  # Features [N,m], labels [N]
-        if missing := sorted({*range(self.num_classes)} - {*y.tolist()}):
-            raise ValueError(f"SHE needs training images of every class, and there are none of class {missing[0]}")
-        super().fit_features(z, y)
-        return self
 
 # %% ../nbs/11_detectors.ipynb #2c63b738
 def _dice(model, norm_std, p=0.7):
@@ -568,7 +512,7 @@ DETECTORS |= {
     "DICE": Recipe(_dice, "features", "train", _space(DICE)),
     "RankFeat": Recipe(lambda model, std: FusedRankFeat(model), "rank"),
     "ASH": Recipe(_ash, "h", grid=_space(ASH)),
-    "SHE": Recipe(lambda model, std, reads: EveryClassSHE(model, reads), "h", "train"),
+    "SHE": Recipe(lambda model, std, reads: SHE(_encoder(model, reads), _head(model, reads)), "h", "train"),
     "GEN": Recipe(lambda model, std, **kw: UnclampedGEN(model, **kw), "logits", grid=_gen_grid),
     "NNGuide": Recipe(lambda model, std, reads, **kw: NNGuide(_encoder(model, reads), _head(model, reads), **kw), "h",
                       "train", lambda model: {"k": [1, 5, 10, 50, 100]}),

@@ -11,9 +11,8 @@ import json
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,8 +23,8 @@ from .files import atomic_write
 from .networks import IMAGENET_SCALING, WITH_IMAGENET_WEIGHTS  # noqa: F401 (looked for here)
 from .networks import Unfit, has_imagenet_weights, input_scaling  # noqa: F401
 from .networks import (
-    BACKBONES, Backbone, create_backbone, first_of, imagenet_weights, library_network, made_with, read_tensors,
-    require_fit, space_mean, take_apart)
+    BACKBONES, Backbone, create_backbone, first_of, imagenet_weights, library_network, read_tensors, require_fit,
+    space_mean, take_apart)
 from .normalization import NORMALIZATIONS, standardize
 from .settings import LIBRARIES, brief, did_you_mean  # noqa: F401 (`brief` is looked for here)
 
@@ -70,7 +69,10 @@ class Classifier(ThreeSteps):
         sigma: float = 0.5,  # Standard deviation of the z-scored features
     ):
         super().__init__()
-        _check_classifier(num_classes, normalization)
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"unknown normalization {normalization!r}{did_you_mean(normalization, NORMALIZATIONS)}")
+        if num_classes < 2:
+            raise ValueError(f"a classifier needs at least 2 classes, not {num_classes}")
         self.backbone, self.num_classes, self.normalization, self.sigma = backbone, num_classes, normalization, sigma
         self.head = nn.Linear(backbone.num_features, num_classes)
 
@@ -82,26 +84,15 @@ class Classifier(ThreeSteps):
         "Arguments, besides the backbone, that build this network again."
         return {"num_classes": self.num_classes, "normalization": self.normalization, "sigma": self.sigma}
 
-# %% ../nbs/07_models.ipynb #646238bf
-def _check_classifier(num_classes: int, normalization: str):
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"unknown normalization {normalization!r}{did_you_mean(normalization, NORMALIZATIONS)}")
-    if num_classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, not {num_classes}")
-
-
-Classifier.kinds["Classifier"] = Classifier
-
 # %% ../nbs/07_models.ipynb #8bbe6d18
 def wrap(
     module: nn.Module,  # Maps images [B,3,H,W] to logits [B,C]; stays as it is, a copy is taken
-    features: str | None = None,  # The layer before pooling, by its dotted name; looked for if None
-    head: str | None = None,  # The linear layer that gives the logits; the last one if None
+    head: str | None = None,  # The linear layer that gives the logits, by its dotted name; the last one if None
     pixels: int | None = None,  # Side of the images, where the network takes one size only; see `_side`
 ) -> Classifier:  # In eval mode, without normalisation of features
-    """Any network as a classifier with the same logits. The head's input are its features; dropout between a chain of
-    layers and the head is left out. Raises ValueError if a layer is unknown or is not what it should be."""
-    body, linear = take_apart(deepcopy(module), features, head, pixels)
+    """Any network as a classifier with the same logits; the head's input are its features. Raises ValueError if the
+    head is unknown or does not give the network's answer."""
+    body, linear = take_apart(deepcopy(module), head, pixels)
     about = getattr(module, "pretrained_cfg", None)  # of timm's networks
     body.name = f"timm/{about['architecture']}" if isinstance(about, dict) and about.get("architecture") else ""
     model = Classifier(body, linear.out_features, "none")
@@ -109,39 +100,30 @@ def wrap(
     return model.eval()
 
 
-Classifier.wrap = staticmethod(wrap)
-
-# %% ../nbs/07_models.ipynb #49880381
-_IMAGENET_HEADS = {"resnet18": "fc", "resnet50": "fc", "efficientnet_lite0": "_fc"}  # the head's name in the file
+Classifier.wrap, Classifier.kinds["Classifier"] = staticmethod(wrap), Classifier
 
 # %% ../nbs/07_models.ipynb #864e457b
+_IMAGENET_HEADS = {"resnet18": "fc", "resnet50": "fc", "efficientnet_lite0": "_fc"}  # the head's name in the file
+
+
 def pretrained_classifier(
     backbone: str = "efficientnet_lite0",  # One of WITH_IMAGENET_WEIGHTS, or "torchvision/<name>" or "timm/<name>"
     pretrained: bool | str | Path = True,  # True gets the weights, a path is a file that has them
 ) -> Classifier:  # In eval mode; 1,000 classes in the order of their WordNet ids, no normalisation of features
     "An ImageNet network as others trained it, its own head included. Raises as `create_backbone`."
-    if not pretrained:
+    weights = imagenet_weights(backbone, pretrained)
+    if not weights:
         raise ValueError("a pretrained classifier takes its head from ImageNet weights; use pretrained=True, or the "
                          "path of their file")
-    weights = imagenet_weights(backbone, pretrained)
     if backbone.startswith(LIBRARIES):
-        model = Classifier.wrap(made_with(partial(library_network, backbone), backbone, weights, pretrained))
+        model = Classifier.wrap(library_network(backbone, weights))
     else:
-        body = made_with(BACKBONES[backbone], backbone, weights, pretrained)  # raises if the head does not fit either
-        head = {part: (weights or {})[f"{_IMAGENET_HEADS[backbone]}.{part}"] for part in ("weight", "bias")}
+        body = BACKBONES[backbone](weights)  # raises if the head does not fit either
+        head = {part: weights[f"{_IMAGENET_HEADS[backbone]}.{part}"] for part in ("weight", "bias")}
         model = Classifier(body, len(head["bias"]), normalization="none")
         model.head.load_state_dict(head)
     model.backbone.name = backbone
     return model.eval()
-
-# %% ../nbs/07_models.ipynb #397b1793
-def _require_named(body: Backbone, name: str):
-    "Raises ValueError unless a library's network of that name has a body's weights."
-    try:
-        require_fit(body.state_dict(), create_backbone(name).state_dict())
-    except ValueError as error:
-        raise ValueError(f"{name} is another network than this one ({error}); say the right name as `backbone`, or "
-                         "save model.state_dict() and wrap your own network again to load it") from None
 
 # %% ../nbs/07_models.ipynb #59ff939c
 def save_classifier(
@@ -155,8 +137,6 @@ def save_classifier(
     if not backbone:
         raise ValueError("this backbone was not made by create_backbone; say which name makes it, such as "
                          "torchvision/vit_b_16, or save model.state_dict() and wrap your own network again to load it")
-    if backbone.startswith(LIBRARIES):
-        _require_named(model.backbone, backbone)
     architecture = {"kind": type(model).__name__, "backbone": backbone, **model.architecture()}
     weights = {name: values.contiguous() for name, values in model.state_dict().items()}
     with atomic_write(path) as unfinished:  # one key: the order of several would be random
@@ -180,7 +160,6 @@ def load_classifier(
         raise ValueError(f"checkpoint {path} is damaged or is no ascood checkpoint ({error}); delete it and train "
                          f"again") from None
     kind = architecture.pop("kind", "Classifier")
-    architecture.pop("sha256", None)  # of an older version's file
     if kind not in Classifier.kinds:
         raise ValueError(f"checkpoint {path} holds a {kind}; import the module that defines it first "
                          f"(ascood.baselines, or your own)")
@@ -188,36 +167,15 @@ def load_classifier(
     model.load_state_dict(weights)
     return model.to(device).eval()
 
-# %% ../nbs/07_models.ipynb #2fbe2f00
-class _OpenOODFile(NamedTuple):
-    "Which network a checkpoint belongs to, and its weights under OpenOOD's names."
-    backbone: str
-    num_classes: int
-    sigma: float | None  # None: plain training, no standardisation
-    weights: dict[str, Tensor]
-
-    @property
-    def normalization(self) -> str:
-        return "none" if self.sigma is None else "zscore"
-
 # %% ../nbs/07_models.ipynb #96a2ff29
-def _read_openood(path: str | Path) -> _OpenOODFile:
-    "Raises ValueError if the file holds no ResNet of OpenOOD."
-    weights = read_tensors(path)
-    stored, sigma = weights.pop("sigma", None), None
-    if stored is not None:
-        if stored.numel() != 1 or not 0 < (sigma := stored.item()) < math.inf:
-            raise ValueError(f"{path} has a sigma that is no positive number; fetch the checkpoint again")
-        if all(k.startswith("backbone.") for k in weights):
-            weights = {k.removeprefix("backbone."): w for k, w in weights.items()}
-    shape: dict[str, tuple] = {k: tuple(w.shape) for k, w in weights.items()}
+def _openood_backbone(path: str | Path, weights: dict[str, Tensor]) -> str:
+    "The backbone that has these weights. Raises ValueError if they are of no ResNet of OpenOOD."
+    shape: dict[str, tuple] = {name: tuple(values.shape) for name, values in weights.items()}
     backbone = {(64, 3, 3, 3): "cifar_resnet18", (64, 3, 7, 7): "resnet18"}.get(shape.get("conv1.weight", ()))
     if backbone is None or len(shape.get("fc.weight", ())) != 2:
         raise ValueError(f"{path} is no ResNet-18 or ResNet-50 of OpenOOD, nor a released ASCOOD network "
-                         f"(it holds {first_of(list(weights)) or 'nothing else'}); pass one of those")
-    if backbone == "resnet18" and "layer1.0.conv3.weight" in weights:
-        backbone = "resnet50"
-    return _OpenOODFile(backbone, shape["fc.weight"][0], sigma, weights)
+                         f"(it holds {first_of([*weights]) or 'nothing else'}); pass one of those")
+    return "resnet50" if backbone == "resnet18" and "layer1.0.conv3.weight" in weights else backbone
 
 # %% ../nbs/07_models.ipynb #e1aedbca
 def classifier_from_openood(
@@ -225,19 +183,23 @@ def classifier_from_openood(
 ) -> Classifier:  # In eval mode, on the CPU
     """The classifier that a checkpoint holds. Raises FileNotFoundError, and ValueError if the file is damaged or of
     another network."""
-    file = _read_openood(path)
-    model = Classifier(create_backbone(file.backbone), file.num_classes, file.normalization, file.sigma or 0.5)
-    shortcut = any(".shortcut." in name for name in file.weights)
-    ours = {}  # {name in the file: name here}
+    weights = read_tensors(path)
+    sigma = weights.pop("sigma", None)  # None: plain training, no standardisation
+    weights = weights if sigma is None else {name.removeprefix("backbone."): w for name, w in weights.items()}
+    if sigma is not None and not (sigma.numel() == 1 and 0 < sigma.item() < math.inf):
+        raise ValueError(f"{path} has a sigma that is no positive number; fetch the checkpoint again")
+    body = create_backbone(_openood_backbone(path, weights))
+    kind = ("none", 0.5) if sigma is None else ("zscore", sigma.item())
+    model, ours = Classifier(body, len(weights["fc.weight"]), *kind), {}  # {name in the file: name here}
+    shortcut = any(".shortcut." in name for name in weights)
     for name in model.state_dict():
         theirs = name.removeprefix("backbone.") if name.startswith("backbone.") else name.replace("head.", "fc.")
         ours[theirs.replace(".downsample.", ".shortcut.") if shortcut else theirs] = name
     try:
-        require_fit(file.weights, {theirs: model.state_dict()[name] for theirs, name in ours.items()})
+        require_fit(weights, {theirs: model.state_dict()[name] for theirs, name in ours.items()})
     except ValueError as error:
-        kind = f"{file.backbone} of {file.num_classes} classes"
-        raise ValueError(f"{path} is no {kind} ({error}); fetch it again") from None
-    model.load_state_dict({ours[name]: values for name, values in file.weights.items()}, strict=False)
+        raise ValueError(f"{path} is no {body.name} of {model.num_classes} classes ({error}); fetch it again") from None
+    model.load_state_dict({ours[name]: values for name, values in weights.items()}, strict=False)
     return model.eval()
 
 # %% ../nbs/07_models.ipynb #56ec3f35

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['IMAGENET_SCALING', 'BACKBONES', 'WITH_IMAGENET_WEIGHTS', 'Unfit', 'Backbone', 'read_tensors', 'first_of',
            'require_fit', 'space_mean', 'take_apart', 'library_network', 'input_scaling', 'has_imagenet_weights',
-           'imagenet_weights', 'made_with', 'create_backbone']
+           'imagenet_weights', 'create_backbone']
 
 # %% ../nbs/06_networks.ipynb #7568f818
 import importlib
-from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from .attribution import submodule_modes
 from .settings import LIBRARIES, did_you_mean
@@ -38,31 +36,33 @@ class Backbone(nn.Sequential):
 
     num_features: int
     name: str = ""  # by which `create_backbone` makes it
-    ends: Sequence[str] = ()  # the children that end a stage
+    ends: Sequence[str] = ()  # the children that end a stage: those that are called layer1, layer2...
 
-    def __init__(self, layers: OrderedDict, num_features: int, ends: Sequence[str] | None = None):
+    def __init__(self, layers: OrderedDict, num_features: int):
         super().__init__(layers)
-        self.num_features = num_features
-        self.ends = [name for name in layers if name.startswith("layer")] if ends is None else ends
+        self.num_features, self.ends = num_features, [name for name in layers if name.startswith("layer")]
 
     def stages(self) -> list[nn.Sequential]:
-        "Consecutive parts, each up to one of `ends`. Raises Unfit if the layers are no chain."
+        "Consecutive parts, each up to one of `ends`. Raises Unfit if there are none."
         if not self.ends:
-            raise Unfit("this detector reads maps of several stages, and this network's layers are no chain of them")
+            raise Unfit("this detector reads maps of several stages, and this network's are not known")
         names = list(dict(self.named_children()))
         cuts = [0, *(names.index(end) + 1 for end in self.ends)]
-        parts = [nn.Sequential(*layers) for a, b in pairwise(cuts) if (layers := list(self.children())[a:b])]
-        return parts
+        return [nn.Sequential(*list(self.children())[a:b]) for a, b in pairwise(cuts)]
 
 # %% ../nbs/06_networks.ipynb #23e53317
+def _resnet_layers(resnet: ResNet) -> Backbone:
+    layers = OrderedDict(resnet.named_children())
+    del layers["avgpool"], layers["fc"]
+    return Backbone(layers, resnet.fc.in_features)
+
+
 def _cifar_resnet18(weights) -> Backbone:
     resnet = torchvision.models.resnet18(weights=None)
     resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
     resnet.maxpool = nn.Identity()
-    layers = OrderedDict(resnet.named_children())
-    del layers["avgpool"], layers["fc"]
-    return Backbone(layers, 512)
+    return _resnet_layers(resnet)
 
 # %% ../nbs/06_networks.ipynb #d6b47fec
 def _downsampling_block(inplanes: int, planes: int, stride: int) -> BasicBlock:
@@ -81,7 +81,7 @@ def _tiny_resnet(weights) -> Backbone:
               ("layer3", _downsampling_block(32, 64, 2))]
     return Backbone(OrderedDict(stem + blocks), num_features=64)
 
-# %% ../nbs/06_networks.ipynb #c28c0348
+# %% ../nbs/06_networks.ipynb #77c1f5d6
 _WRAPPERS = {"module", "model", "net", "network", "_orig_mod"}  # parts of names that are not the network's own
 
 
@@ -90,52 +90,25 @@ def _is_state_dict(found) -> bool:
     return tensors and any("." in str(name) for name in found)
 
 
-def _only_state_dict(found) -> dict[str, Tensor]:
-    "A state dict, or the one entry that is a state dict. Raises ValueError if there are none or several."
-    entries = {"": found} if _is_state_dict(found) else found if isinstance(found, dict) else {}
-    names = [name for name, entry in entries.items() if _is_state_dict(entry)]
-    if len(names) > 1:
-        raise ValueError(f"holds {len(names)} state dicts, {' and '.join(map(repr, names[:4]))}; save the one that is "
-                         f"meant with torch.save")
-    if not names:
-        raise ValueError("holds no state dict; save the network's state_dict() with torch.save")
-    return entries[names[0]]
-
-# %% ../nbs/06_networks.ipynb #c6da64e8
-def _without_wrappers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The same weights under the network's own names. Raises ValueError if two of them would have the same name."
-    names: dict[str, str] = {}  # {own name: name in the file}
-    for name in map(str, weights):
-        own = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if own in names:
-            raise ValueError(f"holds two networks, with {names[own]} and {name}; save the state_dict() of the one that "
-                             f"is meant")
-        names[own] = name
-    return dict(zip(names, weights.values()))
-
-# %% ../nbs/06_networks.ipynb #77c1f5d6
-_NUMBERS = {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
-# what torch.load may make, beside tensors
-_HARMLESS: list[Any] = [Namespace, np.dtype, np.float64(0).__reduce__()[0], *_NUMBERS]
-
-
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file or any file of torch.save, on the CPU. FileNotFoundError or ValueError, in
+    """A state dict from a .safetensors file or a file of torch.save, on the CPU. FileNotFoundError or ValueError, in
     one line."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}; correct the path, or put the file there")
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            safe = path.suffix == ".safetensors"
-            found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        found = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, depending on where the damage is
         raise ValueError(f"{path} is damaged or holds more than tensors ({type(error).__name__}); "
                          "fetch it again, or save only the network's state_dict()") from None
-    try:
-        return _without_wrappers(_only_state_dict(found))
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
+    entries = [found, *found.values()] if isinstance(found, dict) else []
+    states = [entry for entry in entries if _is_state_dict(entry)]
+    if len(states) != 1:
+        raise ValueError(f"{path} holds {len(states) or 'no'} state dicts; save the state_dict() of the network that "
+                         "is meant with torch.save")
+    names = (".".join(part for part in str(name).split(".") if part not in _WRAPPERS) for name in states[0])
+    return dict(zip(names, states[0].values()))
 
 # %% ../nbs/06_networks.ipynb #07873115
 def first_of(names: list[str]) -> str:
@@ -161,111 +134,57 @@ def _side(network: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _trial(network: nn.Module, x: Tensor, *layers: nn.Module) -> tuple[Any, dict[nn.Module, tuple]]:
-    "What a network answers to images [B,3,H,W], and (input, output) of the layers. Raises ValueError if it fails."
-    seen: dict[nn.Module, tuple] = {}
-    hooks = [layer.register_forward_hook(lambda layer, given, found: seen.update({layer: (given[0], found)}))
-             for layer in layers]
+def _features_of(network: nn.Module, linear: nn.Linear, x: Tensor) -> Tensor:  # Images [B,3,H,W] -> h [B,m]
+    "What the head reads. Raises ValueError if the network fails, or if its answer is not the head's."
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = linear.register_forward_hook(lambda layer, given, found: seen.append((given[0], found)))
     try:
-        return network(x), seen
+        logits = network(x.to(next(network.parameters())))
     except Exception as error:  # whatever a network may raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"the network fails on images {list(x.shape[1:])} ({reason}); give the side of its images as "
                          "`pixels`") from None
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
+    if not seen or seen[-1][1] is not logits or seen[-1][0].ndim != 2:
+        raise ValueError("the last linear layer [B,m] -> [B,C] does not give the network's answer; name the one that "
+                         "does as `head`")
+    return seen[-1][0]
 
-# %% ../nbs/06_networks.ipynb #91f0ca7b
+# %% ../nbs/06_networks.ipynb #20a54971
 def space_mean(maps: Tensor) -> Tensor:  # [B,m,H',W'] or features [B,m] -> [B,m]
     return maps.mean((-2, -1)) if maps.ndim == 4 else maps
 
 
-def _same(maps: Tensor, h: Tensor) -> bool:  # [B,m,H',W'] or [B,m], and [B,m]
-    mean, largest = space_mean(maps), float(h.abs().max())  # features of 0 would be like any others
-    return largest > 0 and mean.shape == h.shape and torch.allclose(mean, h, rtol=1e-3, atol=1e-4 * largest)
-
-
-def _sizes(layers: nn.Sequential, x: Tensor) -> set:
-    "The sizes of the maps after each layer."
-    return {tuple((x := layer(x)).shape[-2:]) for layer in layers}
-
-# %% ../nbs/06_networks.ipynb #bdab0375
-@torch.no_grad()
-def _chain(network: nn.Module, x: Tensor, h: Tensor) -> list[tuple[str, nn.Module, int]]:
-    "Layers from images x to maps whose mean over space is h [B,m], each with name and height; none if no chain."
-    chain, layers = [], list(network.named_children())
-    while layers:
-        name, layer = layers.pop(0)
-        try:
-            if isinstance(layer, nn.Sequential) and len(_sizes(layer, x.clone())) > 1:
-                layers = [(f"{name}_{inner}", child) for inner, child in layer.named_children()] + layers
-                continue
-            x = layer(x)
-        except Exception:  # it takes something else: no chain
-            return []
-        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[-1] != x.shape[-2]:  # not square: channels come last
-            return []
-        chain.append((name, layer, x.shape[-2]))
-        if _same(x, h):
-            return chain
-        if x.shape[-1] == 1:  # pooled, and not what the head reads
-            return []
-    return []
-
-# %% ../nbs/06_networks.ipynb #20a54971
-def _linear(network: nn.Module, head: str | None) -> tuple[str, nn.Linear]:
-    "The layer of that name, or the last linear one. Raises ValueError if there is none."
-    known = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+def _linear(network: nn.Module, head: str | None) -> str:
+    "The name of the head, which is the last linear layer if none is given. Raises ValueError if there is none."
+    known = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if not known or head is not None and head not in known:
         raise ValueError(f"the network has no linear layer {head or 'that could be its head'}"
                          f"{did_you_mean(head or '', known) if known else ''}")
-    head = head or [*known][-1]
-    return head, known[head]
-
-
-def _places(network: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
-    "The layer of that name, and the module around it. Raises ValueError for an unknown name."
-    try:
-        return network.get_submodule(name), network.get_submodule(name.rpartition(".")[0] if name else "")
-    except AttributeError:
-        known = did_you_mean(name, dict(network.named_modules()))
-        raise ValueError(f"the network has no layer {name!r}{known}") from None
-
-
-def _ends(chain: list[tuple[str, nn.Module, int]]) -> list[str]:
-    "Where the maps' height changes after a layer, and the last layer: the last four of them."
-    heights = [height for *_, height in chain] + [0]
-    return [name for (name, *_), (now, then) in zip(chain, pairwise(heights)) if now != then][-4:]
+    return head or known[-1]
 
 # %% ../nbs/06_networks.ipynb #d71455e7
-def take_apart(network: nn.Module, features: str | None = None, head: str | None = None,
-          pixels: int | None = None) -> tuple[Backbone, nn.Linear]:
+def take_apart(network: nn.Module, head: str | None = None, pixels: int | None = None) -> tuple[Backbone, nn.Linear]:
     "A network taken apart, see `Classifier.wrap`: what comes before its head, and the head."
-    head, linear = _linear(network, head)
-    layer, around = _places(network, features or head)
-    side, generator = pixels or _side(network), torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, side, side, generator=generator).to(next(network.parameters()))
+    if isinstance(network, ResNet) and head in (None, "fc"):
+        return _resnet_layers(network), network.fc
+    head, side = _linear(network, head), pixels or _side(network)
+    linear: Any = network.get_submodule(head)
     with submodule_modes(network, training=False):
-        logits, seen = _trial(network, x, linear, layer)
-        h, found = seen.get(linear, (None, None))
-        if found is None or found is not logits or h.ndim != 2:
-            raise ValueError(f"{head} [B,m] -> [B,C] does not give the network's answer; name the last layer as `head`")
-        if features and not (layer in seen and _same(seen[layer][1], h)):
-            raise ValueError(f"the mean over space of {features} is not what {head} reads; name the layer "
-                             "before pooling")
-        chain = _chain(around if features else network, x, h)
+        h = _features_of(network, linear, torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)))
     if linear.bias is None:
         linear.bias = nn.Parameter(linear.weight.new_zeros(len(linear.weight)))
-    if chain:
-        return Backbone(OrderedDict((name, layer) for name, layer, _ in chain), h.shape[1], _ends(chain)), linear
     network.set_submodule(head, nn.Identity())
-    return Backbone(OrderedDict(network=network), h.shape[1], ()), linear
+    return Backbone(OrderedDict(network=network), h.shape[1]), linear
 
 # %% ../nbs/06_networks.ipynb #127ad8ee
 def _filled(network: nn.Module, weights: dict[str, Tensor] | None) -> nn.Module:
     if weights is not None:
-        require_fit(weights, network.state_dict())
+        try:
+            require_fit(weights, network.state_dict())
+        except ValueError as error:
+            raise ValueError(f"the file of weights is of another network ({error}); pass that network's own") from None
         network.load_state_dict(weights, strict=False)
     return network
 
@@ -374,17 +293,6 @@ def imagenet_weights(name: str, pretrained: bool | str | Path) -> dict[str, Tens
         return read_tensors(given)
     return WITH_IMAGENET_WEIGHTS.get(name, _downloaded)(name) if pretrained else None
 
-# %% ../nbs/06_networks.ipynb #a9ab9b8a
-def made_with(create: Callable, name: str, weights: dict[str, Tensor] | None, pretrained: bool | str | Path) -> Any:
-    "What `create` makes of weights; that these do not fit is said with the file's name."
-    try:
-        return create(weights)
-    except ValueError as error:
-        if weights is None:
-            raise
-        raise ValueError(f"{pretrained} does not hold the ImageNet weights of {name} ({error}); pass that network's "
-                         "own file") from None
-
 # %% ../nbs/06_networks.ipynb #3fef0027
 def create_backbone(
     name: str,  # one of BACKBONES, or "torchvision/<name>" or "timm/<name>" of a network there
@@ -398,6 +306,6 @@ def create_backbone(
     network is not installed.
     """
     weights = imagenet_weights(name, pretrained)
-    backbone = made_with(BACKBONES.get(name, partial(_library_backbone, name)), name, weights, pretrained)
+    backbone = BACKBONES.get(name, partial(_library_backbone, name))(weights)
     backbone.name = name
     return backbone

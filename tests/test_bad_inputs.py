@@ -37,7 +37,7 @@ PROFILES = [  # text of a profile, what must be said
 ]
 COMMANDS = [
     ("statu smoke", "No such command 'statu'"),
-    ("status embeded", "no profile 'embeded'; did you mean 'embedded'?"),
+    ("status desing", "no profile 'desing'; did you mean 'design'?"),
     ("one tiny.yaml scene-digits ascood 7", "profile tiny has no seed 7; choose one of [0, 1]"),
     ("one tiny.yaml scene-digits asood 0", "unknown method in profile tiny, scene-digits: 'asood'; did you mean 'ascood'?"),
     ("one tiny.yaml scene-digits ascood 0 --variant sigma=3", "unknown variant of ascood: 'sigma=3'"),
@@ -48,8 +48,8 @@ COMMANDS = [
     ("data check --root none", "there is no data folder none; give one as root, or set ASCOOD_DATA to it"),
     ("build waterbirds --root none", "there is no data folder none; give one as root, or set ASCOOD_DATA to it"),
     ("own predict none photos/other/0.png", "none is not there; give the detector.safetensors"),
-    (FIT + "--train photos/nothing", "the folder of training images photos/nothing is not there; correct the path"),
-    (FIT + "--ood-val photos/train", "are the same image, in train and ood_val; remove one"),
+    (FIT + "--train photos/nothing", "the folder photos/nothing is not there; correct the path"),
+    (FIT + "--ood-val photos/train", "are the same image; remove one"),
     (FIT + "--batch-size 900", "images that are left for training; lower it"),
     (FIT + "--train photos/torn", "torn/cat/0.png is truncated or no image, or may not be read; get it again, or remove it"),
 ]

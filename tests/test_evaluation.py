@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from ascood.data import ImageSet
-from ascood.evaluation import BOTH_FPR, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark, validation_auroc
+from ascood.evaluation import (
+    BOTH_FPR, Activations, candidates, evaluate, extract, fpr95_id_positive, group_table, ood_metrics, score_benchmark,
+    validation_auroc)
+from ascood.models import Classifier
 
 
 @settings(max_examples=80, deadline=None)
@@ -48,15 +52,6 @@ def test_metrics_are_those_of_the_released_code(case):
 def test_metrics_refuse_what_has_no_answer(known, unknown, words):
     with pytest.raises(ValueError, match=words):
         ood_metrics(torch.tensor(known), torch.tensor(unknown))
-
-
-def test_equal_scores_tell_nothing():
-    found = ood_metrics(torch.ones(7), torch.ones(4))
-    assert (found["auroc"], found["fpr95"]) == (50, 100)
-
-
-def test_infinite_scores_are_ordered():
-    assert ood_metrics(torch.tensor([0.0, 1.0]), torch.tensor([float("inf")]))["auroc"] == 100
 
 
 def test_extract_reads_each_image_once_in_order(trained, holdout):
@@ -101,6 +96,13 @@ def test_a_list_of_values_takes_the_place_of_the_grid(trained, holdout):
     assert found.hyperparameters["KNN"] == {"k": best}
 
 
+def test_a_network_whose_answer_is_not_finite_is_named(trained, holdout):
+    model = Classifier(trained.backbone, 8, "none").eval()
+    model.head.weight.data.fill_(float("inf"))
+    with pytest.raises(ValueError, match=f"{len(holdout.val)} of {len(holdout.val)} images have logits or features that"):
+        extract(model, holdout.val)
+
+
 def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):
     table = evaluate(trained, holdout, {"MSP": {}, "KNN": {"k": 5}})
     assert len(table) == 2 * (3 + 1 + 4) and table[BOTH_FPR].stack().between(0, 100).all()
@@ -109,20 +111,10 @@ def test_evaluate_has_a_row_for_every_detector_and_set(trained, holdout):
 
 
 def test_group_table_counts_by_hand(trained, digits):
-    from ascood.evaluation import Activations
-
     logits = torch.tensor([[9.0, 0.0]] * 4)  # always class 0
     labels, environments = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 3, 1])
     images = ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), labels, digits.val.transform, environments)
-    from dataclasses import replace
-
     benchmark = replace(digits, test=images)
     table = group_table(benchmark, {("id", "test"): Activations(logits, logits, labels)}).set_index("group")
     assert table.loc["all", "accuracy"] == 50
     assert table.loc["majority", ["n", "accuracy"]].tolist() == [2, 50] and table.loc["minority", ["n", "accuracy"]].tolist() == [2, 50]
-
-
-def rows(**columns):
-    return pd.DataFrame([dict(benchmark="b", setting="s", seed=seed, ood_set="o", fpr95=0.0, aupr_in=0.0, aupr_out=0.0, accuracy=90.0,
-                              method=m, detector=d, ood_group=g, auroc=a)
-                         for (m, d, g), values in columns["cells"].items() for seed, a in enumerate(values)])

@@ -24,8 +24,7 @@ def test_imports_lead_backwards_only():
 
 
 @pytest.mark.parametrize("module, line", [
-    ("data", "from ascood.benchmarks import disk"), ("attribution", "from ascood.evaluation import METRICS"), ("benchmarks/disk", "import ascood.study.profiles"),
-    ("study/names", "from ascood.study import runs"), ("own/detector", "from ascood.study.statistics import draw_weights"), ("own/images", "import ascood.own.command"), ("benchmarks/scenes", "from ascood.benchmarks.build import BUILDERS")])
+    ("data", "from ascood.benchmarks import disk"), ("own/images", "import ascood.own.command")])
 def test_an_import_that_leads_forwards_is_found(tmp_path, module, line):
     shutil.copytree(ROOT / "ascood", tmp_path / "ascood", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -70,11 +69,11 @@ def test_no_errors_likely_bugs_or_unsafe_calls():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "ascood").rglob("*.py")), ids=lambda path: path.stem)
-def test_lines_end_at_120_columns(path):
+def test_lines_end_at_120_columns():
     "nbdev's own lists excepted."
-    lines = path.read_text().splitlines() if path.stem != "_modidx" else []
-    assert [line for line in lines if len(line) > 120 and not line.startswith("__all__")] == []
+    for path in (ROOT / "ascood").rglob("*.py"):
+        lines = path.read_text().splitlines() if path.stem != "_modidx" else []
+        assert [line for line in lines if len(line) > 120 and not line.startswith("__all__")] == [], path
 
 
 def test_types_fit():

@@ -1,10 +1,8 @@
 """Memory of an evaluation by the number of images."""
 
-import gc
 import weakref
 from collections import OrderedDict
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,12 +14,6 @@ from ascood.evaluation import score_benchmark
 from ascood.models import Backbone, Classifier
 
 WIDTH = 1024  # features of the stub network
-
-
-def _anonymous_mib() -> float:
-    "Memory of this process that no file stands behind: what the system cannot write out by itself."
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["RssAnon"].split()[0]) / 2**10
 
 
 class _Repeated:
@@ -56,13 +48,7 @@ class _Peak(TorchDispatchMode):
 
 
 def _peak(rows: int, holdout) -> int:
-    with _Peak() as counter:
-        _growth(rows, holdout, memory=0)
-    return counter.peak
-
-
-def _growth(rows: int, holdout, memory: int) -> float:
-    "By how many MiB an evaluation with a test set of so many images grows, at its largest."
+    "The most bytes at one time, of an evaluation with a test set of so many images."
     def images(n, label):
         return LazyImages(_Repeated(n), label, nn.Identity(), scoring_batch=256)
 
@@ -71,18 +57,10 @@ def _growth(rows: int, holdout, memory: int) -> float:
                     ood={"far": {"many": images(rows, -1)}})
     network = Classifier(Backbone(OrderedDict(layer1=nn.Conv2d(3, WIDTH, 1)), WIDTH), holdout.num_classes,
                          normalization="none").eval()
-    gc.collect()
-    before, largest = _anonymous_mib(), 0.0
-
-    def measure(*_):
-        nonlocal largest
-        largest = max(largest, _anonymous_mib())
-
-    network.backbone.register_forward_hook(measure)
-    found = score_benchmark(network, small, ["MSP", "EBO", "MLS", "ASH"], memory=memory)
-    measure()
+    with _Peak() as counter:
+        found = score_benchmark(network, small, ["MSP", "EBO", "MLS", "ASH"], memory=0)
     assert not found.gaps and all(len(scores["far", "many"]) == rows for scores in found.scores.values())
-    return largest - before
+    return counter.peak
 
 
 def test_tensors_made_on_the_way_do_not_grow_with_the_images(holdout):

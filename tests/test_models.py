@@ -1,9 +1,5 @@
 """Weights that others trained: ImageNet files, the packaged EfficientNet-Lite0, OpenOOD's checkpoints."""
 
-from argparse import Namespace
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,13 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ascood.models import (
-    classifier_from_openood,
-    create_backbone,
-    load_classifier,
-    pretrained_classifier,
-    save_classifier,
-)
-from ascood.training import TrainConfig, checked
+    classifier_from_openood, create_backbone, load_classifier, pretrained_classifier, save_classifier)
 
 
 # OpenOOD's ResNet-18 for 32 px, written here by its own names; nothing of the package is used.
@@ -112,8 +102,8 @@ def test_openood_checkpoint_gives_the_logits_of_its_own_network(tmp_path, name):
     model = classifier_from_openood(path)
     backbone, architecture = EXPECTED[name]
     assert (model.backbone.name, model.architecture(), model.training) == (backbone, architecture, False)
-    x = torch.randn(2, 3, 32 if backbone == "cifar_resnet18" else 96, 32 if backbone == "cifar_resnet18"
-                    else 96).double()
+    pixels = 32 if backbone == "cifar_resnet18" else 96
+    x = torch.randn(2, 3, pixels, pixels).double()
     theirs = OTHERS[name].double()(x)
     OTHERS[name].float()
     assert theirs.std() > 1e-3 and (theirs[0] - theirs[1]).abs().max() > 1e-6  # the check would see a difference
@@ -122,29 +112,23 @@ def test_openood_checkpoint_gives_the_logits_of_its_own_network(tmp_path, name):
         torch.testing.assert_close(found.requires_grad_(False).double()(x), theirs)
 
 
+def prefixed(prefix: str, weights: dict) -> dict:
+    return {prefix + name: values for name, values in weights.items()}
+
+
 FORMS = {  # what a training loop may make of a network's state dict
-    "net": lambda w: {"net": w, "acc": np.float64(93.1), "epoch": 7},
-    "model": lambda w: {"model": w, "args": Namespace(lr=0.1), "acc": torch.tensor(9.0)},
-    "state_dict": lambda w: {"state_dict": prefixed("module.", w),
-                             "optimizer_states": [{"state": {0: {"step": torch.ones(1)}}}]},
-    "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {"state": {}, "param_groups": []}},
-    "network": lambda w: {"network": w},
-    "lightning": lambda w: {"state_dict": prefixed("model._orig_mod.module.", w)},
-    "compiled": lambda w: prefixed("module._orig_mod.net.", w),
+    "net": lambda w: {"net": w, "acc": 93.1, "epoch": 7},
+    "lightning": lambda w: {"state_dict": prefixed("model._orig_mod.module.", w),
+                            "optimizer_states": [{"state": {0: {"step": torch.ones(1)}}}]},
     "partly": lambda w: prefixed("net.", {k.replace("backbone.", "backbone.module."): v for k, v in w.items()}),
     "old": lambda w: {k: v for k, v in w.items() if not k.endswith("num_batches_tracked")},
     "safetensors": lambda w: prefixed("_orig_mod.", w),
 }
 
 
-def prefixed(prefix: str, weights: dict) -> dict:
-    return {prefix + name: values for name, values in weights.items()}
-
-
-@pytest.mark.parametrize("name", ["ascood_resnet18_32x32", "openood_resnet18_32x32"])
 @pytest.mark.parametrize("form", FORMS)
-def test_other_forms_of_the_same_checkpoint(tmp_path, form, name):
-    path = tmp_path / ("best.safetensors" if form == "safetensors" else "best.ckpt")
+def test_other_forms_of_the_same_checkpoint(tmp_path, form):
+    path, name = tmp_path / ("best.safetensors" if form == "safetensors" else "best.ckpt"), "ascood_resnet18_32x32"
     weights = FORMS[form](OTHERS[name].state_dict())
     save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
     x, model = torch.randn(2, 3, 32, 32), classifier_from_openood(path)
@@ -152,40 +136,15 @@ def test_other_forms_of_the_same_checkpoint(tmp_path, form, name):
     assert model.architecture() == EXPECTED[name][1]
 
 
-@pytest.mark.parametrize("form", ["net", "state_dict", "lightning", "compiled", "old", "safetensors"])
-def test_pretrained_reads_other_forms_of_a_file(tmp_path, form):
-    network, path = torchvision.models.resnet18(), tmp_path / ("best.safetensors" if form == "safetensors"
-                                                               else "best.pth")
-    weights = FORMS[form](network.state_dict())
-    save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
-    for given in (path, str(path)):
-        assert torch.equal(create_backbone("resnet18", given).conv1.weight, network.conv1.weight)
-
-
-@pytest.mark.parametrize("two, words", [(lambda w: {"model": w, "ema": w}, "2 state dicts, 'model' and 'ema'"),
-                                        (lambda w: prefixed("model.", w) | prefixed("net.", w),
-                                         "model.conv1.weight and net.conv1.weight")])
-def test_two_state_dicts_in_a_file_are_an_error_that_names_both(tmp_path, two, words):
-    torch.save(two(torchvision.models.resnet18().state_dict()), tmp_path / "best.pth")
-    for read in (classifier_from_openood, lambda path: create_backbone("resnet18", path)):
-        with pytest.raises(ValueError, match=words) as caught:
-            read(tmp_path / "best.pth")
-        assert "best.pth" in one_line(caught)
-
-
 FAULTS = {
     "missing": (lambda w: w.pop("layer3.0.bn1.bias"), "missing: layer3.0.bn1.bias"),
-    "extra": (lambda w: w.update({"layer5.weight": torch.ones(2)}), "unknown: layer5.weight"),
     "shape": (lambda w: w.update({"layer2.1.bn2.bias": torch.ones(3)}),
               r"layer2.1.bn2.bias \[3\] where \[128\] is needed"),
     "twice": (lambda w: w.update({"layer2.0.downsample.0.weight": w["layer2.0.shortcut.0.weight"]}),
               "unknown: layer2.0.downsample"),
-    "prefix": (lambda w: w.update({f"backbone.{k}": w.pop(k) for k in list(w)}), "no ResNet-18 or ResNet-50"),
     "no head": (lambda w: w.pop("fc.weight"), "no ResNet-18 or ResNet-50"),
-    "another stem": (lambda w: w.update({"conv1.weight": torch.ones(64, 3, 5, 5)}), "no ResNet-18 or ResNet-50"),
     "classes": (lambda w: w.update({"fc.weight": torch.ones(7, 512)}), "no cifar_resnet18 of 7 classes"),
     "bad sigma": (lambda w: w.update({"sigma": torch.tensor(float("nan"))}), "sigma that is no positive number"),
-    "two sigmas": (lambda w: w.update({"sigma": torch.ones(2)}), "sigma that is no positive number"),
 }
 
 
@@ -205,41 +164,19 @@ class RunsCode:
         return print, ("code in the file was run",)
 
 
-@pytest.mark.parametrize("damage",
-    ["truncate", "flip", "empty", "text", "code", "list", "no_tensors", "empty_dict", "text.safetensors"])
+@pytest.mark.parametrize("damage", ["truncate", "code", "two", "none", "text.safetensors"])
 def test_damaged_file_of_weights_is_one_line(tmp_path, damage, capsys):
     path = tmp_path / f"weights.{damage}" if "safetensors" in damage else tmp_path / "weights.pth"
-    torch.save({"code": RunsCode(), "list": [torch.ones(2)], "no_tensors": {"epoch": 3}, "empty_dict": {}}.get(
-        damage, OTHERS["openood_resnet18_224x224"].state_dict()), path)
+    weights = OTHERS["openood_resnet18_224x224"].state_dict()
+    torch.save({"code": RunsCode(), "two": {"model": weights, "ema": weights}, "none": {"epoch": 3}}.get(
+        damage, weights), path)
     data = path.read_bytes()
-    path.write_bytes({"truncate": data[:-100], "flip": b"\xff" * 16 + data[16:], "empty": b"", "text": b"hello" * 100,
-                      "text.safetensors": b"hello" * 100}.get(damage, data))
+    path.write_bytes({"truncate": data[:-100], "text.safetensors": b"hello" * 100}.get(damage, data))
     for read in (lambda: create_backbone("resnet18", path), lambda: classifier_from_openood(path)):
-        with pytest.raises(ValueError, match="fetch it again|save the network's state_dict") as caught:
+        with pytest.raises(ValueError, match=r"fetch it again|save the state_dict\(\)") as caught:
             read()
         assert str(path) in one_line(caught)
     assert "code in the file" not in capsys.readouterr().out
-
-
-def test_download_is_used_where_there_is_one(tmp_path, monkeypatch):
-    network = torchvision.models.resnet18(weights=None)
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / Path(url).name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert torch.equal(create_backbone("resnet18", pretrained=True).layer3[0].conv1.weight,
-                       network.layer3[0].conv1.weight)
-
-
-@pytest.mark.parametrize("given, kept",
-    [(False, False), (True, True), ("true", True), (0, False), ("weights/r18.pth", "weights/r18.pth"),
-                                         (Path("weights/r18.pth"), "weights/r18.pth")])
-def test_pretrained_setting_is_kept_as_it_was_given(given, kept):
-    config = checked(TrainConfig, "training", backbone="resnet18", pretrained=given)
-    assert config.model_dump()["pretrained"] is kept or config.model_dump()["pretrained"] == kept != isinstance(kept,
-                                                                                                                bool)
-    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
-    assert '"pretrained":false' in TrainConfig().model_dump_json()
 
 
 def test_lite0_is_the_packages_network(tmp_path):
@@ -262,10 +199,10 @@ def test_lite0_is_the_packages_network(tmp_path):
     torch.testing.assert_close(maps, backbone(x))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet50"])
 def test_pretrained_classifier_gives_the_logits_of_torchvisions_network(tmp_path, name):
     torch.manual_seed(0)
-    net, x = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False), torch.randn(2, 3, 64, 64)
+    net, x = torchvision.models.get_model(name.rpartition("/")[2], weights=None).eval().requires_grad_(False), torch.randn(2, 3, 64, 64)
     torch.save(net.state_dict(), tmp_path / "net.pth")
     model = pretrained_classifier(name, tmp_path / "net.pth").requires_grad_(False)
     assert (model.num_classes, model.normalization, model.training, model.backbone.name) == (1000, "none", False, name)

@@ -3,23 +3,21 @@
 import io
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.base import clone
 from typer.testing import CliRunner
 
-from ascood.own.command import app, read_all
-from ascood.own.detector import FAMILIES, OutlierDetector, export_onnx
-from ascood.own.images import as_image, example_folders, read_folder
+from ascood.own.command import app
+from ascood.own.detector import FAMILIES, OutlierDetector
+from ascood.own.images import example_folders
 
 SMALL = "--backbone tiny_resnet --pixels 32 --epochs 2 --alpha 10 --weight 0.1 --no-flip --no-progress"
 CLASSES = ['digit "3", comma', "digit-1", "digit-2"]
@@ -52,48 +50,34 @@ def fitted(images, tmp_path_factory):
     return out
 
 
-def rows_of(stdout: str) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(stdout), keep_default_na=False)
-
-
-def test_the_lines_of_the_report_use_the_exported_file_without_this_package(fitted, images, tmp_path):
+def test_the_lines_of_the_report_use_the_exported_file_without_this_package(fitted, images):
     _, lines, _ = (fitted / "README.md").read_text().replace("```python", "```").split("```")
-    detector = OutlierDetector.load(fitted / "detector.safetensors")
+    detector, path = OutlierDetector.load(fitted / "detector.safetensors"), images / "ood-test" / "0000.png"
     alone = "import sys; sys.modules.update(dict.fromkeys(['ascood', 'pytorch_ood', 'torch'])); exec(sys.argv[1])"
-    for path in (images / "ood-test" / "0000.png", images / "train" / "digit-1" / "0003.png"):
-        given = lines.replace("detector.onnx", str(fitted / "detector.onnx")).replace("image.jpg", str(path))
-        done = subprocess.run([sys.executable, "-I", "-c", alone, given], capture_output=True, text=True)
-        answer, score = done.stdout.rsplit(maxsplit=1)
-        assert float(score) == pytest.approx(detector.score_samples(path)[0], abs=1e-4), done.stderr
-        (label,) = detector.predict(path)
-        assert answer == (detector.classes_[label] if label >= 0 else "unknown")
+    given = lines.replace("detector.onnx", str(fitted / "detector.onnx")).replace("image.jpg", str(path))
+    done = subprocess.run([sys.executable, "-I", "-c", alone, given], capture_output=True, text=True)
+    answer, score = done.stdout.rsplit(maxsplit=1)
+    assert float(score) == pytest.approx(detector.score_samples(path)[0], abs=1e-4), done.stderr
+    (label,) = detector.predict(path)
+    assert answer == (detector.classes_[label] if label >= 0 else "unknown")
 
 
-def test_the_exported_graph_takes_images_of_any_size(fitted, images, tmp_path):
-    import onnxruntime
-
+def test_the_exported_graph_takes_images_of_any_size(fitted):
     detector = OutlierDetector.load(fitted / "detector.safetensors")
-    session = onnxruntime.InferenceSession(export_onnx(detector, tmp_path / "again.onnx"))
+    session = onnxruntime.InferenceSession(fitted / "detector.onnx")
     for size in ((40, 60), (200, 90), (32, 32)):
         batch = np.random.default_rng(0).integers(0, 255, (3, *size, 3), dtype=np.uint8)
         probabilities, scores, known = session.run(None, {"image": batch.transpose(0, 3, 1, 2)})
-        np.testing.assert_allclose(scores, detector.score_samples([*batch]), atol=1e-4)
-        assert (known == (detector.predict([*batch]) >= 0)).all() and probabilities.shape == (3, 3)
-
-
-def png(width: int, height: int) -> bytes:
-    "A PNG file with the beginning of a black image."
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = zlib.compress(bytes(min((1 + width) * height, 99_999)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+        given = [Image.fromarray(image) for image in batch]
+        np.testing.assert_allclose(scores, detector.score_samples(given), atol=1e-4)
+        assert (known == (detector.predict(given) >= 0)).all() and probabilities.shape == (3, 3)
 
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
+CUT = io.BytesIO()
+PHOTO.save(CUT, "png")
 FINE = {  # {name: image, options of its file}
     "grey.png": (PHOTO.convert("L"), {}), "palette.png": (PHOTO.quantize(32), {}),
     "cmyk.jpg": (PHOTO.convert("CMYK"), {}), "opaque.png": (PHOTO.convert("RGBA"), {}),
@@ -104,9 +88,8 @@ BAD = {  # {name: content, or image and options; message}
     "16 bits.png": ((Image.fromarray(np.full((40, 40), 40_000, np.uint16)), {}), "pixels of kind I;16"),
     "transparent.png": ((Image.new("RGBA", (40, 40), (9, 9, 9, 100)), {}), "transparent pixels"),
     "one.png": ((Image.new("RGB", (1, 1)), {}), "1 x 1 pixels"),
-    "long.png": ((Image.new("L", (32_769, 16)), {}), "32769 x 16 pixels"),
-    "bomb.png": (png(20_000, 20_000), "too many pixels"), "text.jpg": (b"hello", "truncated or no image"),
-    "cut.png": (png(40, 40)[:-30], "truncated or no image")}
+    "text.jpg": (b"hello", "truncated or no image"),
+    "cut.png": (CUT.getvalue()[:-30], "truncated or no image")}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +110,7 @@ def test_predict_goes_on_after_a_bad_file_and_names_each(fitted, odd):
     code, stdout, stderr = run("predict", fitted, odd, odd / "empty", odd / "missing.png")
     assert code == 2
     shown = [str(odd / name).encode(errors="backslashreplace").decode() for name in FINE]
-    assert sorted(rows_of(stdout)["path"]) == sorted(shown)
+    assert sorted(pd.read_csv(io.StringIO(stdout))["path"]) == sorted(shown)
     words = {name: words for name, (_, words) in BAD.items()}
     words |= {"nowhere.png": "is not there", "empty": "is a folder", "missing.png": "is not there"}
     assert stderr.count("\n") == len(words)
@@ -138,7 +121,7 @@ def test_predict_goes_on_after_a_bad_file_and_names_each(fitted, odd):
 
 def test_predict_writes_csv_with_the_object_own_answers(fitted, images):
     code, stdout, stderr = run("predict", fitted, images / "train" / "digit-2" / "0003.png", images / "ood-test")
-    rows, detector = rows_of(stdout), OutlierDetector.load(fitted / "detector.safetensors")
+    rows, detector = pd.read_csv(io.StringIO(stdout)), OutlierDetector.load(fitted / "detector.safetensors")
     assert (code, stderr) == (0, "")
     assert [*rows] == ["path", "class", "probability", "score", "verdict"] and len(rows) == 1 + 150
     np.testing.assert_allclose(rows["score"], detector.score_samples([*rows["path"]]), atol=1e-5)
@@ -150,8 +133,7 @@ def test_predict_writes_csv_with_the_object_own_answers(fitted, images):
 def test_threshold_accepts_what_was_asked_of_validation(fitted, images):
     split, detector = pd.read_csv(fitted / "split.csv"), OutlierDetector.load(fitted / "detector.safetensors")
     assert split["path"].is_unique and set(split["share"]) == {"train", "val", "test", "ood_val", "ood_test"}
-    val = [images / path for path in split.loc[split["share"] == "val", "path"]]
-    assert (detector.predict(val) >= 0).mean() >= 0.95
+    assert (detector.predict(split.loc[split["share"] == "val", "path"].tolist()) >= 0).mean() >= 0.95
     assert split[split["share"] == "val"].groupby("class").size().tolist() == [3, 3, 3]
 
 
@@ -160,7 +142,7 @@ def test_the_same_command_trains_nothing_anew_use_changes_the_model_and_other_se
     file = fitted / "detector.safetensors"
     (other,) = {*FAMILIES} - {OutlierDetector.load(file).family_}
     code, stdout, _ = run(*line(images, fitted, f"--use {other}"))
-    assert code == 0 and OutlierDetector.load(file).family_ == other and "as `--use` asks" in stdout
+    assert code == 0 and OutlierDetector.load(file).family_ == other and f"hold the {other} model" in stdout
     code, _, stderr = run(*line(images, fitted, "--epochs 3"))
     assert code == 2 and "epochs 2 -> 3" in stderr and "choose another folder" in stderr and stderr.count("\n") == 1
     assert len(before) == 2 and before == {path: path.stat().st_mtime_ns for path in before}
@@ -181,8 +163,7 @@ def test_a_killed_run_goes_on_where_it_stopped(images, tmp_path):
     stamp = finished.stat().st_mtime_ns
     assert run(*words)[0] == 0 and finished.stat().st_mtime_ns == stamp
     straight = OutlierDetector("tiny_resnet", 32, 4, alphas=(10.0,), weights=(0.1,), flip=False, seed=3)
-    rest = read_all(images / "train", images / "ood-val", None, images / "ood-test", straight)["rest"]
-    straight.fit(rest, ood_val=images / "ood-val")
+    straight.fit(images / "train", ood_val=images / "ood-val")
     resumed = OutlierDetector.load(tmp_path / "out" / "detector.safetensors")
     assert resumed.family_ == straight.family_
     some = sorted((images / "ood-test").iterdir())[:10]
@@ -194,37 +175,3 @@ def test_a_torn_detector_is_refused(fitted, images, tmp_path):
     (tmp_path / "detector.safetensors").write_bytes(data[: len(data) // 2])
     code, stdout, stderr = run("predict", tmp_path, images / "ood-test" / "0000.png")
     assert code == 2 and stdout == "" and "is damaged, or no detector" in stderr and stderr.count("\n") == 1
-
-
-def test_many_bad_files_are_counted(tmp_path):
-    for name in "ab":
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for i in range(5):
-            (tmp_path / "train" / name / f"{i}.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"^train/a/0.jpg is truncated or no image.* \(and 9 more such files\)$"):
-        read_folder(tmp_path / "train", 32)
-
-
-def test_settings_are_scikit_learns_and_any_form_of_an_image_is_judged_alike(images):
-    detector = OutlierDetector("tiny_resnet", pixels=32, epochs=1, alphas=[1], weights=[1])
-    twin = clone(detector)
-    assert twin.get_params() == detector.get_params() and not hasattr(twin, "scorer_")
-    twin.fit(images / "train")
-    assert twin.classes_ == tuple(CLASSES) and set(twin.val_outliers_) == {"jigsaw", "photographs"}
-    paths = sorted((images / "ood-val").iterdir())[:4]
-    for form in (lambda path: str(path), Image.open, as_image, lambda path: as_image(path).permute(1, 2, 0).numpy()):
-        np.testing.assert_array_equal(twin.score_samples([*map(form, paths)]), twin.score_samples(paths))
-
-
-def test_a_network_of_timm(images, tmp_path):
-    timm = pytest.importorskip("timm")
-    words = line(images, tmp_path / "out", "--backbone timm/test_resnet --epochs 1")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(timm, "is_model_pretrained", lambda name: False)  # nothing is downloaded here
-        code, stdout, stderr = run(*words)
-    assert code == 0, stdout + stderr
-    assert run("predict", tmp_path / "out", images / "ood-test")[0] == 0
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(sys.modules, "timm", None)
-        code, _, stderr = run(*line(images, tmp_path / "other", "--backbone timm/test_resnet"))
-    assert code == 2 and "pip install timm" in stderr and not (tmp_path / "other").exists()

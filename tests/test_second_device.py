@@ -6,14 +6,14 @@ import torch
 from second_device import Far, second_device
 
 from ascood import baselines  # noqa: F401 (registers its methods)
-from ascood.detectors import DETECTORS, IODIN, list_detectors
+from ascood.detectors import DETECTORS, list_detectors
 from ascood.evaluation import evaluate
 from ascood.models import load_classifier
 from ascood.own.detector import OutlierDetector
 from ascood.own.images import example_folders
 from ascood.settings import TrainConfig
 from ascood.study.diagnostics import diagnose
-from ascood.training import CrossEntropy, create_method, list_methods, train
+from ascood.training import create_method, list_methods, train
 
 SETTINGS = {  # outliers are made within the first steps
     "vos": dict(start=0, queue=4, sample_from=50), "cider": dict(dim=8),
@@ -66,16 +66,6 @@ def test_half_precision(small, tmp_path, precision):
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-def test_a_loss_that_mixes_both_places_raises(small, tmp_path):
-    class Mixed(CrossEntropy):
-        def loss(self, model, x, y, step):
-            loss, logits = super().loss(model, x, y, step)
-            return loss + (logits - torch.zeros(len(logits), 3)).mean(), logits
-
-    with second_device(), pytest.raises(RuntimeError, match="same device"):
-        train(Mixed(), small, CONFIG, tmp_path, progress=False)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(small, tmp_path_factory):
     config = CONFIG.model_copy(update={"epochs": 10})
@@ -99,15 +89,6 @@ def test_the_methods_own_detectors(small, tmp_path, method, detector):
     with second_device() as far:
         found = evaluate(load_classifier(path, far), small, [detector])
     pd.testing.assert_frame_equal(found, near, rtol=1e-4, atol=1e-2)
-
-
-def test_a_detector_that_mixes_both_places_is_a_gap(small, checkpoint, monkeypatch):
-    predict = IODIN.predict
-    monkeypatch.setattr("ascood.evaluation.perturbed_scores",
-                        lambda model, x, detectors: [predict(d, x) + torch.zeros(len(x)) for d in detectors])
-    with second_device() as far:
-        found = evaluate(load_classifier(checkpoint, far), small, {"i-ODIN": {"eps": 0.001, "temperature": 1}})
-    assert found.gap.str.contains("same device").all()
 
 
 def test_diagnostics(small, checkpoint):
