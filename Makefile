@@ -10,7 +10,7 @@ CORES ?= all
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cksum < requirements.lock | cut -d' ' -f1)
 NOTEBOOKS = $(sort $(wildcard nbs/[0-9]*.ipynb)) $(sort $(wildcard nbs/benchmarks/*.ipynb)) $(sort $(wildcard nbs/study/*.ipynb)) \
-  $(sort $(wildcard nbs/own/*.ipynb)) $(addprefix nbs/,start_here.ipynb guide.ipynb other_libraries.ipynb index.ipynb)
+  $(sort $(wildcard nbs/own/*.ipynb)) $(addprefix nbs/,start_here.ipynb findings.ipynb guide.ipynb other_libraries.ipynb index.ipynb)
 export PYTHONPATH := $(CURDIR)
 ifneq ($(DATA),)
 export ASCOOD_DATA := $(abspath $(DATA))

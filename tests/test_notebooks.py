@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 WINGS = [ROOT / "nbs" / folder for folder in ("", "benchmarks", "study", "own")]
 NUMBERED = [room for wing in WINGS for room in sorted(wing.glob("[0-9]*.ipynb"))]
 BY_HAND = ("__init__.py", "__main__.py", "_modidx.py")
-TOURS = ("index", "start_here", "guide", "other_libraries")
+TOURS = ("index", "start_here", "findings", "guide", "other_libraries")
 SETUP = """#| hide
 import importlib.util; importlib.util.find_spec("ascood") or get_ipython().run_line_magic("pip", "install -q 'ascood[colab] @ git+https://github.com/ascood/ascood'");"""
 NOTEBOOKS = [*NUMBERED, *(ROOT / "nbs" / f"{name}.ipynb" for name in TOURS), *sorted((ROOT / "nbs" / "experiments").glob("*.ipynb"))]

@@ -90,3 +90,32 @@ def test_refuses_shapes_that_differ():
     for function in (lambda x, g: add_gradient(x, g, 1.0, 0.1), lambda x, g: shuffle_invariant(x, g, 0.1)):
         with pytest.raises(ValueError, match="one shape"):
             function(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5))
+
+
+@pytest.mark.parametrize("control", [{}, {"places": "random"}, {"places": "other"}, {"random_sign": True}])
+@pytest.mark.parametrize("kind", ["gradient", "subtract"])
+def test_a_control_changes_one_thing_and_keeps_the_step(kind, control):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    x, y = torch.randn(4, 3, 4, 4).double(), torch.tensor([0, 1, 2, 0])
+    made = {name: OutlierSynthesizer(kind, 0.25, relative_step=0.5, **options)(model, x, y) - x
+            for name, options in (("method", {}), ("control", control))}
+    for change in made.values():
+        assert torch.allclose(change.flatten(1).norm(dim=1), 0.5 * x.flatten(1).norm(dim=1))
+        assert ((change != 0).flatten(1).sum(1) == 12).all()
+    method, changed = (change / change.flatten(1).norm(dim=1)[:, None, None, None] for change in made.values())
+    if control.get("places") == "other":
+        assert torch.allclose(changed, method.roll(1, 0))
+    elif control.get("places") == "random":
+        assert torch.allclose(changed.flatten(1).sort().values, method.flatten(1).sort().values)
+        assert not torch.equal(changed != 0, method != 0)
+    else:
+        assert torch.allclose(changed.abs(), method.abs()) and torch.equal(changed, method) == (not control)
+
+
+def test_shuffle_of_random_pixels_moves_pixels_that_the_gradient_does_not_choose():
+    x, y = torch.rand(2, 3, 6, 6), torch.tensor([0, 1])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    make = OutlierSynthesizer("shuffle", 0.3, places="random")
+    moved = [(make(model, x, y, generator=torch.Generator().manual_seed(seed)) != x).any(1) for seed in range(8)]
+    assert all(each.flatten(1).sum(1).max() <= 10 for each in moved) and torch.stack(moved).any(0).float().mean() > 0.6
