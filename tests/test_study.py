@@ -281,6 +281,13 @@ def test_a_profile_may_bring_code_of_its_own(tmp_path, monkeypatch):
         planned(tmp_path, code=["other.py"])
 
 
+def test_data_by_seed(tmp_path):
+    runs_of = {offset: planned(tmp_path, seeds=[3, 4], data_by_seed=True, data_seed=offset).runs for offset in (0, -2)}
+    assert {run.config.seed - run.data_seed for run in runs_of[0]} == {0} and {run.data_seed for run in runs_of[-2]} == {1, 2}
+    with pytest.raises(ValueError, match="data_seed"):
+        planned(tmp_path, seeds=[3], data_by_seed=True, data_seed=-4)
+
+
 def test_a_profile_cannot_take_the_name_of_one_of_the_project(tmp_path):
     (tmp_path / "quick.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.raises(ValueError, match="quick is a profile of this project"):
