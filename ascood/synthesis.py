@@ -98,7 +98,7 @@ PLACES = ("top", "random", "other")
 def moved_gradient(
     g: Tensor,  # Attribution G [B,C,H,W]
     fraction: float,  # p_inv in [0, 1]
-    places: str = "top",  # One of PLACES
+    places: str = "top",  # One of PLACES; in a batch of one image `other` is its own
     random_sign: bool = False,  # Turn each element's sign with probability 1/2
     generator: torch.Generator | None = None,  # Makes the draws repeatable; the global one if None
 ) -> Tensor:  # Shape and dtype of `g`, detached
@@ -141,6 +141,8 @@ def _check_synthesis(settings: "OutlierSynthesizer"):
     _check_fraction(settings.fraction)
     if not (settings.alpha_max >= 0 and settings.alpha_min >= 0):
         raise ValueError(f"alpha must not be negative, but is {settings.alpha_max} to {settings.alpha_min}")
+    if settings.relative_step is not None and not settings.relative_step > 0:
+        raise ValueError(f"relative_step must be above 0, not {settings.relative_step}; leave it out to use alpha")
     adds = settings.kind in ("gradient", "subtract")
     if not adds and (settings.random_sign or settings.relative_step or settings.places == "other"):
         raise ValueError(f"synthesis {settings.kind} adds no gradient; leave out random_sign, relative_step and "

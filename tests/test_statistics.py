@@ -53,7 +53,7 @@ def test_the_half_width_by_hand():
     a = np.array([[1.0, 0, 2], [2, 1, 3], [6, 2, 4]])
     found = paired_difference(a, np.zeros_like(a))
     assert found.difference == 3 and found.by_seed == "+1.0 +2.0 +6.0" and found.seeds == 3
-    assert found.half_width == pytest.approx(math.sqrt(4.302653**2 * 7 / 3 + 1.96**2 * 2), rel=1e-6)
+    assert found.half_width == pytest.approx(math.sqrt(4.302653**2 * 7 / 3 + 1.959963985**2 * 2), rel=1e-6)
     assert math.isnan(paired_difference(np.full((2, 50), 90.0), np.full((2, 50), 10.0)).half_width)
 
 

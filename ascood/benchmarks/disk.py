@@ -548,7 +548,15 @@ COMPOSED: dict[str, Any] = {}  # benchmarks made of other sets: objects with `ch
 
 
 def names_and_sizes(folder: Path) -> bytes:
-    "What tells whether the images of a folder are others now: names, sizes and times."
+    """What tells whether the images of a folder are others now: names, sizes and times. A process reads them again
+    only after a file came or went, for each run of a profile asks."""
+    with os.scandir(folder) as entries:
+        places = [folder, *(Path(entry.path) for entry in entries if entry.is_dir())]
+    return _names_and_sizes(folder, tuple(place.stat().st_mtime_ns for place in sorted(places)))
+
+
+@functools.lru_cache(maxsize=256)
+def _names_and_sizes(folder: Path, changed: tuple[int, ...]) -> bytes:
     stats = ((path.relative_to(folder).as_posix(), path.stat()) for path in images_in(folder))
     return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats).encode()
 

@@ -135,7 +135,7 @@ _DARKER = 0.6  # brightness that is left of a photograph
 
 class Ink(NamedTuple):
     "How digits and letters are drawn."
-    contrast: float = 1.0  # opacity, in (0, 1]
+    contrast: float = 1.0  # opacity, in [0, 1]
     pixels: int = 56  # side of a character's frame, at most SIDE
 
 

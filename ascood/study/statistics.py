@@ -117,15 +117,16 @@ FEWEST_SEEDS = 3  # with fewer the noise of training is not known, and nothing i
 def half_width(
     by_seed: np.ndarray,  # Each seed's own difference, points, [..., n]
     of_images: np.ndarray,  # Variance of the mean difference over draws of test images, points squared, [...]
+    level: float = 0.05,  # Of error: 0.05 for an interval of 95 %
 ) -> np.ndarray:  # Points, [...]; NaN with fewer than `FEWEST_SEEDS` seeds
-    "Half the 95 % interval of a mean difference: Student's t for the noise of training, 1.96 for the choice of images."
+    "Half the interval of a mean difference: Student's t for the noise of training, normal for the choice of images."
     n = by_seed.shape[-1]
     if n < FEWEST_SEEDS:
         return np.full(by_seed.shape[:-1], np.nan)
-    from scipy.stats import t  # here, for its import takes long
+    from scipy.stats import norm, t  # here, for their import takes long
 
     of_training = by_seed.var(-1, ddof=1) / n
-    return np.sqrt(t.ppf(0.975, n - 1) ** 2 * of_training + 1.96**2 * of_images)
+    return np.sqrt(t.ppf(1 - level / 2, n - 1) ** 2 * of_training + norm.ppf(1 - level / 2) ** 2 * of_images)
 
 # %% ../../nbs/study/05_statistics.ipynb #7fa2e186
 class Difference(NamedTuple):
