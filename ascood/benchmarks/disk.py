@@ -560,7 +560,7 @@ def _names_and_sizes(folder: Path, changed: tuple[int, ...]) -> bytes:
     stats = ((path.relative_to(folder).as_posix(), path.stat()) for path in images_in(folder))
     return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats).encode()
 
-
+# %% ../../nbs/benchmarks/01_disk.ipynb #848d3006
 def list_digests(
     name: str,  # Any benchmark
     options: dict | None = None,  # Of `load_from_disk`; `root` may be among them
